@@ -40,7 +40,7 @@ impl DsnReporter {
         let mut quota = PerSenderLimit::default();
         while stopping.run_until_cancelled(tokio::time::sleep(POLL_INTERVAL)).await.is_some() {
             if let Err(error) = self.send_pending(&mut quota).await {
-                tracing::error!(%error, "a report to a sender was not made; it is tried again");
+                tracing::error!(%error, "cannot create DSN; retrying");
             }
         }
     }
@@ -83,7 +83,7 @@ impl DsnReporter {
         self.store
             .put_message_applied(AcceptedMessage { message: send, recipients: vec![sender] }, message)
             .await?;
-        tracing::info!(%id, about = %reported.tracking_id, "a report to the sender was made");
+        tracing::info!(%id, about = %reported.tracking_id, "created DSN for sender");
         Ok(())
     }
 }

@@ -6,13 +6,13 @@ use mailtrail_trail::{OperatorAction, OperatorActionData};
 
 /// Records an operator action and its reason.
 pub(super) async fn record_action(
-    panel: &ApiState,
+    api: &ApiState,
     data: OperatorActionData,
     operator: &str,
     reason: &str,
 ) -> Result<(), ApiError> {
-    let (at, operator) = (panel.clock.now(), operator.to_owned());
-    Ok(panel
+    let (at, operator) = (api.clock.now(), operator.to_owned());
+    Ok(api
         .store
         .record_operator_action(OperatorAction { at, data, operator, reason: truncate_reason(reason) })
         .await?)

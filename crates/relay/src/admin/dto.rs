@@ -232,7 +232,7 @@ impl From<&Trail> for TrailView {
             ret: send.dsn.ret.map(|ret| if ret == Ret::Full { "full" } else { "hdrs" }.to_owned()),
             recipients: (0u16..)
                 .zip(&trail.recipients)
-                .map(|(place, one)| to_recipient_view(trail, place, one))
+                .map(|(index, one)| to_recipient_view(trail, index, one))
                 .collect(),
             next_action,
             next_at,
@@ -293,7 +293,7 @@ fn displayed_state(trail: &Trail, recipient: &Recipient) -> RecipientState {
     }
 }
 
-fn to_recipient_view(trail: &Trail, place: u16, recipient: &Recipient) -> RecipientView {
+fn to_recipient_view(trail: &Trail, index: u16, recipient: &Recipient) -> RecipientView {
     let marks = recipient.marks.iter().map(|(kind, mark)| {
         let name = match kind {
             MarkKind::Person(kind) => kind.as_str().to_owned(),
@@ -304,8 +304,8 @@ fn to_recipient_view(trail: &Trail, place: u16, recipient: &Recipient) -> Recipi
         (name, view)
     });
     let mut marks: BTreeMap<_, _> = marks.collect();
-    let wish = trail.message.dsn.recipient(place);
-    let deferrals = upstream_deferrals(trail, place);
+    let wish = trail.message.dsn.recipient(index);
+    let deferrals = upstream_deferrals(trail, index);
     if let (Some(first), Some(last)) = (deferrals.first(), deferrals.last()) {
         let count = u32::try_from(deferrals.len()).unwrap_or(u32::MAX);
         let mark = EventMarkView { first: first.to_string(), last: last.to_string(), count };
@@ -328,8 +328,8 @@ fn notify_keywords(notify: Notify) -> String {
 }
 
 /// Returns the times at which the upstream deferred a recipient.
-fn upstream_deferrals(trail: &Trail, place: u16) -> Vec<Timestamp> {
+fn upstream_deferrals(trail: &Trail, index: u16) -> Vec<Timestamp> {
     let deferred =
         trail.events.iter().filter(|fact| fact.kind == TrailEventKind::Attempted(AttemptStatus::Queued));
-    deferred.filter(|fact| fact.recipients.contains(&place)).map(|fact| fact.at).collect()
+    deferred.filter(|fact| fact.recipients.contains(&index)).map(|fact| fact.at).collect()
 }

@@ -48,6 +48,6 @@ pub(super) async fn json_blocking<T: serde::Serialize + Send + 'static>(
 }
 
 pub(super) fn read_error_response(error: &ReadError) -> Response {
-    tracing::error!(%error, "a question about the store cannot be answered");
+    tracing::error!(%error, "cannot read the store");
     (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response()
 }

@@ -110,21 +110,21 @@ pub(super) fn routes() -> RouteTable {
         .get("/api/v1/inbound/{id}", show_inbound)
 }
 
-async fn list_inbound(State(panel): State<ApiState>, Query(filter): Query<InboundFilter>) -> Response {
-    json_blocking(move || find_inbound(&panel.store, &filter)).await
+async fn list_inbound(State(api): State<ApiState>, Query(filter): Query<InboundFilter>) -> Response {
+    json_blocking(move || find_inbound(&api.store, &filter)).await
 }
 
-async fn show_inbound(State(panel): State<ApiState>, Path(id): Path<String>) -> Response {
-    json_blocking(move || find_inbound_message(&panel.store, &id)).await
+async fn show_inbound(State(api): State<ApiState>, Path(id): Path<String>) -> Response {
+    json_blocking(move || find_inbound_message(&api.store, &id)).await
 }
 
 async fn release_inbound(
-    State(panel): State<ApiState>,
+    State(api): State<ApiState>,
     ConnectInfo(Caller(operator)): ConnectInfo<Caller>,
     Json(order): Json<ReleaseRequest>,
 ) -> Response {
     // Runs to completion even if the client disconnects.
-    match tokio::spawn(async move { release_messages(&panel, order, &operator).await }).await {
+    match tokio::spawn(async move { release_messages(&api, order, &operator).await }).await {
         Ok(Ok(released)) => Json(released).into_response(),
         Ok(Err(refusal)) => error_response(&refusal),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
@@ -197,13 +197,13 @@ impl InboundDetailView {
 
 /// Releases withheld messages.
 async fn release_messages(
-    panel: &ApiState,
+    api: &ApiState,
     order: ReleaseRequest,
     operator: &str,
 ) -> Result<Vec<ReleaseResult>, ApiError> {
     let ids = match order.all {
         true => {
-            let dead = panel.store.find_inbound(usize::MAX, |mail| mail.state == InboundState::DeadLetter)?;
+            let dead = api.store.find_inbound(usize::MAX, |mail| mail.state == InboundState::DeadLetter)?;
             dead.iter().rev().map(|mail| mail.received.id.to_string()).collect()
         }
         false if order.ids.is_empty() => {
@@ -211,47 +211,42 @@ async fn release_messages(
         }
         false => order.ids,
     };
-    let fate = InboundOutcome::Released {
+    let outcome = InboundOutcome::Released {
         operator: operator.to_owned(),
         reason: audit_log::truncate_reason(&order.reason),
     };
     let mut released = Vec::new();
     for id in ids {
-        let why = release_message(panel, &id, &fate, order.dry_run).await?;
+        let why = release_message(api, &id, &outcome, order.dry_run).await?;
         released.push(ReleaseResult { id, done: why.is_none(), why: why.map(str::to_owned) });
     }
     let count = released.iter().filter(|one| one.done).count();
     if count > 0 && !order.dry_run {
-        tracing::warn!(
-            operator,
-            mails = count,
-            "an operator had mail from outside delivered that was kept back"
-        );
+        tracing::warn!(operator, mails = count, "operator released inbound messages");
     }
     Ok(released)
 }
 
 /// Releases one message; returns the reason if it cannot be released.
 async fn release_message(
-    panel: &ApiState,
+    api: &ApiState,
     id: &str,
-    fate: &InboundOutcome,
+    outcome: &InboundOutcome,
     dry_run: bool,
 ) -> Result<Option<&'static str>, ApiError> {
     let Some(id) = id.parse::<TrackingId>().ok() else { return Ok(Some("that is no id")) };
-    match panel.store.inbound_mail(id)?.map(|mail| mail.state) {
-        None => return Ok(Some("no mail from outside that is kept has that id")),
+    match api.store.inbound_mail(id)?.map(|mail| mail.state) {
+        None => return Ok(Some("no stored inbound message has that id")),
         Some(InboundState::Waiting) => return Ok(Some("it waits for its target already")),
         Some(InboundState::Delivered) => return Ok(Some("it was delivered")),
         Some(InboundState::DeadLetter | InboundState::Duplicate) => {}
     }
-    if panel.store.load_inbound_body(id)?.is_none() {
+    if api.store.load_inbound_body(id)?.is_none() {
         return Ok(Some("its message is no longer kept"));
     }
     if !dry_run {
-        panel
-            .store
-            .record_inbound(InboundTransition { id, at: panel.clock.now(), outcome: fate.clone() })
+        api.store
+            .record_inbound(InboundTransition { id, at: api.clock.now(), outcome: outcome.clone() })
             .await?;
     }
     Ok(None)

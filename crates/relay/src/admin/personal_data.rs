@@ -115,13 +115,13 @@ pub fn erase_address(
     order: &EraseRequest,
     operator: &str,
     now: Timestamp,
-    tell: MaintenanceCallback<'_>,
+    report: MaintenanceCallback<'_>,
 ) -> io::Result<()> {
     let Ok(address) = order.address.parse::<Mailbox>() else {
-        return tell(MaintenanceEvent::Failed { error: INVALID_ADDRESS.to_owned(), damaged: false });
+        return report(MaintenanceEvent::Failed { error: INVALID_ADDRESS.to_owned(), damaged: false });
     };
     // Runs to completion even if the client disconnects.
-    let mut progress = |step: mailtrail_store::Progress| drop(tell(step.into()));
+    let mut progress = |step: mailtrail_store::Progress| drop(report(step.into()));
     let erased = if order.dry_run {
         store.find_mentions(&address, &mut progress).map(|found| (found, None))
     } else {
@@ -129,7 +129,7 @@ pub fn erase_address(
         let erasing = ErasureRequest { address: &address, operator, reason: &reason, at: now };
         store.erase(&erasing, &mut progress).map(|(found, pseudonym)| (found, Some(pseudonym)))
     };
-    tell(match erased {
+    report(match erased {
         Ok((found, pseudonym)) => erased_event(store, &address, &found, pseudonym),
         Err(error) => {
             let damaged = matches!(error, EraseError::Damaged | EraseError::Read(_) | EraseError::Rebuild(_));
@@ -169,15 +169,15 @@ struct ExportQuery {
 }
 
 async fn handle_export(
-    State(panel): State<ApiState>,
+    State(api): State<ApiState>,
     ConnectInfo(Caller(operator)): ConnectInfo<Caller>,
     Query(about): Query<ExportQuery>,
 ) -> Response {
     let Ok(address) = about.address.parse::<Mailbox>() else {
         return error_response(&ApiError::Invalid(INVALID_ADDRESS));
     };
-    tracing::info!(operator, "an operator has all that is known about an address told");
-    let work = move || export_address(&panel.store, &address, &panel.suppression_settings, panel.clock.now());
+    tracing::info!(operator, "operator exported an address");
+    let work = move || export_address(&api.store, &address, &api.suppression_settings, api.clock.now());
     match tokio::task::spawn_blocking(work).await {
         Ok(Ok(lines)) => Json(lines).into_response(),
         Ok(Err(error @ EraseError::NoDomain(_))) => {
@@ -189,13 +189,13 @@ async fn handle_export(
 }
 
 async fn handle_erase(
-    State(panel): State<ApiState>,
+    State(api): State<ApiState>,
     ConnectInfo(Caller(operator)): ConnectInfo<Caller>,
     Json(order): Json<EraseRequest>,
 ) -> Response {
-    tracing::warn!(operator, dry_run = order.dry_run, "an operator has an address erased");
-    store_maintenance::ndjson_response(move |tell| {
-        erase_address(&panel.store, &order, &operator, panel.clock.now(), tell)
+    tracing::warn!(operator, dry_run = order.dry_run, "operator requested an erasure");
+    store_maintenance::ndjson_response(move |report| {
+        erase_address(&api.store, &order, &operator, api.clock.now(), report)
     })
 }
 

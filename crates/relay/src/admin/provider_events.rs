@@ -150,29 +150,29 @@ pub(super) fn routes() -> RouteTable {
         .get("/api/v1/events/{id}", show_event)
 }
 
-async fn list_events(State(panel): State<ApiState>, Query(filter): Query<EventFilter>) -> Response {
-    json_blocking(move || find_events(&panel.store, &filter, Some(panel.retention))).await
+async fn list_events(State(api): State<ApiState>, Query(filter): Query<EventFilter>) -> Response {
+    json_blocking(move || find_events(&api.store, &filter, Some(api.retention))).await
 }
 
-async fn list_orphan_events(State(panel): State<ApiState>, Query(filter): Query<EventFilter>) -> Response {
-    json_blocking(move || find_orphan_events(&panel.store, &filter, Some(panel.retention))).await
+async fn list_orphan_events(State(api): State<ApiState>, Query(filter): Query<EventFilter>) -> Response {
+    json_blocking(move || find_orphan_events(&api.store, &filter, Some(api.retention))).await
 }
 
-async fn list_dead_events(State(panel): State<ApiState>, Query(filter): Query<EventFilter>) -> Response {
-    json_blocking(move || find_dead_events(&panel.store, &filter, Some(panel.retention))).await
+async fn list_dead_events(State(api): State<ApiState>, Query(filter): Query<EventFilter>) -> Response {
+    json_blocking(move || find_dead_events(&api.store, &filter, Some(api.retention))).await
 }
 
-async fn show_event(State(panel): State<ApiState>, Path(id): Path<String>) -> Response {
-    json_blocking(move || find_event(&panel.store, &id, Some(panel.retention))).await
+async fn show_event(State(api): State<ApiState>, Path(id): Path<String>) -> Response {
+    json_blocking(move || find_event(&api.store, &id, Some(api.retention))).await
 }
 
 async fn replay_events(
-    State(panel): State<ApiState>,
+    State(api): State<ApiState>,
     ConnectInfo(Caller(operator)): ConnectInfo<Caller>,
     Json(order): Json<EventReplayRequest>,
 ) -> Response {
     // Runs to completion even if the client disconnects.
-    match tokio::spawn(async move { replay_segment(&panel, order, &operator).await }).await {
+    match tokio::spawn(async move { replay_segment(&api, order, &operator).await }).await {
         Ok(Ok(answer)) => Json(answer).into_response(),
         Ok(Err(refusal)) => error_response(&refusal),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
@@ -385,7 +385,7 @@ fn count_candidates(
 
 /// Replays the events of a segment, and applies those now decoded differently.
 pub async fn replay_segment(
-    panel: &ApiState,
+    api: &ApiState,
     order: EventReplayRequest,
     operator: &str,
 ) -> Result<EventReplayResponse, ApiError> {
@@ -393,11 +393,11 @@ pub async fn replay_segment(
     if ids.is_empty() && !order.all {
         return Err(ApiError::Invalid("name reports by their ids, or say ALL"));
     }
-    let (here, dry_run, reason) = (panel.clone(), order.dry_run, audit_log::truncate_reason(&order.reason));
+    let (here, dry_run, reason) = (api.clone(), order.dry_run, audit_log::truncate_reason(&order.reason));
     let wish = ReplayOptions { operator, reason: &reason, dry_run };
     let planned = tokio::task::spawn_blocking(move || plan_segment(&here, &order, &ids)).await;
     let (plans, next) = planned.map_err(|_| ApiError::Internal)??;
-    let one = |(report, plan)| async move { apply_step(panel, &report, plan, wish).await };
+    let one = |(report, plan)| async move { apply_step(api, &report, plan, wish).await };
     let done = stream::iter(plans).map(one).buffered(REPLAY_BATCH).collect::<Vec<_>>().await;
     let replayed: Vec<_> = done.into_iter().collect::<Result<_, _>>()?;
     let changed = |one: &&EventReplayResult| matches!(&*one.outcome, "joined" | "changed" | "orphan");
@@ -428,22 +428,22 @@ type PlannedReplays = Vec<(StoredEvent, ReplayStep)>;
 
 /// Plans the replay of a segment's requested events. Also returns the next segment, if it may have some.
 fn plan_segment(
-    panel: &ApiState,
+    api: &ApiState,
     order: &EventReplayRequest,
     ids: &HashSet<TrackingId>,
 ) -> Result<(PlannedReplays, Option<u32>), ReadError> {
     let since = Timestamp::from_millis(order.since.unwrap_or(0));
     let oldest = ids.iter().min().map_or(since, |id| id.timestamp());
-    let segments = panel.store.segments_since(oldest)?.into_iter();
+    let segments = api.store.segments_since(oldest)?.into_iter();
     let mut segments = segments.skip_while(|number| order.segment.is_some_and(|from| *number < from));
     let mut plans = Vec::new();
     let Some(segment) = segments.next() else { return Ok((plans, None)) };
-    for report in panel.store.events_in_segment(segment)? {
+    for report in api.store.events_in_segment(segment)? {
         let named = if ids.is_empty() { report.id.timestamp() >= since } else { ids.contains(&report.id) };
         if !named {
             continue;
         }
-        let stand = panel.store.event_state(&report)?;
+        let stand = api.store.event_state(&report)?;
         let asked = match stand {
             _ if !ids.is_empty() || !(order.dead || order.orphans) => true,
             EventState::DeadLetter => order.dead,
@@ -451,25 +451,25 @@ fn plan_segment(
             EventState::Correlated { .. } | EventState::Hint | EventState::Unreferenced => false,
         };
         if asked {
-            let plan = plan_event(panel, &report, stand)?;
+            let plan = plan_event(api, &report, stand)?;
             plans.push((report, plan));
         }
     }
     Ok((plans, segments.next()))
 }
 
-fn plan_event(panel: &ApiState, report: &StoredEvent, stand: EventState) -> Result<ReplayStep, ReadError> {
+fn plan_event(api: &ApiState, report: &StoredEvent, stand: EventState) -> Result<ReplayStep, ReadError> {
     let leave = |outcome, why: &str| Ok(ReplayStep::Skip { outcome, reason: why.to_owned() });
     match stand {
         EventState::Unreferenced => return leave("gone", FORGOTTEN_REASON),
         EventState::Hint => return leave("unchanged", CONTACT_HINT_REASON),
         EventState::Correlated { .. } | EventState::Orphan | EventState::DeadLetter => {}
     }
-    let Some(raw) = panel.store.raw_event(report)? else {
+    let Some(raw) = api.store.raw_event(report)? else {
         return leave("gone", "its raw form is no longer kept");
     };
     let unread = if stand == EventState::DeadLetter { DEAD_NAME } else { "unchanged" };
-    let Some(provider) = panel.providers.get(&report.upstream) else {
+    let Some(provider) = api.providers.get(&report.upstream) else {
         let why =
             format!("no upstream {:?} is configured, so nobody knows whose words these are", report.upstream);
         return leave(unread, &why);
@@ -479,17 +479,17 @@ fn plan_event(panel: &ApiState, report: &StoredEvent, stand: EventState) -> Resu
         Err(error) => return leave(unread, &error.to_string()),
     };
     let is_new = report.content.event() != Some(&event);
-    if is_new || (stand == EventState::Orphan && panel.store.correlate(&event)?.is_some()) {
+    if is_new || (stand == EventState::Orphan && api.store.correlate(&event)?.is_some()) {
         return Ok(ReplayStep::Apply(Box::new(event)));
     }
     match stand {
-        EventState::Orphan => leave("unchanged", &orphan_reason(&panel.store, &event)?),
+        EventState::Orphan => leave("unchanged", &orphan_reason(&api.store, &event)?),
         _ => leave("unchanged", "it says what it said"),
     }
 }
 
 async fn apply_step(
-    panel: &ApiState,
+    api: &ApiState,
     report: &StoredEvent,
     plan: ReplayStep,
     wish: ReplayOptions<'_>,
@@ -497,7 +497,7 @@ async fn apply_step(
     let id = report.id.to_string();
     let event = match plan {
         ReplayStep::Skip { outcome, reason: why } => {
-            let send = match panel.store.event_state(report)? {
+            let send = match api.store.event_state(report)? {
                 EventState::Correlated { tracking_id, .. } => Some(tracking_id.to_string()),
                 EventState::Orphan | EventState::DeadLetter | EventState::Hint | EventState::Unreferenced => {
                     None
@@ -507,15 +507,13 @@ async fn apply_step(
         }
         ReplayStep::Apply(event) => *event,
     };
-    let was_joined = matches!(panel.store.event_state(report)?, EventState::Correlated { .. });
-    let send = panel.store.correlate(&event)?;
+    let was_joined = matches!(api.store.event_state(report)?, EventState::Correlated { .. });
+    let send = api.store.correlate(&event)?;
     if !wish.dry_run {
         let (operator, reason) = (wish.operator.to_owned(), wish.reason.to_owned());
-        let (id, at, source, upstream) =
-            (report.id, panel.clock.now(), report.source, report.upstream.clone());
+        let (id, at, source, upstream) = (report.id, api.clock.now(), report.source, report.upstream.clone());
         let previous = report.content.event().cloned();
-        panel
-            .store
+        api.store
             .replay_event(EventReplay { id, at, operator, reason, upstream, source, previous, event })
             .await?;
     }

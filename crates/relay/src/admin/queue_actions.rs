@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, HashSet};
 
 /// Applies an action to each message in turn; a message that is being sent is left unchanged.
 pub async fn apply_actions(
-    panel: &ApiState,
+    api: &ApiState,
     order: QueueActionRequest,
     operator: &str,
 ) -> Result<Vec<QueueActionResult>, ApiError> {
@@ -24,15 +24,15 @@ pub async fn apply_actions(
     if reason.is_empty() && matches!(verb, QueueVerb::Bounce | QueueVerb::Delete) {
         return Err(ApiError::Invalid("what ends mail needs a reason: --reason 'why'"));
     }
-    let (here, dry_run) = (panel.clone(), order.dry_run);
-    let chosen = tokio::task::spawn_blocking(move || select_messages(&here, &order)).await;
-    let chosen = chosen.map_err(|_| ApiError::Internal)??;
-    let one = |chosen: Selection| {
+    let (here, dry_run) = (api.clone(), order.dry_run);
+    let selected = tokio::task::spawn_blocking(move || select_messages(&here, &order)).await;
+    let selected = selected.map_err(|_| ApiError::Internal)??;
+    let one = |selected: Selection| {
         let (operator, reason) = (operator.to_owned(), reason.clone());
         async move {
-            let (id, why) = match chosen {
+            let (id, why) = match selected {
                 Selection::Message(id) => {
-                    let why = apply_action(panel, id, verb, operator, reason, dry_run).await?;
+                    let why = apply_action(api, id, verb, operator, reason, dry_run).await?;
                     (id.to_string(), why.map(str::to_owned))
                 }
                 Selection::Unresolved { requested_id, reason: why } => (requested_id, Some(why.to_owned())),
@@ -40,24 +40,24 @@ pub async fn apply_actions(
             Ok(QueueActionResult { id, done: why.is_none(), why })
         }
     };
-    let acts = stream::iter(chosen).map(one).buffered(ACTION_BATCH);
+    let acts = stream::iter(selected).map(one).buffered(ACTION_BATCH);
     acts.collect::<Vec<_>>().await.into_iter().collect()
 }
 
 /// Applies an action to one message; returns the reason if nothing was done.
 async fn apply_action(
-    panel: &ApiState,
+    api: &ApiState,
     id: TrackingId,
     verb: QueueVerb,
     operator: String,
     reason: String,
     dry_run: bool,
 ) -> Result<Option<&'static str>, ApiError> {
-    let Some(_grip) = panel.store.try_lock(id) else { return Ok(Some(BEING_SENT)) };
-    let waits = panel.store.queue_key(id)?;
+    let Some(_lock) = api.store.try_lock(id) else { return Ok(Some(BEING_SENT)) };
+    let waits = api.store.queue_key(id)?;
     let obstacle = match (&waits, verb) {
         // The attempt's result is not known yet.
-        _ if panel.store.is_sending(id)? => Some(BEING_SENT),
+        _ if api.store.is_sending(id)? => Some(BEING_SENT),
         (None, _) => Some("is not in the queue"),
         (Some(QueueKey::Held), QueueVerb::Retry) => Some("is held; release it"),
         (Some(QueueKey::Held), QueueVerb::Hold) => Some("is held already"),
@@ -68,9 +68,8 @@ async fn apply_action(
         _ => None,
     };
     if obstacle.is_none() && !dry_run {
-        panel
-            .store
-            .record_queue_action(QueueAction { id, at: panel.clock.now(), verb, operator, reason })
+        api.store
+            .record_queue_action(QueueAction { id, at: api.clock.now(), verb, operator, reason })
             .await?;
     }
     Ok(obstacle)
@@ -83,58 +82,58 @@ enum Selection {
 }
 
 /// Selects the messages of a request, each once; several criteria narrow the selection.
-fn select_messages(panel: &ApiState, order: &QueueActionRequest) -> Result<Vec<Selection>, ApiError> {
+fn select_messages(api: &ApiState, order: &QueueActionRequest) -> Result<Vec<Selection>, ApiError> {
     if !order.ids.is_empty() {
         if order.all || order.domain.is_some() || order.upstream.is_some() {
             return Err(ApiError::Invalid("name ids, or say which mail is meant, not both"));
         }
-        let mut chosen = Vec::with_capacity(order.ids.len());
+        let mut selected = Vec::with_capacity(order.ids.len());
         let mut seen = HashSet::new();
         for asked in &order.ids {
-            match resolve_id(panel, asked)? {
+            match resolve_id(api, asked)? {
                 Ok(id) if !seen.insert(id) => {}
-                Ok(id) => chosen.push(Selection::Message(id)),
-                Err(reason) => chosen.push(Selection::Unresolved { requested_id: asked.clone(), reason }),
+                Ok(id) => selected.push(Selection::Message(id)),
+                Err(reason) => selected.push(Selection::Unresolved { requested_id: asked.clone(), reason }),
             }
         }
-        return Ok(chosen);
+        return Ok(selected);
     }
     if !order.all && order.domain.is_none() && order.upstream.is_none() {
         return Err(ApiError::Invalid("name ids, a domain, an upstream, or ALL"));
     }
-    let mut chosen = Vec::new();
-    for id in panel.store.queued_ids(usize::MAX)? {
+    let mut selected = Vec::new();
+    for id in api.store.queued_ids(usize::MAX)? {
         if order.domain.is_some() || order.upstream.is_some() {
-            let Some(trail) = panel.store.load_trail(id)? else { continue };
+            let Some(trail) = api.store.load_trail(id)? else { continue };
             let fits = order.domain.as_ref().is_none_or(|domain| has_domain(&trail, domain))
                 && order
                     .upstream
                     .as_ref()
-                    .is_none_or(|upstream| preferred_upstream(panel, &trail) == *upstream);
+                    .is_none_or(|upstream| preferred_upstream(api, &trail) == *upstream);
             if !fits {
                 continue;
             }
         }
-        chosen.push(Selection::Message(id));
+        selected.push(Selection::Message(id));
     }
     // Messages may also wait for an upstream that is no longer configured.
-    let known = |name: &String| panel.upstream_health.iter().any(|health| health.name() == name);
+    let known = |name: &String| api.upstream_health.iter().any(|health| health.name() == name);
     match &order.upstream {
-        Some(upstream) if chosen.is_empty() && !known(upstream) => {
+        Some(upstream) if selected.is_empty() && !known(upstream) => {
             Err(ApiError::UnknownUpstream(upstream.clone()))
         }
-        _ => Ok(chosen),
+        _ => Ok(selected),
     }
 }
 
 /// Resolves a tracking id or a unique prefix of one; otherwise returns the reason.
-fn resolve_id(panel: &ApiState, asked: &str) -> Result<Result<TrackingId, &'static str>, ReadError> {
+fn resolve_id(api: &ApiState, asked: &str) -> Result<Result<TrackingId, &'static str>, ReadError> {
     if let Ok(id) = asked.parse() {
         return Ok(Ok(id));
     }
     let range = TrackingId::prefix_range(asked).filter(|_| asked.len() >= MIN_ID_PREFIX);
     let Some((low, high)) = range else { return Ok(Err("is no tracking id")) };
-    Ok(match panel.store.ids_in_range(low, high, 2)?[..] {
+    Ok(match api.store.ids_in_range(low, high, 2)?[..] {
         [only] => Ok(only),
         [] => Err("is no tracking id, and no send begins so"),
         _ => Err("is no tracking id, and several sends begin so: write more of the id"),
@@ -148,24 +147,24 @@ fn has_domain(trail: &Trail, domain: &str) -> bool {
 }
 
 /// Returns the upstream that a message would take if all were available.
-fn preferred_upstream(panel: &ApiState, trail: &Trail) -> String {
+fn preferred_upstream(api: &ApiState, trail: &Trail) -> String {
     match &trail.queue_key {
         Some(waits @ (QueueKey::Route(_) | QueueKey::RouteExcept { .. } | QueueKey::Upstream { .. })) => {
-            panel.upstream_selection.preferred(waits).unwrap_or_default().to_owned()
+            api.upstream_selection.preferred(waits).unwrap_or_default().to_owned()
         }
         Some(QueueKey::Held) | None => {
             let route = QueueKey::Route(trail.message.route.clone());
-            panel.upstream_selection.preferred(&route).unwrap_or_default().to_owned()
+            api.upstream_selection.preferred(&route).unwrap_or_default().to_owned()
         }
     }
 }
 
 /// Returns the ages of queued messages by upstream and recipient domain, the largest group first.
-pub fn queue_shape(panel: &ApiState) -> Result<Vec<QueueShape>, ReadError> {
-    let (mut shapes, now) = (BTreeMap::<(String, String), Vec<u64>>::new(), panel.clock.now());
-    for id in panel.store.queued_ids(usize::MAX)? {
-        let Some(trail) = panel.store.load_trail(id)? else { continue };
-        let upstream = preferred_upstream(panel, &trail);
+pub fn queue_shape(api: &ApiState) -> Result<Vec<QueueShape>, ReadError> {
+    let (mut shapes, now) = (BTreeMap::<(String, String), Vec<u64>>::new(), api.clock.now());
+    for id in api.store.queued_ids(usize::MAX)? {
+        let Some(trail) = api.store.load_trail(id)? else { continue };
+        let upstream = preferred_upstream(api, &trail);
         let bucket = age_bucket(now, id.timestamp());
         for recipient in trail.recipients.iter().filter(|recipient| recipient.is_open()) {
             let domain = fold_domain(recipient.address.domain());
@@ -191,14 +190,14 @@ fn age_bucket(now: Timestamp, accepted: Timestamp) -> usize {
 
 /// Opens or closes a breaker.
 pub async fn set_breaker(
-    panel: &ApiState,
+    api: &ApiState,
     upstream: &str,
     order: BreakerRequest,
     operator: &str,
 ) -> Result<(), ApiError> {
-    let health = panel.upstream_health.iter().find(|health| health.name() == upstream);
+    let health = api.upstream_health.iter().find(|health| health.name() == upstream);
     let health = health.ok_or_else(|| ApiError::UnknownUpstream(upstream.to_owned()))?;
-    let (now, reason) = (panel.clock.now(), truncate_reason(&order.reason));
+    let (now, reason) = (api.clock.now(), truncate_reason(&order.reason));
     if order.open && reason.is_empty() {
         return Err(ApiError::Invalid("opening a breaker needs a reason: --reason 'why'"));
     }
@@ -209,15 +208,15 @@ pub async fn set_breaker(
         operator: operator.to_owned(),
         reason: reason.clone(),
     };
-    panel.store.set_breaker_override(switch).await?;
+    api.store.set_breaker_override(switch).await?;
     if order.open {
         health.breaker().force_open(&reason);
     } else {
         health.breaker().close(now);
-        panel.alarms.clear(Kind::Breaker, upstream);
-        panel.alarms.clear(Kind::Account, upstream);
+        api.alarms.clear(Kind::Breaker, upstream);
+        api.alarms.clear(Kind::Account, upstream);
     }
-    panel.store.queue_wakeup().notify();
+    api.store.queue_wakeup().notify();
     tracing::warn!(upstream, open = order.open, operator, reason, "an operator switched the breaker");
     Ok(())
 }
@@ -252,7 +251,7 @@ mod tests {
             .await
             .unwrap();
         store.checkpoint().await;
-        let panel = ApiState {
+        let api = ApiState {
             store: store.clone(),
             clock,
             upstream_health: Vec::new(),
@@ -280,9 +279,9 @@ mod tests {
             let verb = verb.as_str().to_owned();
             let order =
                 QueueActionRequest { verb, all: true, reason: "why".into(), ..QueueActionRequest::default() };
-            let acts = apply_actions(&panel, order, "uid 0").await.unwrap();
+            let acts = apply_actions(&api, order, "uid 0").await.unwrap();
             assert_eq!(acts[0].why.as_deref(), Some("is being sent right now"));
         }
-        assert_eq!(panel.store.load_trail(id).unwrap().unwrap().events.len(), 1);
+        assert_eq!(api.store.load_trail(id).unwrap().unwrap().events.len(), 1);
     }
 }

@@ -58,23 +58,23 @@ pub fn endpoints() -> Vec<Endpoint> {
 }
 
 /// Serves the API on a unix socket.
-pub async fn serve_socket(socket: UnixListener, panel: ApiState, quiet: CancellationToken) {
+pub async fn serve_socket(socket: UnixListener, api: ApiState, quiet: CancellationToken) {
     let introduce = |peer| ConnectInfo(Caller::from(peer));
-    http_server::serve(socket, MAX_SOCKET_CONNECTIONS, api_router(panel), introduce, quiet).await;
+    http_server::serve(socket, MAX_SOCKET_CONNECTIONS, api_router(api), introduce, quiet).await;
 }
 
 /// Returns the API's router, without access control.
-pub(super) fn api_router(panel: ApiState) -> Router {
-    api_routes().router().layer(DefaultBodyLimit::max(MAX_BODY_BYTES)).with_state(panel)
+pub(super) fn api_router(api: ApiState) -> Router {
+    api_routes().router().layer(DefaultBodyLimit::max(MAX_BODY_BYTES)).with_state(api)
 }
 
 async fn apply_queue_action(
-    State(panel): State<ApiState>,
+    State(api): State<ApiState>,
     ConnectInfo(Caller(operator)): ConnectInfo<Caller>,
     Json(order): Json<QueueActionRequest>,
 ) -> Response {
     // Runs to completion even if the client disconnects.
-    match tokio::spawn(async move { queue_actions::apply_actions(&panel, order, &operator).await }).await {
+    match tokio::spawn(async move { queue_actions::apply_actions(&api, order, &operator).await }).await {
         Ok(Ok(acts)) => Json(acts).into_response(),
         Ok(Err(refusal)) => error_response(&refusal),
         Err(_) => error_response(&ApiError::Internal),
@@ -82,51 +82,50 @@ async fn apply_queue_action(
 }
 
 async fn list_suppressions(
-    State(panel): State<ApiState>,
+    State(api): State<ApiState>,
     Query(filter): Query<SuppressionListFilter>,
 ) -> Response {
-    let now = panel.clock.now();
+    let now = api.clock.now();
     json_blocking(move || {
-        suppressions::find_suppressions(&panel.store, &panel.suppression_settings, &filter, now)
+        suppressions::find_suppressions(&api.store, &api.suppression_settings, &filter, now)
     })
     .await
 }
 
 async fn change_suppressions(
-    State(panel): State<ApiState>,
+    State(api): State<ApiState>,
     ConnectInfo(Caller(operator)): ConnectInfo<Caller>,
     Json(order): Json<SuppressionRequest>,
 ) -> Response {
-    match tokio::spawn(async move { suppressions::change_suppressions(&panel, order, &operator).await }).await
-    {
+    match tokio::spawn(async move { suppressions::change_suppressions(&api, order, &operator).await }).await {
         Ok(Ok(acts)) => Json(acts).into_response(),
         Ok(Err(refusal)) => error_response(&refusal),
         Err(_) => error_response(&ApiError::Internal),
     }
 }
 
-async fn list_hints(State(panel): State<ApiState>, Query(contact): Query<HintQuery>) -> Response {
-    json_blocking(move || suppressions::find_hints(&panel.store, &contact.address)).await
+async fn list_hints(State(api): State<ApiState>, Query(contact): Query<HintQuery>) -> Response {
+    json_blocking(move || suppressions::find_hints(&api.store, &contact.address)).await
 }
 
 async fn set_breaker(
-    State(panel): State<ApiState>,
+    State(api): State<ApiState>,
     ConnectInfo(Caller(operator)): ConnectInfo<Caller>,
     Path(upstream): Path<String>,
     Json(order): Json<BreakerRequest>,
 ) -> Response {
-    match queue_actions::set_breaker(&panel, &upstream, order, &operator).await {
-        Ok(()) => list_breakers(State(panel)).await,
+    match queue_actions::set_breaker(&api, &upstream, order, &operator).await {
+        Ok(()) => list_breakers(State(api)).await,
         Err(refusal) => error_response(&refusal),
     }
 }
 
-async fn get_queue_shape(State(panel): State<ApiState>) -> Response {
-    json_blocking(move || queue_actions::queue_shape(&panel)).await
+async fn get_queue_shape(State(api): State<ApiState>) -> Response {
+    json_blocking(move || queue_actions::queue_shape(&api)).await
 }
 
-async fn list_alarms(State(panel): State<ApiState>) -> Response {
-    let views = panel.alarms.list().into_iter().map(|alarm| AlarmView {
+async fn list_alarms(State(api): State<ApiState>) -> Response {
+    let views = api.alarms.list().into_iter().map(|alarm| AlarmView {
         alarm: alarm.kind.word().to_owned(),
         subject: alarm.subject,
         text: alarm.text,
@@ -151,49 +150,48 @@ struct QueueQuery {
     limit: usize,
 }
 
-async fn find_trails(State(panel): State<ApiState>, Query(what): Query<TraceQuery>) -> Response {
+async fn find_trails(State(api): State<ApiState>, Query(what): Query<TraceQuery>) -> Response {
     json_blocking(move || {
-        find_trails_with(&panel.store, &what.what, what.limit, |trail| panel.to_trail_view(trail))
+        find_trails_with(&api.store, &what.what, what.limit, |trail| api.to_trail_view(trail))
     })
     .await
 }
 
-async fn list_queue(State(panel): State<ApiState>, Query(limit): Query<QueueQuery>) -> Response {
-    json_blocking(move || find_queued_with(&panel.store, limit.limit, |trail| panel.to_queue_line(trail)))
-        .await
+async fn list_queue(State(api): State<ApiState>, Query(limit): Query<QueueQuery>) -> Response {
+    json_blocking(move || find_queued_with(&api.store, limit.limit, |trail| api.to_queue_line(trail))).await
 }
 
-async fn list_sinks(State(panel): State<ApiState>) -> Response {
-    json_blocking(move || sinks::find_sinks(&panel)).await
+async fn list_sinks(State(api): State<ApiState>) -> Response {
+    json_blocking(move || sinks::find_sinks(&api)).await
 }
 
-async fn list_sink_dead_letters(State(panel): State<ApiState>, Path(sink): Path<String>) -> Response {
-    json_blocking(move || sinks::find_dead_letters(&panel.store, &sink)).await
+async fn list_sink_dead_letters(State(api): State<ApiState>, Path(sink): Path<String>) -> Response {
+    json_blocking(move || sinks::find_dead_letters(&api.store, &sink)).await
 }
 
 async fn replay_sink(
-    State(panel): State<ApiState>,
+    State(api): State<ApiState>,
     ConnectInfo(Caller(operator)): ConnectInfo<Caller>,
     Path(sink): Path<String>,
     Json(order): Json<SinkReplayRequest>,
 ) -> Response {
     // Runs to completion even if the client disconnects.
-    match tokio::spawn(async move { sinks::rewind_sink(&panel, &sink, &order, &operator).await }).await {
+    match tokio::spawn(async move { sinks::rewind_sink(&api, &sink, &order, &operator).await }).await {
         Ok(Ok(())) => Json(()).into_response(),
         Ok(Err(refusal)) => error_response(&refusal),
         Err(_) => error_response(&ApiError::Internal),
     }
 }
 
-async fn get_stats(State(panel): State<ApiState>, Query(question): Query<StatsQuery>) -> Response {
-    json_blocking(move || query_stats(&panel.store, &question)).await
+async fn get_stats(State(api): State<ApiState>, Query(question): Query<StatsQuery>) -> Response {
+    json_blocking(move || query_stats(&api.store, &question)).await
 }
 
 /// Returns log lines. A following client's request waits for new lines, up to a limit.
-async fn list_log_lines(State(panel): State<ApiState>, Query(filter): Query<LogFilter>) -> Response {
+async fn list_log_lines(State(api): State<ApiState>, Query(filter): Query<LogFilter>) -> Response {
     let mut filter = filter;
     for _ in 0..MAX_FOLLOW_POLLS {
-        let (store, asked, places) = (panel.store.clone(), filter.clone(), panel.odoo_instances.clone());
+        let (store, asked, places) = (api.store.clone(), filter.clone(), api.odoo_instances.clone());
         let found = tokio::task::spawn_blocking(move || query_log(&store, &asked, &places)).await;
         match found {
             Ok(Ok(LogResponse { lines, cursor })) if lines.is_empty() && filter.after.is_some() => {
@@ -212,9 +210,9 @@ async fn list_log_lines(State(panel): State<ApiState>, Query(filter): Query<LogF
     Json(LogResponse { lines: Vec::new(), cursor }).into_response()
 }
 
-async fn list_breakers(State(panel): State<ApiState>) -> Response {
-    let now = panel.clock.now();
-    let views = panel.upstream_health.iter().map(|upstream| {
+async fn list_breakers(State(api): State<ApiState>) -> Response {
+    let now = api.clock.now();
+    let views = api.upstream_health.iter().map(|upstream| {
         let (state, reason) = {
             let breaker = upstream.breaker();
             (breaker.state(), Some(breaker.reason().to_owned()).filter(|reason| !reason.is_empty()))

@@ -47,8 +47,8 @@ pub struct SinkReplayRequest {
 }
 
 /// Returns all configured sinks in the order of the configuration.
-pub(super) fn find_sinks(panel: &ApiState) -> Result<Vec<SinkView>, ReadError> {
-    panel.sink_names.iter().map(|sink| to_view(&panel.store, sink)).collect()
+pub(super) fn find_sinks(api: &ApiState) -> Result<Vec<SinkView>, ReadError> {
+    api.sink_names.iter().map(|sink| to_view(&api.store, sink)).collect()
 }
 
 fn to_view(store: &Store, sink: &str) -> Result<SinkView, ReadError> {
@@ -86,21 +86,21 @@ pub(super) fn find_dead_letters(store: &Store, sink: &str) -> Result<Vec<SinkDea
 
 /// Rewinds a sink to the events recorded since then.
 pub(super) async fn rewind_sink(
-    panel: &ApiState,
+    api: &ApiState,
     sink: &str,
     order: &SinkReplayRequest,
     operator: &str,
 ) -> Result<(), ApiError> {
-    if !panel.sink_names.iter().any(|known| known == sink) {
+    if !api.sink_names.iter().any(|known| known == sink) {
         return Err(ApiError::UnknownSink(sink.to_owned()));
     }
-    let (store, since) = (panel.store.clone(), Timestamp::from_millis(order.since));
+    let (store, since) = (api.store.clone(), Timestamp::from_millis(order.since));
     let cursor = tokio::task::spawn_blocking(move || store.cursor_at(since)).await;
     let cursor = cursor.map_err(|_| ApiError::Internal)??;
-    let errand = OperatorActionData::SinkReplay { sink: sink.to_owned(), since };
-    audit_log::record_action(panel, errand, operator, &order.reason).await?;
-    tracing::info!(sink, operator, %since, %cursor, "an operator has a sink told again");
-    panel.store.request_rewind(sink, cursor);
+    let action = OperatorActionData::SinkReplay { sink: sink.to_owned(), since };
+    audit_log::record_action(api, action, operator, &order.reason).await?;
+    tracing::info!(sink, operator, %since, %cursor, "operator rewound a sink");
+    api.store.request_rewind(sink, cursor);
     Ok(())
 }
 

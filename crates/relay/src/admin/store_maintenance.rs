@@ -142,28 +142,32 @@ pub fn verify_store(
     store: &Store,
     retention: Option<&Retention>,
     now: Timestamp,
-    tell: MaintenanceCallback<'_>,
+    report: MaintenanceCallback<'_>,
 ) -> io::Result<()> {
-    match store.verify(retention, now, &mut |step| tell(step.into())) {
-        Ok(verified) => report_verification(&verified, tell),
-        Err(error) => tell(failed_event(&error, true)),
+    match store.verify(retention, now, &mut |step| report(step.into())) {
+        Ok(verified) => report_verification(&verified, report),
+        Err(error) => report(failed_event(&error, true)),
     }
 }
 
 /// Rebuilds the ledger. Blocks.
-pub fn rebuild_ledger(store: &Store, despite_damage: bool, tell: MaintenanceCallback<'_>) -> io::Result<()> {
+pub fn rebuild_ledger(
+    store: &Store,
+    despite_damage: bool,
+    report: MaintenanceCallback<'_>,
+) -> io::Result<()> {
     // Runs to completion even if the client disconnects.
-    let rebuilt = store.rebuild(despite_damage, &mut |step| drop(tell(step.into())));
-    tell(match rebuilt {
+    let rebuilt = store.rebuild(despite_damage, &mut |step| drop(report(step.into())));
+    report(match rebuilt {
         Ok(records) => MaintenanceEvent::Rebuilt { records },
         Err(error) => failed_event(&error, true),
     })
 }
 
 /// Backs up the store. Blocks.
-pub fn back_up_store(store: &Store, directory: &Path, tell: MaintenanceCallback<'_>) -> io::Result<()> {
-    let copied = store.back_up(directory, &mut |step| tell(step.into()));
-    tell(match copied {
+pub fn back_up_store(store: &Store, directory: &Path, report: MaintenanceCallback<'_>) -> io::Result<()> {
+    let copied = store.back_up(directory, &mut |step| report(step.into()));
+    report(match copied {
         Ok(BackupReport { segments, bytes, until }) => MaintenanceEvent::BackedUp {
             directory: directory.to_owned(),
             segments,
@@ -182,38 +186,38 @@ pub(super) fn routes() -> RouteTable {
         .post("/api/v1/store/backup", handle_backup)
 }
 
-async fn handle_verify(State(panel): State<ApiState>) -> Response {
-    ndjson_response(move |tell| verify_store(&panel.store, Some(&panel.retention), panel.clock.now(), tell))
+async fn handle_verify(State(api): State<ApiState>) -> Response {
+    ndjson_response(move |report| verify_store(&api.store, Some(&api.retention), api.clock.now(), report))
 }
 
 async fn handle_rebuild(
-    State(panel): State<ApiState>,
+    State(api): State<ApiState>,
     ConnectInfo(Caller(operator)): ConnectInfo<Caller>,
     Json(RebuildRequest { despite_damage, reason }): Json<RebuildRequest>,
 ) -> Response {
-    let errand = OperatorActionData::StoreRebuild { despite_damage };
-    if let Err(refusal) = audit_log::record_action(&panel, errand, &operator, &reason).await {
+    let action = OperatorActionData::StoreRebuild { despite_damage };
+    if let Err(refusal) = audit_log::record_action(&api, action, &operator, &reason).await {
         return error_response(&refusal);
     }
     tracing::warn!(operator, despite_damage, "an operator has the ledger made anew from the journal");
-    ndjson_response(move |tell| rebuild_ledger(&panel.store, despite_damage, tell))
+    ndjson_response(move |report| rebuild_ledger(&api.store, despite_damage, report))
 }
 
 async fn handle_backup(
-    State(panel): State<ApiState>,
+    State(api): State<ApiState>,
     ConnectInfo(Caller(operator)): ConnectInfo<Caller>,
     Json(BackupRequest { directory, reason }): Json<BackupRequest>,
 ) -> Response {
     if !directory.is_absolute() {
         return error_response(&ApiError::Invalid("the directory is an absolute path"));
     }
-    let errand = OperatorActionData::StoreBackup { directory: directory.clone() };
-    if let Err(error) = audit_log::record_action(&panel, errand, &operator, &reason).await {
+    let action = OperatorActionData::StoreBackup { directory: directory.clone() };
+    if let Err(error) = audit_log::record_action(&api, action, &operator, &reason).await {
         // A backup is needed most when the store can no longer be written.
-        tracing::error!(%error, "that the store is copied cannot be noted in the journal");
+        tracing::error!(%error, "cannot record backup in the journal");
     }
     tracing::warn!(operator, directory = %directory.display(), "an operator has the store copied");
-    ndjson_response(move |tell| back_up_store(&panel.store, &directory, tell))
+    ndjson_response(move |report| back_up_store(&api.store, &directory, report))
 }
 
 /// Streams the events of a task that runs on its own thread.
@@ -223,7 +227,7 @@ pub(super) fn ndjson_response(
     let (lines, heard) = mpsc::channel::<MaintenanceEvent>(CHANNEL_CAPACITY);
     tokio::task::spawn_blocking(move || {
         let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
-        let mut tell = |step| match step {
+        let mut report = |step| match step {
             // A slow reader misses some progress but delays nothing.
             MaintenanceEvent::Progress { .. } if lines.is_closed() => Err(gone()),
             MaintenanceEvent::Progress { .. } => {
@@ -235,8 +239,8 @@ pub(super) fn ndjson_response(
                 lines.blocking_send(step).map_err(|_| gone())
             }
         };
-        if work(&mut tell).is_err() {
-            tracing::info!("whoever asked about the store has gone before the end");
+        if work(&mut report).is_err() {
+            tracing::info!("client of store maintenance disconnected before the end");
         }
     });
     let next = async |mut heard: mpsc::Receiver<MaintenanceEvent>| {
@@ -254,13 +258,13 @@ fn log_event(step: &MaintenanceEvent) {
             tracing::error!(segment, at, bytes, what, "the journal is damaged");
         }
         MaintenanceEvent::Contradiction { what } => {
-            tracing::error!(what, "the ledger and the journal contradict each other")
+            tracing::error!(what, "ledger and journal are inconsistent")
         }
         MaintenanceEvent::Rebuilt { records } => tracing::info!(records, "the ledger is new"),
         MaintenanceEvent::BackedUp { directory, until, .. } => {
-            tracing::info!(directory = %directory.display(), until, "the store is copied");
+            tracing::info!(directory = %directory.display(), until, "store backed up");
         }
-        MaintenanceEvent::Failed { error, .. } => tracing::error!(error, "a work on the store broke off"),
+        MaintenanceEvent::Failed { error, .. } => tracing::error!(error, "store maintenance failed"),
         MaintenanceEvent::Erased { pseudonym: Some(pseudonym), records, bodies, .. } => {
             tracing::warn!(pseudonym, records, bodies, "an address is erased");
         }
@@ -271,15 +275,15 @@ fn log_event(step: &MaintenanceEvent) {
 }
 
 /// Reports the findings of a verification, the damage first.
-fn report_verification(verified: &VerifyReport, tell: MaintenanceCallback<'_>) -> io::Result<()> {
+fn report_verification(verified: &VerifyReport, report: MaintenanceCallback<'_>) -> io::Result<()> {
     for hole in &verified.corrupt_regions {
-        tell(hole.into())?;
+        report(hole.into())?;
     }
     for what in &verified.inconsistencies {
-        tell(MaintenanceEvent::Contradiction { what: what.clone() })?;
+        report(MaintenanceEvent::Contradiction { what: what.clone() })?;
     }
     let VerifyReport { segments, bytes, records, messages, queued, .. } = *verified;
-    tell(MaintenanceEvent::Verified {
+    report(MaintenanceEvent::Verified {
         whole: verified.is_intact(),
         segments,
         bytes,

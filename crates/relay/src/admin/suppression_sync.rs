@@ -81,11 +81,11 @@ pub enum SuppressionSyncEvent {
 
 /// Starts a synchronisation; the response ends with it.
 pub(super) async fn sync_suppressions(
-    State(panel): State<ApiState>,
+    State(api): State<ApiState>,
     ConnectInfo(Caller(operator)): ConnectInfo<Caller>,
     Json(order): Json<SuppressionSyncRequest>,
 ) -> Response {
-    let upstreams = match select_upstreams(&panel, order.upstream) {
+    let upstreams = match select_upstreams(&api, order.upstream) {
         Ok(upstreams) => upstreams,
         Err(refusal) => return error_response(&refusal),
     };
@@ -95,7 +95,7 @@ pub(super) async fn sync_suppressions(
     // Runs to completion even if the client disconnects.
     tokio::spawn(async move {
         for upstream in upstreams {
-            sync_upstream(&panel, upstream, &order, &lines).await;
+            sync_upstream(&api, upstream, &order, &lines).await;
         }
     });
     let next = async |mut heard: mpsc::Receiver<SuppressionSyncProgress>| {
@@ -106,13 +106,13 @@ pub(super) async fn sync_suppressions(
     ([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(stream::unfold(heard, next))).into_response()
 }
 
-fn select_upstreams(panel: &ApiState, wanted: Option<String>) -> Result<Vec<String>, ApiError> {
+fn select_upstreams(api: &ApiState, wanted: Option<String>) -> Result<Vec<String>, ApiError> {
     match wanted {
-        Some(name) if !panel.upstream_health.iter().any(|health| health.name() == name) => {
+        Some(name) if !api.upstream_health.iter().any(|health| health.name() == name) => {
             Err(ApiError::UnknownUpstream(name))
         }
         Some(name) => Ok(vec![name]),
-        None => match panel.suppression_sync.upstreams() {
+        None => match api.suppression_sync.upstreams() {
             none if none.is_empty() => Err(ApiError::Invalid(
                 "no upstream's provider can be asked for its lists: that needs the account's api_key (and domain, for Mailgun)",
             )),
@@ -122,31 +122,31 @@ fn select_upstreams(panel: &ApiState, wanted: Option<String>) -> Result<Vec<Stri
 }
 
 async fn sync_upstream(
-    panel: &ApiState,
+    api: &ApiState,
     upstream: String,
     order: &SyncOptions,
     lines: &mpsc::Sender<SuppressionSyncProgress>,
 ) {
     let (steps, mut heard) = mpsc::channel::<SyncUpdate>(CHANNEL_CAPACITY);
-    let tell = async |step| {
+    let send_line = async |step| {
         // The client may have disconnected.
         let _ = lines.send(SuppressionSyncProgress { upstream: upstream.clone(), step }).await;
     };
-    let told = async {
+    let forward_updates = async {
         while let Some(step) = heard.recv().await {
-            tell(step.into()).await;
+            send_line(step.into()).await;
         }
     };
     let synced = async {
-        let synced = panel.suppression_sync.sync_upstream(&upstream, order, &steps).await;
+        let synced = api.suppression_sync.sync_upstream(&upstream, order, &steps).await;
         drop(steps);
         synced
     };
-    let end = match tokio::join!(synced, told).0 {
+    let end = match tokio::join!(synced, forward_updates).0 {
         Ok(()) => SuppressionSyncEvent::Done,
         Err(trouble) => SuppressionSyncEvent::Failed { error: trouble.to_string() },
     };
-    tell(end).await;
+    send_line(end).await;
 }
 
 impl From<SyncUpdate> for SuppressionSyncEvent {

@@ -250,22 +250,22 @@ fn to_view(
 
 /// Applies a change request; entries without an effect are not written.
 pub async fn change_suppressions(
-    panel: &ApiState,
+    api: &ApiState,
     order: SuppressionRequest,
     operator: &str,
 ) -> Result<Vec<SuppressionResult>, ApiError> {
-    let (here, dry_run, operator) = (panel.clone(), order.dry_run, operator.to_owned());
-    let weighed = tokio::task::spawn_blocking(move || plan_changes(&here, &order, &operator)).await;
-    let weighed = weighed.map_err(|_| ApiError::Internal)??;
-    let one = |(address, weighed): (String, PlannedChange)| async move {
+    let (here, dry_run, operator) = (api.clone(), order.dry_run, operator.to_owned());
+    let planned = tokio::task::spawn_blocking(move || plan_changes(&here, &order, &operator)).await;
+    let planned = planned.map_err(|_| ApiError::Internal)??;
+    let one = |(address, planned): (String, PlannedChange)| async move {
         let mut there = None;
-        let (outcome, why) = match weighed {
+        let (outcome, why) = match planned {
             PlannedChange::Write(listing) => {
                 if matches!(listing.kind, SuppressionChangeKind::Remove { .. }) {
-                    there = provider_list_notice(panel, listing.list.as_deref());
+                    there = provider_list_notice(api, listing.list.as_deref());
                 }
                 if !dry_run {
-                    panel.store.change_suppression(*listing).await?;
+                    api.store.change_suppression(*listing).await?;
                 }
                 (DONE_OUTCOME, None)
             }
@@ -274,16 +274,16 @@ pub async fn change_suppressions(
         };
         Ok(SuppressionResult { address, outcome: outcome.to_owned(), why, there })
     };
-    let acts = stream::iter(weighed).map(one).buffered(WRITE_BATCH);
+    let acts = stream::iter(planned).map(one).buffered(WRITE_BATCH);
     acts.collect::<Vec<_>>().await.into_iter().collect()
 }
 
 /// Returns the effect on the providers' own entries of removing an address from a list, or from all.
-fn provider_list_notice(panel: &ApiState, list: Option<&str>) -> Option<String> {
-    let upstreams = panel.providers.iter().filter(|(_, provider)| **provider != Provider::Plain);
+fn provider_list_notice(api: &ApiState, list: Option<&str>) -> Option<String> {
+    let upstreams = api.providers.iter().filter(|(_, provider)| **provider != Provider::Plain);
     let upstreams = upstreams.map(|(name, _)| name).filter(|name| list.is_none_or(|list| list == *name));
     let said: Vec<_> = upstreams
-        .map(|name| match panel.suppression_sync.is_automatic(name) {
+        .map(|name| match api.suppression_sync.is_automatic(name) {
             Some(true) => format!("upstream {name}: the next sync takes it off the provider's list"),
             Some(false) => format!(
                 "upstream {name}: it stays on the provider's list until `mailtrail suppress sync --upstream {name}`"
@@ -311,31 +311,31 @@ fn plan_changes(
     order: &SuppressionRequest,
     caller: &str,
 ) -> Result<Vec<(String, PlannedChange)>, ApiError> {
-    let chosen;
+    let selected;
     let entries = match (&order.all, &order.entries[..]) {
         (Some(all), []) if order.verb == "remove" => {
-            chosen = select_entries(&state.store, all)?;
-            &chosen
+            selected = select_entries(&state.store, all)?;
+            &selected
         }
         (None, entries) => entries,
         (Some(_), _) => return Err(ApiError::Invalid("ALL is for removing, and stands alone")),
     };
-    let desk = ChangePlanner { state, now: state.clock.now(), caller };
+    let planner = ChangePlanner { state, now: state.clock.now(), caller };
     let add = match &*order.verb {
         "add" => true,
         "remove" => false,
         _ => return Err(ApiError::Invalid("the verb is add or remove")),
     };
-    let mut weighed = Vec::with_capacity(entries.len());
+    let mut planned = Vec::with_capacity(entries.len());
     for entry in entries {
-        let one = match if add { desk.plan_addition(entry) } else { desk.plan_removal(entry) } {
-            Ok(weighed) => weighed,
+        let one = match if add { planner.plan_addition(entry) } else { planner.plan_removal(entry) } {
+            Ok(planned) => planned,
             Err(PlanError::Invalid(why)) => PlannedChange::Rejected(why),
             Err(PlanError::Read(error)) => return Err(error.into()),
         };
-        weighed.push((entry.address.clone(), one));
+        planned.push((entry.address.clone(), one));
     }
-    Ok(weighed)
+    Ok(planned)
 }
 
 /// Returns the addresses of all entries with a reason.
@@ -348,17 +348,17 @@ fn select_entries(store: &Store, all: &SuppressionEntry) -> Result<Vec<Suppressi
         upstream: all.upstream.clone(),
         ..SuppressionListFilter::default()
     };
-    let (settings, mut chosen) = (SuppressionSettings::default(), Vec::<SuppressionEntry>::new());
+    let (settings, mut selected) = (SuppressionSettings::default(), Vec::<SuppressionEntry>::new());
     loop {
         let page = find_suppressions(store, &settings, &filter, Timestamp::default())?;
         for entry in page.entries {
-            if chosen.last().is_none_or(|last| last.address != entry.address) {
-                chosen.push(SuppressionEntry { address: entry.address, ..all.clone() });
+            if selected.last().is_none_or(|last| last.address != entry.address) {
+                selected.push(SuppressionEntry { address: entry.address, ..all.clone() });
             }
         }
         match page.next {
             Some(next) => filter.after = Some(next),
-            None => return Ok(chosen),
+            None => return Ok(selected),
         }
     }
 }

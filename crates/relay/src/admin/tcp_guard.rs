@@ -42,10 +42,9 @@ pub async fn serve_tcp(
     if let Some(metrics) = metrics {
         router = router.route("/metrics", get(move || std::future::ready(metrics.render())));
     }
-    if let Some((panel, gate)) = questions {
-        router = router.merge(
-            api_router(panel).route_layer(middleware::from_fn_with_state(Arc::new(gate), check_access)),
-        );
+    if let Some((api, gate)) = questions {
+        router = router
+            .merge(api_router(api).route_layer(middleware::from_fn_with_state(Arc::new(gate), check_access)));
     }
     http_server::serve(socket, MAX_TCP_CONNECTIONS, router, ConnectInfo::<SocketAddr>, quiet).await;
 }
@@ -53,7 +52,7 @@ pub async fn serve_tcp(
 /// Reason for a denied request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 enum AccessDenied {
-    #[error("this machine is not called so here; see `hosts` in [admin]")]
+    #[error("unknown Host header; add it to `hosts` in [admin]")]
     UnknownHost,
     #[error("pages of other origins are not answered")]
     ForeignOrigin,

@@ -57,39 +57,39 @@ pub(super) fn routes() -> RouteTable {
 }
 
 async fn send_test_mail(
-    State(panel): State<ApiState>,
+    State(api): State<ApiState>,
     ConnectInfo(Caller(operator)): ConnectInfo<Caller>,
     Json(order): Json<TestMailRequest>,
 ) -> Response {
     let named = |text: &str| text.parse::<Mailbox>().map_err(|error| format!("{text}: {error}"));
     let (to, from) = match (named(&order.to), order.from.as_deref().map(named).transpose()) {
-        (Ok(to), Ok(from)) => (to, from.or_else(|| panel.test_mailer.default_sender.clone())),
+        (Ok(to), Ok(from)) => (to, from.or_else(|| api.test_mailer.default_sender.clone())),
         (Err(fault), _) | (_, Err(fault)) => {
             return (StatusCode::UNPROCESSABLE_ENTITY, fault).into_response();
         }
     };
     let Some(from) = from else {
-        return (StatusCode::UNPROCESSABLE_ENTITY, "nobody is known to send it; name one: --from")
+        return (StatusCode::UNPROCESSABLE_ENTITY, "no sender is known; give one with --from")
             .into_response();
     };
     let (envelope, message) = compose(&from, &to, TEST_SUBJECT, TEST_BODY);
-    let silent = panel.test_mailer.without_events.to_vec();
+    let silent = api.test_mailer.without_events.to_vec();
     let sent = async move {
-        let kept = (panel.test_mailer.submit)(envelope, message).await;
-        if let Ok(id) = kept {
-            tracing::info!(%id, operator, "a test mail was handed in");
-            audit_log::record_action(&panel, OperatorActionData::SendTest { id }, &operator, &order.reason)
+        let submitted = (api.test_mailer.submit)(envelope, message).await;
+        if let Ok(id) = submitted {
+            tracing::info!(%id, operator, "test mail submitted");
+            audit_log::record_action(&api, OperatorActionData::SendTest { id }, &operator, &order.reason)
                 .await?;
         }
-        Ok::<_, ApiError>(kept)
+        Ok::<_, ApiError>(submitted)
     };
     // Runs to completion even if the client disconnects.
-    let kept = match tokio::spawn(sent).await {
-        Ok(Ok(kept)) => kept,
+    let submitted = match tokio::spawn(sent).await {
+        Ok(Ok(submitted)) => submitted,
         Ok(Err(refusal)) => return error_response(&refusal),
         Err(_) => return error_response(&ApiError::Internal),
     };
-    let (id, refused) = match kept {
+    let (id, refused) = match submitted {
         Ok(id) => (Some(id.to_string()), None),
         Err(words) => (None, Some(words)),
     };

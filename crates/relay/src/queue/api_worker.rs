@@ -129,7 +129,7 @@ impl ApiWorker {
         let outlet = &self.pool;
         match unanswered {
             RequestError::BodyUnreadable(error) => {
-                tracing::error!(id = %attempt.id, %error, "a message cannot be sent to its end");
+                tracing::error!(id = %attempt.id, %error, "cannot read message; not sent");
                 // The upstream is not at fault.
                 outlet.on_reply(attempt.id, findings);
                 if error.get_ref().is_some_and(|cause| cause.is::<CommitError>()) {

@@ -117,16 +117,16 @@ impl Attempt {
         fallback: Fallback,
         now: Timestamp,
     ) -> Prepared {
-        let may_go = |place: &u16| suppressed.binary_search_by_key(place, |(known, _)| *known).is_err();
+        let may_go = |index: &u16| suppressed.binary_search_by_key(index, |(known, _)| *known).is_err();
         let waiting = (0u16..).zip(&job.recipients).filter(|(_, recipient)| recipient.is_pending());
-        let waiting: Vec<_> = waiting.filter(|(place, _)| may_go(place)).collect();
+        let waiting: Vec<_> = waiting.filter(|(index, _)| may_go(index)).collect();
         let suppressed = suppressed_results(suppressed, &job.recipients);
         let crowd = crowd(&waiting, job.attempts);
         let leaves_crowd = crowd.len() > most;
         let some = if crowd.is_empty() { next_recipient_group(&waiting, job.attempts) } else { crowd };
         let some = some.into_iter().take(most);
         let pending_recipients: Vec<_> =
-            some.map(|(place, recipient)| (place, recipient.address.clone())).collect();
+            some.map(|(index, recipient)| (index, recipient.address.clone())).collect();
         let has_more_recipients = pending_recipients.len() < waiting.len();
         let over = |results| {
             Prepared::Finished(AttemptOutcome {
@@ -143,11 +143,11 @@ impl Attempt {
         let Some(message) = job.body else {
             tracing::error!(id = %job.message.id, "{DAMAGED_TEXT}");
             let diagnostic = local_diagnostic("store", DAMAGED_TEXT);
-            let recipients = pending_recipients.into_iter().map(|(place, _)| place).collect();
+            let recipients = pending_recipients.into_iter().map(|(index, _)| index).collect();
             let failed = RecipientResult { recipients, status: AttemptStatus::Failed, diagnostic };
             return over(suppressed.into_iter().chain([failed]).collect());
         };
-        let recipient_indices = pending_recipients.iter().map(|(place, _)| *place).collect();
+        let recipient_indices = pending_recipients.iter().map(|(index, _)| *index).collect();
         let envelope = Envelope {
             sender: None,
             recipients: Vec::new(),
@@ -195,9 +195,9 @@ impl Attempt {
     }
 
     /// Returns the recipients at the given indices.
-    pub fn recipients_at(&self, places: &[u16]) -> Vec<&Mailbox> {
+    pub fn recipients_at(&self, indices: &[u16]) -> Vec<&Mailbox> {
         let all = self.recipient_indices.iter().zip(&self.envelope.recipients);
-        all.filter(|(place, _)| places.contains(place)).map(|(_, recipient)| recipient).collect()
+        all.filter(|(index, _)| indices.contains(index)).map(|(_, recipient)| recipient).collect()
     }
 
     /// Returns the recipients that the upstream refused because the address does not exist, with its diagnostic.
@@ -211,7 +211,7 @@ impl Attempt {
         });
         refused.flat_map(|settled| {
             let wanted =
-                self.pending_recipients.iter().filter(|(place, _)| settled.recipients.contains(place));
+                self.pending_recipients.iter().filter(|(index, _)| settled.recipients.contains(index));
             wanted.map(|(_, address)| (address, &settled.diagnostic))
         })
     }
@@ -252,13 +252,13 @@ impl Attempt {
         };
         (self.recipient_indices, self.unsupported) = (Vec::new(), Vec::new());
         let mut recipients = Vec::with_capacity(self.pending_recipients.len());
-        for (place, address) in &self.pending_recipients {
+        for (index, address) in &self.pending_recipients {
             match (obstacle, form(address)) {
                 (None, Some(address)) => {
-                    self.recipient_indices.push(*place);
+                    self.recipient_indices.push(*index);
                     recipients.push(address);
                 }
-                (obstacle, _) => self.unsupported.push((*place, obstacle.unwrap_or(NO_SMTPUTF8_TEXT))),
+                (obstacle, _) => self.unsupported.push((*index, obstacle.unwrap_or(NO_SMTPUTF8_TEXT))),
             }
         }
         let sender = sender.flatten();
@@ -286,14 +286,14 @@ impl Attempt {
         let is_same_for_all =
             replies.recipients.len() == self.recipient_indices.len() && replies.has_same_recipient_replies();
         let mut taken = false;
-        for (place, reply) in self.recipient_indices.iter().zip(&replies.recipients) {
+        for (index, reply) in self.recipient_indices.iter().zip(&replies.recipients) {
             if reply.is_positive() {
                 taken = true;
             } else if is_for_next_transaction(reply, taken) {
                 findings.has_overflow = true;
-                findings.set_status(&[*place], AttemptStatus::Queued, &reply_diagnostic(RCPT_TO, reply));
+                findings.set_status(&[*index], AttemptStatus::Queued, &reply_diagnostic(RCPT_TO, reply));
             } else {
-                findings.add_reply(&[*place], Step::Rcpt { is_same_for_all }, reply, weights);
+                findings.add_reply(&[*index], Step::Rcpt { is_same_for_all }, reply, weights);
             }
         }
         if let Some(data) = &replies.data
@@ -303,7 +303,7 @@ impl Attempt {
             // A closing reply (421) replaces all missing replies; it arrived in place of the first of them.
             let unanswered = self.first_unanswered(replies);
             let mut decided = findings.recipients.iter_mut();
-            if let Some((.., words)) = decided.find(|(place, ..)| Some(*place) == unanswered) {
+            if let Some((.., words)) = decided.find(|(index, ..)| Some(*index) == unanswered) {
                 RCPT_TO.clone_into(&mut words.name);
             }
         }
@@ -331,11 +331,11 @@ impl Attempt {
 
     /// Passes recipients on to another upstream if this one refuses the message for a limit of its own. Returns
     /// whether it did.
-    fn try_pass_on(&self, findings: &mut AttemptResult, places: &[u16], reply: &Response) -> bool {
+    fn try_pass_on(&self, findings: &mut AttemptResult, indices: &[u16], reply: &Response) -> bool {
         let passes =
             self.fallback == Fallback::OtherUpstream && reply.code >= 500 && is_upstream_limit(reply);
         if passes {
-            findings.pass_to_other_upstream(places, reply_diagnostic(CAPABILITY_CHECK, reply));
+            findings.pass_to_other_upstream(indices, reply_diagnostic(CAPABILITY_CHECK, reply));
         }
         passes
     }
@@ -349,8 +349,8 @@ impl Attempt {
         fault: &TransportError,
     ) {
         let text = fault.to_string();
-        if let Some(place) = self.first_unanswered(replies) {
-            findings.set_status(&[place], AttemptStatus::Queued, &local_diagnostic(RCPT_TO, &text));
+        if let Some(index) = self.first_unanswered(replies) {
+            findings.set_status(&[index], AttemptStatus::Queued, &local_diagnostic(RCPT_TO, &text));
         }
         self.fail_open(findings, AttemptStatus::Queued, "connection", &text);
     }
@@ -360,16 +360,16 @@ impl Attempt {
         self.recipient_indices.get(replies.recipients.len()).copied().filter(|_| replies.mail.is_positive())
     }
 
-    /// Classifies the answer to an HTTP request for the recipients at `places`. Returns true if each half of them has
+    /// Classifies the answer to an HTTP request for the recipients at `indices`. Returns true if each half of them has
     /// to be tried separately. An answer about no particular recipient applies to all open ones.
     pub fn classify_api_response(
         &self,
         findings: &mut AttemptResult,
-        places: &[u16],
+        indices: &[u16],
         answer: &ApiResponse,
         now: Timestamp,
     ) -> bool {
-        let (verdict, is_unclear) = match classify_api_response(answer, places.len(), now) {
+        let (verdict, is_unclear) = match classify_api_response(answer, indices.len(), now) {
             ApiVerdict::Uniform(verdict) => (verdict, false),
             ApiVerdict::Ambiguous(verdict) => (verdict, true),
             ApiVerdict::Bisect => return true,
@@ -388,12 +388,12 @@ impl Attempt {
         let name = if answer.request_sent { MESSAGES_MIME } else { MESSAGE_STEP };
         if is_unclear {
             findings.set_status(
-                places,
+                indices,
                 AttemptStatus::Unknown,
                 &words(name, &format!("no clear answer: {text}")),
             );
         } else {
-            findings.set_status(places, standing, &words(name, &text));
+            findings.set_status(indices, standing, &words(name, &text));
         }
         if standing == AttemptStatus::Queued {
             findings.set_status(
@@ -464,8 +464,8 @@ impl Attempt {
         let unfit = self
             .unsupported
             .iter()
-            .map(|(place, why)| (*place, fallen_back, local_diagnostic(CAPABILITY_CHECK, why)));
-        for (place, standing, mut diagnostic) in findings.recipients.into_iter().chain(unfit) {
+            .map(|(index, why)| (*index, fallen_back, local_diagnostic(CAPABILITY_CHECK, why)));
+        for (index, standing, mut diagnostic) in findings.recipients.into_iter().chain(unfit) {
             if standing == AttemptStatus::Relayed && self.sends_8bit_unannounced {
                 diagnostic.text =
                     Some(format!("{}; {NO_8BITMIME_TEXT}", diagnostic.text.unwrap_or_default()));
@@ -473,8 +473,8 @@ impl Attempt {
             let waits = matches!(standing, AttemptStatus::Queued | AttemptStatus::Unknown);
             let status = if waits && due.is_none() { AttemptStatus::Expired } else { standing };
             match results.iter_mut().find(|known| known.status == status && known.diagnostic == diagnostic) {
-                Some(known) => known.recipients.push(place),
-                None => results.push(RecipientResult { recipients: vec![place], status, diagnostic }),
+                Some(known) => known.recipients.push(index),
+                None => results.push(RecipientResult { recipients: vec![index], status, diagnostic }),
             }
         }
         let waits =
@@ -486,12 +486,12 @@ impl Attempt {
 }
 
 impl AttemptResult {
-    fn open_recipients(&self, places: &[u16]) -> Vec<u16> {
-        let decided = |place| self.recipients.iter().any(|(known, ..)| *known == place);
-        places.iter().copied().filter(|place| !decided(*place)).collect()
+    fn open_recipients(&self, indices: &[u16]) -> Vec<u16> {
+        let decided = |index| self.recipients.iter().any(|(known, ..)| *known == index);
+        indices.iter().copied().filter(|index| !decided(*index)).collect()
     }
 
-    fn add_reply(&mut self, places: &[u16], step: Step, reply: &Response, weights: ReplyContext) {
+    fn add_reply(&mut self, indices: &[u16], step: Step, reply: &Response, weights: ReplyContext) {
         let ReplyContext { provider, is_refuted, now } = weights;
         let verdict = classify_reply(step, reply, provider, is_refuted, now);
         let standing = match self.apply_reply_class(verdict, || reply.to_string()) {
@@ -499,13 +499,13 @@ impl AttemptResult {
             AttemptStatus::Relayed if step != Step::EndOfData => AttemptStatus::Queued,
             standing => standing,
         };
-        self.set_status(places, standing, &reply_diagnostic(step_name(step), reply));
+        self.set_status(indices, standing, &reply_diagnostic(step_name(step), reply));
     }
 
     /// Passes recipients on to another upstream because of a limit of this one, given in `words`.
-    fn pass_to_other_upstream(&mut self, places: &[u16], words: Diagnostic) {
+    fn pass_to_other_upstream(&mut self, indices: &[u16], words: Diagnostic) {
         self.try_other_upstream = true;
-        self.set_status(places, AttemptStatus::Queued, &words);
+        self.set_status(indices, AttemptStatus::Queued, &words);
     }
 
     /// Returns whether the transaction settled some recipients, so that those that did not fit may follow at once.
@@ -523,8 +523,8 @@ impl AttemptResult {
     }
 
     /// Sets the status of the recipients at the given indices.
-    pub fn set_status(&mut self, places: &[u16], standing: AttemptStatus, words: &Diagnostic) {
-        self.recipients.extend(places.iter().map(|place| (*place, standing, words.clone())));
+    pub fn set_status(&mut self, indices: &[u16], standing: AttemptStatus, words: &Diagnostic) {
+        self.recipients.extend(indices.iter().map(|index| (*index, standing, words.clone())));
     }
 
     /// Returns the status that a reply class gives its recipients, and records its effect on the upstream.
@@ -587,13 +587,13 @@ pub type SuppressedRecipient = (u16, suppression::SuppressionVerdict);
 
 /// Returns the results of the suppressed recipients.
 fn suppressed_results(suppressed: &[SuppressedRecipient], recipients: &[Recipient]) -> Vec<RecipientResult> {
-    let one = |(place, verdict): &SuppressedRecipient| {
-        let address = recipients.get(usize::from(*place))?.address.as_str();
+    let one = |(index, verdict): &SuppressedRecipient| {
+        let address = recipients.get(usize::from(*index))?.address.as_str();
         let diagnostic = Diagnostic {
             enhanced_status: Some(suppression::ENHANCED_STATUS.to_owned()),
             ..local_diagnostic("suppression", &verdict.to_text(address))
         };
-        Some(RecipientResult { recipients: vec![*place], status: AttemptStatus::Suppressed, diagnostic })
+        Some(RecipientResult { recipients: vec![*index], status: AttemptStatus::Suppressed, diagnostic })
     };
     suppressed.iter().filter_map(one).collect()
 }

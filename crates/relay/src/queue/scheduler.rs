@@ -80,7 +80,7 @@ impl Scheduler {
             clock_watch,
             stopping,
         } = parts;
-        let office = QueueDeps {
+        let deps = QueueDeps {
             store: store.clone(),
             clock,
             hostname,
@@ -90,7 +90,7 @@ impl Scheduler {
             activity,
             clock_watch: clock_watch.clone(),
         };
-        let outlet = |outward| Arc::new(UpstreamPool::new(outward, office.clone(), stopping.clone()));
+        let outlet = |spec| Arc::new(UpstreamPool::new(spec, deps.clone(), stopping.clone()));
         Self {
             pools: upstreams.into_iter().map(outlet).collect(),
             store,
@@ -123,7 +123,7 @@ impl Scheduler {
         while !self.stopping.is_cancelled() {
             self.store.wait_idle().await;
             let pause = self.tick().unwrap_or_else(|error| {
-                tracing::error!(%error, "the queue cannot be read");
+                tracing::error!(%error, "cannot read the queue");
                 STORE_RETRY_INTERVAL
             });
             tokio::select! {
@@ -149,7 +149,7 @@ impl Scheduler {
             return;
         };
         for AttemptStarted { id, upstream, .. } in interrupted {
-            let Some(grip) = self.lock_message(id).await else { return };
+            let Some(lock) = self.lock_message(id).await else { return };
             let Some(trail) = self.read_with_retry(|| self.store.load_trail(id)).await else { return };
             let Some(trail) = trail else { continue };
             let now = self.clock.now();
@@ -170,9 +170,9 @@ impl Scheduler {
                 ),
             ];
             let results = settled.into_iter().filter(|settled| !settled.recipients.is_empty()).collect();
-            tracing::warn!(%id, upstream, "an attempt was cut off");
+            tracing::warn!(%id, upstream, "attempt was interrupted");
             outlet.commit_outcome_locked(
-                grip,
+                lock,
                 AttemptOutcome {
                     id,
                     at: now,
@@ -188,8 +188,8 @@ impl Scheduler {
     /// Locks a message. Other holders keep the lock for a moment only; `None` on shutdown.
     async fn lock_message(&self, id: TrackingId) -> Option<MessageLock> {
         loop {
-            if let Some(grip) = self.store.try_lock(id) {
-                return Some(grip);
+            if let Some(lock) = self.store.try_lock(id) {
+                return Some(lock);
             }
             self.stopping.run_until_cancelled(tokio::time::sleep(LOCK_RETRY_INTERVAL)).await?;
         }
@@ -202,7 +202,7 @@ impl Scheduler {
             match look() {
                 Ok(found) => return Some(found),
                 Err(error) => {
-                    tracing::error!(%error, "attempts that were cut off cannot be read; nothing is sent")
+                    tracing::error!(%error, "cannot read interrupted attempts; nothing is sent")
                 }
             }
             self.stopping.run_until_cancelled(tokio::time::sleep(STORE_RETRY_INTERVAL)).await?;
@@ -270,14 +270,14 @@ impl Scheduler {
             let Some(outlet) = outlet.or(self.pools.first()) else { continue };
             let ahead = self.store.queued_in_future(&queue, now, RESCHEDULE_BATCH)?;
             if let Some((first, _)) = ahead.first() {
-                tracing::warn!(%first, mails = ahead.len(), "mail waited longer because the clock was ahead; it waits no longer");
+                tracing::warn!(%first, mails = ahead.len(), "rescheduled mail dated ahead by a wrong clock");
             }
             may_be_more |= ahead.len() == RESCHEDULE_BATCH;
             for (id, wait) in ahead {
-                let Some(grip) = self.store.try_lock(id) else { continue };
+                let Some(lock) = self.store.try_lock(id) else { continue };
                 let (upstream, next_attempt) = (outlet.settings.name.clone(), Some(now.saturating_add(wait)));
                 outlet.commit_outcome_locked(
-                    grip,
+                    lock,
                     AttemptOutcome { id, at: now, upstream, results: Vec::new(), next_attempt },
                 );
             }
@@ -377,7 +377,7 @@ impl Scheduler {
         let (mut taken, next) =
             self.store.lock_due(queue, now, room.saturating_add(usize::from(last.is_some())))?;
         let before = taken.len();
-        taken.retain(|grip| Some(grip.id()) != last);
+        taken.retain(|lock| Some(lock.id()) != last);
         let probe_is_due = taken.len() < before;
         taken.truncate(room);
         let took_all_due = taken.len() < room;
@@ -415,7 +415,7 @@ impl Scheduler {
                 EXPIRY_BATCH,
             )?;
             for id in overdue {
-                let Some(grip) = self.store.try_lock(id) else { continue };
+                let Some(lock) = self.store.try_lock(id) else { continue };
                 let Some(trail) = self.store.load_trail(id)? else { continue };
                 let why = if queue.key == QueueKey::Held {
                     "it was held until then"
@@ -435,7 +435,7 @@ impl Scheduler {
                 let results = vec![expired];
                 let upstream = outlet.settings.name.clone();
                 outlet.commit_outcome_locked(
-                    grip,
+                    lock,
                     AttemptOutcome { id, at: now, upstream, results, next_attempt: None },
                 );
             }
@@ -534,13 +534,13 @@ mod tests {
         }
     }
 
-    fn test_scheduler(store: &Store, clock: Clock, outward: UpstreamSpec) -> Scheduler {
-        let upstream_selection = UpstreamSelection::new(vec![(outward.settings.name.clone(), false)], &[]);
+    fn test_scheduler(store: &Store, clock: Clock, spec: UpstreamSpec) -> Scheduler {
+        let upstream_selection = UpstreamSelection::new(vec![(spec.settings.name.clone(), false)], &[]);
         Scheduler::new(SchedulerDeps {
             store: store.clone(),
             clock,
             hostname: "relay.example.com".into(),
-            upstreams: vec![outward],
+            upstreams: vec![spec],
             upstream_selection,
             suppression: suppression::SuppressionSettings::default(),
             alarms: Alarms::new(clock),
@@ -600,12 +600,12 @@ mod tests {
             .await
             .unwrap();
         store.checkpoint().await;
-        let grip = store.try_lock(id).unwrap();
+        let lock = store.try_lock(id).unwrap();
         let queue = test_scheduler(&store, clock, unreachable_upstream(None));
         let stopping = queue.stopping.clone();
         let work = tokio::spawn(queue.run());
         tokio::time::sleep(Duration::from_millis(100)).await;
-        drop(grip);
+        drop(lock);
         let trail = loop {
             store.queue_wakeup().notify();
             let trail = store.load_trail(id).unwrap().unwrap();

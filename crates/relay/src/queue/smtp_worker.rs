@@ -36,10 +36,10 @@ impl PooledConnection {
     async fn exchange_envelope(
         &mut self,
         attempt: &Attempt,
-        said: bool,
+        already_sent: bool,
     ) -> Result<EnvelopeReplies, TransportError> {
         let connection = &mut self.connection;
-        let replies = if said {
+        let replies = if already_sent {
             connection.read_envelope_replies(&attempt.envelope).await?
         } else if attempt.is_suspect() {
             connection.send_envelope_sequentially(&attempt.envelope, attempt.size()).await?
@@ -86,7 +86,7 @@ impl SmtpWorker {
     async fn run_smtp(mut self) {
         let mut chained = None;
         loop {
-            let (attempt, said) = match chained.take() {
+            let (attempt, already_sent) = match chained.take() {
                 Some(attempt) => (attempt, true),
                 None => match self.pool.next_attempt(usize::MAX).await {
                     Some(attempt) => {
@@ -96,7 +96,7 @@ impl SmtpWorker {
                     None => break,
                 },
             };
-            chained = self.deliver(attempt, said).await;
+            chained = self.deliver(attempt, already_sent).await;
             if chained.is_none() {
                 self.close_if_used_up();
             }
@@ -107,14 +107,14 @@ impl SmtpWorker {
     }
 
     /// Sends one message; a stale connection is replaced without counting as an attempt.
-    async fn deliver(&mut self, mut attempt: Box<Attempt>, mut said: bool) -> Option<Box<Attempt>> {
+    async fn deliver(&mut self, mut attempt: Box<Attempt>, mut already_sent: bool) -> Option<Box<Attempt>> {
         loop {
-            match self.try_deliver(&mut attempt, said).await {
+            match self.try_deliver(&mut attempt, already_sent).await {
                 AttemptEnd::Done { outcome, next } => {
                     self.pool.commit_outcome(outcome);
                     return next;
                 }
-                AttemptEnd::StaleConnection => said = false,
+                AttemptEnd::StaleConnection => already_sent = false,
                 AttemptEnd::Unreachable(fault) => {
                     self.pool.on_unreachable(*attempt, &fault);
                     return None;
@@ -123,10 +123,10 @@ impl SmtpWorker {
         }
     }
 
-    async fn try_deliver(&mut self, attempt: &mut Attempt, said: bool) -> AttemptEnd {
+    async fn try_deliver(&mut self, attempt: &mut Attempt, already_sent: bool) -> AttemptEnd {
         let outlet = self.pool.clone();
         if attempt.needs_new_connection
-            && !said
+            && !already_sent
             && let Some(link) = self.connection.take()
         {
             tokio::spawn(link.connection.quit());
@@ -147,7 +147,7 @@ impl SmtpWorker {
             };
         }
         // An envelope sent earlier is lost with its connection.
-        let chained = said && reused;
+        let chained = already_sent && reused;
         let replies = outlet.watch(attempt.id, link.exchange_envelope(attempt, chained)).await;
         self.adapt_pipelining(attempt, &link, chained, reused, &replies);
         let replies = match replies {
@@ -209,7 +209,7 @@ impl SmtpWorker {
                 let upstream = outlet.settings.name.clone();
                 let begun = AttemptStarted { id: attempt.id, at: outlet.clock.now(), upstream };
                 if let Err(error) = outlet.store.record_attempt_start(begun).await {
-                    tracing::error!(id = %attempt.id, %error, "an attempt cannot be noted and is not made");
+                    tracing::error!(id = %attempt.id, %error, "cannot record attempt; message not sent");
                     attempt.fail_open(&mut findings, AttemptStatus::Queued, "store", ATTEMPT_NOT_RECORDED);
                     return AttemptEnd::Done {
                         outcome: outlet.finish_attempt(attempt, findings),
@@ -240,7 +240,7 @@ impl SmtpWorker {
                 }
             }
             Err(DataError::BodyUnreadable(error)) => {
-                tracing::error!(id = %attempt.id, %error, "a message cannot be read to its end and is not sent");
+                tracing::error!(id = %attempt.id, %error, "cannot read message; not sent");
                 // The upstream is not at fault; the connection in mid-message is unusable.
                 outlet.on_reply(attempt.id, &findings);
                 attempt.fail_unreadable(&mut findings, &error);

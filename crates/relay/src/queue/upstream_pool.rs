@@ -125,7 +125,7 @@ impl SuppressionFilter {
 }
 
 impl UpstreamPool {
-    pub(super) fn new(outward: UpstreamSpec, office: QueueDeps, stopping: CancellationToken) -> Self {
+    pub(super) fn new(spec: UpstreamSpec, deps: QueueDeps, stopping: CancellationToken) -> Self {
         let QueueDeps {
             store,
             clock,
@@ -135,8 +135,8 @@ impl UpstreamPool {
             alarms,
             activity,
             clock_watch,
-        } = office;
-        let UpstreamSpec { settings, retry, unknown_wait, tls, suppression_lists } = outward;
+        } = deps;
+        let UpstreamSpec { settings, retry, unknown_wait, tls, suppression_lists } = spec;
         let suppression_filter =
             SuppressionFilter { settings: suppression, lists: Arc::new(suppression_lists) };
         Self {
@@ -170,7 +170,7 @@ impl UpstreamPool {
     pub(super) fn restore_state(&self) {
         let (name, now) = (&self.settings.name, self.clock.now());
         let forced = self.store.breaker_override(name).unwrap_or_else(|error| {
-            tracing::error!(upstream = name, %error, "whether its breaker is to be kept open cannot be read");
+            tracing::error!(upstream = name, %error, "cannot read breaker override; assuming closed");
             None
         });
         if let Some(reason) = forced {
@@ -179,7 +179,7 @@ impl UpstreamPool {
         let used = |period: Range<Timestamp>| {
             let days = period.start.day_number()..=period.end.day_number() - 1;
             self.store.relayed_count(name, days).unwrap_or_else(|error| {
-                tracing::error!(upstream = name, %error, "what is used of its quota cannot be read");
+                tracing::error!(upstream = name, %error, "cannot read quota usage");
                 0
             })
         };
@@ -199,15 +199,15 @@ impl UpstreamPool {
             Load { in_flight: under_way.len(), is_probing, stuck: stuck.len() }
         };
         let becomes_slow = self.update_slow(load.stuck);
-        let room = self.health.capacity(now, load, IN_FLIGHT_PER_CONNECTION);
-        let is_away =
-            matches!(room, Capacity::Unavailable(_)) && self.health.breaker_state() != BreakerState::HalfOpen;
+        let capacity = self.health.capacity(now, load, IN_FLIGHT_PER_CONNECTION);
+        let is_away = matches!(capacity, Capacity::Unavailable(_))
+            && self.health.breaker_state() != BreakerState::HalfOpen;
         if becomes_slow || is_away && !self.health.is_slow(load.stuck) {
             let unbegun = self.ready_queue.drain();
             let mut under_way = self.in_flight();
             unbegun.iter().for_each(|id| drop(under_way.remove(id)));
         }
-        room
+        capacity
     }
 
     /// Records whether the upstream is slow; returns true when it becomes so.
@@ -279,15 +279,15 @@ impl UpstreamPool {
     }
 
     /// Dispatches messages.
-    pub(super) fn dispatch(self: &Arc<Self>, grips: Vec<MessageLock>, now: Timestamp) {
-        self.health.throttle().consume(grips.len(), now);
+    pub(super) fn dispatch(self: &Arc<Self>, locks: Vec<MessageLock>, now: Timestamp) {
+        self.health.throttle().consume(locks.len(), now);
         self.health.breaker().try_early_probe(now);
         if self.health.breaker_state() == BreakerState::HalfOpen {
-            *self.half_open_probe() = grips.first().map(MessageLock::id);
+            *self.half_open_probe() = locks.first().map(MessageLock::id);
         }
-        for grip in grips {
-            let id = grip.id();
-            self.in_flight().insert(id, grip);
+        for lock in locks {
+            let id = lock.id();
+            self.in_flight().insert(id, lock);
             if self.ready_queue.push(id) {
                 self.spawn_worker();
             }
@@ -304,13 +304,14 @@ impl UpstreamPool {
         let outlet = self.clone();
         self.workers.spawn(async move {
             outlet.ready_queue.worker_started();
-            let work = outlet.abort_token.clone().run_until_cancelled_owned(SmtpWorker::new(outlet.clone()).run());
+            let work =
+                outlet.abort_token.clone().run_until_cancelled_owned(SmtpWorker::new(outlet.clone()).run());
             let worker = tokio::spawn(work).await;
             outlet.health.remove_connection();
             // Messages that arrived while it was closing found no capacity for another.
             outlet.store.queue_wakeup().notify();
             if let Err(panic) = worker {
-                tracing::error!(%panic, "a connection's worker broke; its message is tried again after a restart");
+                tracing::error!(%panic, "connection worker panicked; its message is retried after a restart");
             }
         });
     }
@@ -411,7 +412,7 @@ impl UpstreamPool {
         let store = self.store.clone();
         self.outcome_tasks.spawn(async move {
             if let Err(error) = store.change_suppression(listing).await {
-                tracing::warn!(%error, "a refused address could not be put on the suppression list");
+                tracing::warn!(%error, "cannot add refused address to suppression list");
             }
         });
     }
@@ -432,7 +433,7 @@ impl UpstreamPool {
         let outlet = self.clone();
         self.outcome_tasks.spawn(async move {
             while let Err(error) = outlet.store.record_attempt_outcome(outcome.clone()).await {
-                tracing::error!(id = %outcome.id, %error, "an attempt's outcome cannot be kept");
+                tracing::error!(id = %outcome.id, %error, "cannot store attempt outcome");
                 if matches!(error, CommitError::ReadOnly) {
                     // The store is unavailable until a restart, which treats the attempt as unknown.
                     return;
@@ -444,8 +445,8 @@ impl UpstreamPool {
     }
 
     /// Like [`commit_outcome`](Self::commit_outcome), for a message that was not dispatched.
-    pub(super) fn commit_outcome_locked(self: &Arc<Self>, grip: MessageLock, outcome: AttemptOutcome) {
-        self.in_flight().insert(grip.id(), grip);
+    pub(super) fn commit_outcome_locked(self: &Arc<Self>, lock: MessageLock, outcome: AttemptOutcome) {
+        self.in_flight().insert(lock.id(), lock);
         self.commit_outcome(outcome);
     }
 
@@ -500,12 +501,12 @@ impl UpstreamPool {
                 return None;
             }
             Err(error) if error.is_shortage() => {
-                tracing::debug!(%id, %error, "a queued message cannot be read now");
+                tracing::debug!(%id, %error, "cannot read queued message now");
                 self.release_after_delay(id);
                 return None;
             }
             Err(error) => {
-                tracing::error!(%id, %error, "a queued message cannot be read; it is tried again later");
+                tracing::error!(%id, %error, "cannot read queued message; retrying later");
                 // A failing ledger is rebuilt soon, and the message is intact.
                 let pause = match error {
                     ReadError::Ledger(_) | ReadError::LedgerClosed(_) => self.retry.initial_backoff,

@@ -41,7 +41,7 @@ impl FileSink {
                 DeliveryResult { retry_reason: Some(why), ..DeliveryResult::default() }
             }
             Err(_) => DeliveryResult {
-                retry_reason: Some("the writer broke".to_owned()),
+                retry_reason: Some("the writing task panicked".to_owned()),
                 ..DeliveryResult::default()
             },
         }

@@ -62,7 +62,7 @@ impl SinkWorker {
         match self.deliver_next().await {
             Ok(pause) => pause,
             Err(error) => {
-                tracing::error!(sink = self.settings.name, %error, "a sink cannot be fed; it is tried again");
+                tracing::error!(sink = self.settings.name, %error, "cannot read events for sink; retrying");
                 MAX_BACKOFF
             }
         }
@@ -186,7 +186,7 @@ impl SinkWorker {
         done: &mut usize,
         later: &mut Option<String>,
     ) -> Vec<usize> {
-        let (now, mut room) = (self.clock.now(), MAX_DELAYED.saturating_sub(page.delayed_count));
+        let (now, mut capacity) = (self.clock.now(), MAX_DELAYED.saturating_sub(page.delayed_count));
         let mut still = Vec::new();
         for (index, why) in delayed {
             let item = &page.events[index];
@@ -196,16 +196,16 @@ impl SinkWorker {
                 continue;
             }
             if item.delayed.is_none() {
-                if room == 0 {
+                if capacity == 0 {
                     // This event and all later ones come again together.
                     *done = index;
                     *later = Some(format!("{MAX_DELAYED} items are delayed already: {why}"));
                     refused.retain(|(refused, _)| *refused < index);
                     break;
                 }
-                room -= 1;
+                capacity -= 1;
             }
-            tracing::debug!(sink = self.settings.name, item = item.id(), why, "an item is delayed");
+            tracing::debug!(sink = self.settings.name, item = item.id(), why, "event delayed");
             still.push(index);
         }
         refused.sort_by_key(|(index, _)| *index);
@@ -273,7 +273,7 @@ impl SinkWorker {
             SinkAck { sink: self.settings.name.clone(), at, position, dead_letters, delayed, resumed };
         self.position_saved_at = Some(at);
         if let Err(error) = self.store.ack_sink(handed).await {
-            tracing::error!(sink = self.settings.name, %error, "how far a sink got cannot be kept; it hears the same again");
+            tracing::error!(sink = self.settings.name, %error, "cannot store sink position; events will repeat");
         }
     }
 }

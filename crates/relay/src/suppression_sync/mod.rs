@@ -217,18 +217,14 @@ impl SuppressionSync {
             match tokio::join!(synced, counted) {
                 (Ok(()), acts) => {
                     alarms.clear(Kind::Sync, upstream);
-                    tracing::info!(
-                        upstream,
-                        acts,
-                        "our suppression list and the provider's are brought together"
-                    );
+                    tracing::info!(upstream, acts, "synchronised suppression lists with the provider");
                 }
                 (Err(trouble), acts) => {
                     tracing::error!(
                         upstream,
                         acts,
                         error = %trouble,
-                        "our suppression list and the provider's are not brought together; it is tried again"
+                        "cannot synchronise suppression lists with the provider; retrying"
                     );
                     // An operator runs it and sees its result.
                     if !matches!(trouble, SyncError::InProgress(_)) {

@@ -200,9 +200,9 @@ mod tests {
             (&nothing, &bulk, "*", true),
             (&nothing, &after, "*", false),
         ] {
-            let fate = plan_entry(own, everywhere, &remote_entry(Some(3), tag));
-            assert_eq!(matches!(fate, RemoteEntryAction::Import(_)), taken, "{tag} {fate:?}");
-            if let RemoteEntryAction::Import(mark) = fate {
+            let action = plan_entry(own, everywhere, &remote_entry(Some(3), tag));
+            assert_eq!(matches!(action, RemoteEntryAction::Import(_)), taken, "{tag} {action:?}");
+            if let RemoteEntryAction::Import(mark) = action {
                 let mut again = own.clone();
                 again.add(Reason::Unsubscribe, &mark);
                 assert_eq!(
@@ -224,10 +224,10 @@ mod tests {
                 (Some(5), Some(RemoteEntryAction::RemoveRemotely)),
                 (Some(4), None),
             ] {
-                let fate = plan_entry(own, everywhere, &remote_entry(days, "*"));
+                let action = plan_entry(own, everywhere, &remote_entry(days, "*"));
                 match expected {
-                    Some(expected) => assert_eq!(fate, expected),
-                    None => assert!(matches!(fate, RemoteEntryAction::Import(_)), "{fate:?}"),
+                    Some(expected) => assert_eq!(action, expected),
+                    None => assert!(matches!(action, RemoteEntryAction::Import(_)), "{action:?}"),
                 }
             }
             assert_eq!(

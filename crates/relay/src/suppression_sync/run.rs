@@ -99,7 +99,7 @@ impl SyncRun<'_> {
             upstream = self.api.upstream(),
             entries = unread.len(),
             first = text,
-            "entries of the provider's suppression lists cannot be read; nothing is ended"
+            "unreadable entries in provider's suppression lists; none is ended"
         );
         self.send_update(SyncUpdate::EntriesUnreadable(unread.len() as u64, text)).await;
     }
@@ -111,7 +111,7 @@ impl SyncRun<'_> {
     ) -> Result<(Vec<PendingImport>, Vec<(List, String)>), SyncError> {
         let (settings, now) = (self.settings.clone(), self.clock.now());
         let (store, upstream) = (self.store.clone(), self.api.upstream().to_owned());
-        let weighed = tokio::task::spawn_blocking(move || {
+        let planned = tokio::task::spawn_blocking(move || {
             let (mut taken, mut removed) = (Vec::new(), Vec::new());
             for (list, entry) in page {
                 // An entry that is no valid address here never gets mail from us either.
@@ -128,7 +128,7 @@ impl SyncRun<'_> {
             }
             Ok::<_, ReadError>((taken, removed))
         });
-        Ok(weighed.await.map_err(|_| SyncError::TaskPanicked)??)
+        Ok(planned.await.map_err(|_| SyncError::TaskPanicked)??)
     }
 
     /// Ends evidence no longer on the provider's lists, and returns the entries to add there.
@@ -161,7 +161,11 @@ impl SyncRun<'_> {
     }
 
     /// Records evidence on our list.
-    async fn record_evidence(&self, takings: Vec<PendingImport>, deed: SyncAction) -> Result<(), SyncError> {
+    async fn record_evidence(
+        &self,
+        imports: Vec<PendingImport>,
+        action: SyncAction,
+    ) -> Result<(), SyncError> {
         let one = |(address, reason, mark): PendingImport| async move {
             let name = address.folded();
             if !self.options.dry_run {
@@ -174,10 +178,10 @@ impl SyncRun<'_> {
                 };
                 self.store.change_suppression(listing).await?;
             }
-            self.record_change(name, reason, deed).await;
+            self.record_change(name, reason, action).await;
             Ok::<_, SyncError>(())
         };
-        let taken = stream::iter(takings).map(one).buffered(WRITE_CONCURRENCY);
+        let taken = stream::iter(imports).map(one).buffered(WRITE_CONCURRENCY);
         taken.try_collect().await
     }
 

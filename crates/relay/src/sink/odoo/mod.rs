@@ -113,11 +113,7 @@ impl OdooSink {
                 client_or_connect(&mut self.client, &self.settings)?,
             )
             .await?;
-            tracing::info!(
-                database = self.settings.login.database,
-                version = ready.version,
-                "Odoo can be told"
-            );
+            tracing::info!(database = self.settings.login.database, version = ready.version, "Odoo is ready");
             self.readiness = Some(ready);
         }
         Ok(())
@@ -139,8 +135,8 @@ impl OdooSink {
         let answer = run(client, action, json!({ "mailtrail_refusal": Reply::Stopping.text() })).await;
         match answer.map(|answer| answer["requeued"].as_u64()) {
             Ok(Some(0) | None) => {}
-            Ok(Some(mails)) => tracing::info!(mails, "mails that failed during a stop are outgoing again"),
-            Err(error) => tracing::warn!(%error, "cannot make failed mails outgoing again; retrying"),
+            Ok(Some(mails)) => tracing::info!(mails, "requeued mails that failed during a stop"),
+            Err(error) => tracing::warn!(%error, "cannot requeue failed mails; retrying"),
         }
     }
 
@@ -159,9 +155,9 @@ impl OdooSink {
     }
 
     async fn run_action(&mut self, items: &[SinkEvent], tally: &mut BatchResult) {
-        let events = |(place, item)| {
+        let events = |(index, item)| {
             let young = self.is_recent(item);
-            status::status_events(item, &self.settings, young).into_iter().map(move |event| (place, event))
+            status::status_events(item, &self.settings, young).into_iter().map(move |event| (index, event))
         };
         let work: Vec<(usize, OdooEvent)> = items.iter().enumerate().flat_map(events).collect();
         for batch in work.chunks(EVENTS_PER_CALL) {
@@ -214,20 +210,20 @@ impl OdooSink {
         applied: &[EventResult],
         tally: &mut BatchResult,
     ) {
-        for ((place, event), applied) in batch.iter().zip(applied) {
-            let item = &items[*place];
+        for ((index, event), applied) in batch.iter().zip(applied) {
+            let item = &items[*index];
             match applied {
                 EventResult::UnknownMessage if self.is_recent(item) => {
-                    tally.delay_event(*place, unknown_message_text(&event.message_id))
+                    tally.delay_event(*index, unknown_message_text(&event.message_id))
                 }
                 EventResult::StillSending
                     if self.clock.now().duration_since(item.entry.recorded_at) < MAX_SENDING_DELAY =>
                 {
-                    tally.delay_event(*place, format!("Odoo still sends {}", event.message_id));
+                    tally.delay_event(*index, format!("Odoo still sends {}", event.message_id));
                 }
                 EventResult::StillSending => {
-                    let why = "given up: Odoo still sends that mail; look at its outgoing mails";
-                    tally.rejected.push((*place, why.to_owned()));
+                    let why = "given up: Odoo still sends that mail; check its outgoing mails";
+                    tally.rejected.push((*index, why.to_owned()));
                 }
                 EventResult::UnknownMessage | EventResult::Applied => {}
             }
@@ -235,16 +231,16 @@ impl OdooSink {
     }
 
     /// Records an error of an event. Returns whether it is the event's own, so that Odoo still accepts others.
-    async fn is_event_error(&mut self, place: usize, fault: &Fault, tally: &mut BatchResult) -> bool {
+    async fn is_event_error(&mut self, index: usize, fault: &Fault, tally: &mut BatchResult) -> bool {
         let rights = matches!(fault, Fault::Denied { .. } | Fault::Missing { .. } | Fault::Login(_));
         if rights || fault.is_final() {
             self.readiness = None;
         }
         let own = fault.is_final() && self.check_readiness().await.is_ok();
         if own {
-            tally.rejected.push((place, fault.to_string()));
+            tally.rejected.push((index, fault.to_string()));
         } else {
-            tally.defer_from(place, fault.to_string());
+            tally.defer_from(index, fault.to_string());
         }
         own
     }
@@ -257,26 +253,26 @@ impl OdooSink {
 
 impl BatchResult {
     /// Defers the event at that index and all later ones: Odoo accepts nothing for now.
-    fn defer_from(&mut self, place: usize, why: String) {
-        if self.first_deferred.as_ref().is_none_or(|(first, _)| place < *first) {
-            self.first_deferred = Some((place, why));
+    fn defer_from(&mut self, index: usize, why: String) {
+        if self.first_deferred.as_ref().is_none_or(|(first, _)| index < *first) {
+            self.first_deferred = Some((index, why));
         }
     }
 
     /// Delays only the event at that index.
-    fn delay_event(&mut self, place: usize, why: String) {
-        self.delayed.push((place, why));
+    fn delay_event(&mut self, index: usize, why: String) {
+        self.delayed.push((index, why));
     }
 
     fn into_delivery(mut self, all: usize) -> DeliveryResult {
-        let processed = self.first_deferred.as_ref().map_or(all, |(place, _)| *place);
-        self.delayed.retain(|(place, _)| *place < processed);
-        self.delayed.dedup_by_key(|(place, _)| *place);
+        let processed = self.first_deferred.as_ref().map_or(all, |(index, _)| *index);
+        self.delayed.retain(|(index, _)| *index < processed);
+        self.delayed.dedup_by_key(|(index, _)| *index);
         let comes_again =
-            |place| place >= processed || self.delayed.iter().any(|(delayed, _)| *delayed == place);
+            |index| index >= processed || self.delayed.iter().any(|(delayed, _)| *delayed == index);
         // An event that comes again is rejected again.
-        self.rejected.retain(|(place, _)| !comes_again(*place));
-        self.rejected.dedup_by_key(|(place, _)| *place);
+        self.rejected.retain(|(index, _)| !comes_again(*index));
+        self.rejected.dedup_by_key(|(index, _)| *index);
         DeliveryResult {
             processed,
             rejected: self.rejected,

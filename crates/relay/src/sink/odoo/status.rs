@@ -158,8 +158,9 @@ fn status_event(
     if event == OdooEvent::default() {
         return None;
     }
-    let said = if status.is_some() { recipient.explanation() } else { fact.diagnostic.to_line() };
-    let reason = said.or_else(|| recipient.state().is_failure().then(|| recipient.state().as_str().into()));
+    let explanation = if status.is_some() { recipient.explanation() } else { fact.diagnostic.to_line() };
+    let reason =
+        explanation.or_else(|| recipient.state().is_failure().then(|| recipient.state().as_str().into()));
     Some(OdooEvent {
         message_id: format!("<{}>", trail.message.message_id.as_ref()?.as_str()),
         // Odoo stores domains in Unicode and sends A-labels.
