@@ -127,12 +127,12 @@ pub enum DsnAction {
 impl DsnAction {
     /// Returns the DSN action for a recipient in that state, if its sender gets a DSN (RFC 3461 section 4.1).
     pub fn for_state(state: RecipientState, notify: Option<Notify>) -> Option<Self> {
-        let (occasion, wanted) = match state {
+        let (dsn_action, is_requested) = match state {
             RecipientState::Delivered => (Self::Delivered, notify.is_some_and(|notify| notify.success)),
             state if state.is_failure() => (Self::Failed, notify.is_none_or(|notify| notify.failure)),
             _ => return None,
         };
-        wanted.then_some(occasion)
+        is_requested.then_some(dsn_action)
     }
 }
 
@@ -153,14 +153,14 @@ impl AcceptedMessage {
         let mut dsn_recipients = std::mem::take(&mut self.message.dsn.recipients);
         let (mut remaining, mut index) = (0, 0);
         self.recipients.retain(|address| {
-            let stays = !which(address);
-            let entry = dsn_recipients.iter().position(|(wished, _)| *wished == index);
-            if let Some(entry) = entry.filter(|_| stays) {
+            let is_retained = !which(address);
+            let entry = dsn_recipients.iter().position(|(recipient, _)| *recipient == index);
+            if let Some(entry) = entry.filter(|_| is_retained) {
                 self.message.dsn.recipients.push((remaining, dsn_recipients.swap_remove(entry).1));
             }
-            remaining += u16::from(stays);
+            remaining += u16::from(is_retained);
             index += 1;
-            stays
+            is_retained
         });
         self.recipients.len() < before
     }

@@ -281,7 +281,7 @@ impl Recipient {
     pub fn add_mark(
         &mut self,
         kind: EventKind,
-        by_machine: bool,
+        by_software: bool,
         at: Timestamp,
         words: &Diagnostic,
         correlated_by: CorrelatedBy,
@@ -289,7 +289,8 @@ impl Recipient {
         // A provider does not have a message that it refused.
         self.tracking_confirmed |= correlated_by == CorrelatedBy::TrackingId
             && !matches!(kind, EventKind::Rejected | EventKind::Unknown);
-        self.marks.add_event(if by_machine { MarkKind::Automated(kind) } else { MarkKind::Person(kind) }, at);
+        self.marks
+            .add_event(if by_software { MarkKind::Automated(kind) } else { MarkKind::Person(kind) }, at);
         if kind.is_permanent_failure() {
             let reported = ReportedFailure { kind, at, diagnostic: words.clone() };
             if self.reported_failure.as_ref().is_none_or(|known| reported.sort_key() < known.sort_key()) {

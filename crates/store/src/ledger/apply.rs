@@ -19,15 +19,15 @@ use mailtrail_trail::{
 };
 use std::time::Duration;
 
-/// Applies one record that lies at `place` and has `body` bytes of body.
+/// Applies one record that lies at `position` and has `body` bytes of body.
 pub fn apply_record(
     rows: &mut WriteBatch<'_>,
     record: &Record,
-    place: Position,
+    position: Position,
     body: u32,
 ) -> sled::Result<()> {
     match record {
-        Record::AcceptedMessage(record) => apply_accepted(rows, record, place, body),
+        Record::AcceptedMessage(record) => apply_accepted(rows, record, position, body),
         Record::AttemptStarted(attempt_start) => {
             let key = keys::attempt_key(attempt_start.id);
             if rows.get(&key)?.is_none() {
@@ -35,7 +35,7 @@ pub fn apply_record(
             }
             Ok(())
         }
-        Record::QueueAction(record) => apply_queue_action(rows, record, place),
+        Record::QueueAction(record) => apply_queue_action(rows, record, position),
         Record::BreakerOverride(record) => {
             apply_breaker_override(rows, record);
             Ok(())
@@ -45,7 +45,7 @@ pub fn apply_record(
             Ok(())
         }
         Record::SuppressionChange(record) => suppressions::apply_suppression_change(rows, record),
-        Record::AttemptOutcome(record) => apply_outcome(rows, record, place),
+        Record::AttemptOutcome(record) => apply_outcome(rows, record, position),
         Record::ReceivedHint(record) => contact_hints::apply_hint(rows, record),
         Record::PollCursor(PollCursor { upstream, until }) => {
             rows.put(keys::poll_cursor_key(upstream), encode_row(&until.as_millis()));
@@ -54,10 +54,10 @@ pub fn apply_record(
         Record::ReceivedEvent(record) => apply_received_event(rows, record),
         Record::DeadLetter(record) => apply_dead_letter(rows, record),
         Record::EventReplay(record) => apply_event_replay(rows, record),
-        Record::Inbound(record) => inbound::apply_inbound(rows, record, place, body),
-        Record::Erasure(erased) => {
+        Record::Inbound(record) => inbound::apply_inbound(rows, record, position, body),
+        Record::Erasure(erasure) => {
             if rows.get(keys::ERASURE_SALT)?.is_none() {
-                rows.put(keys::ERASURE_SALT.to_vec(), erased.salt.to_vec());
+                rows.put(keys::ERASURE_SALT.to_vec(), erasure.salt.to_vec());
             }
             Ok(())
         }
@@ -65,8 +65,11 @@ pub fn apply_record(
         Record::OperatorAction(_) => Ok(()),
         Record::DuplicateSubmission(record) => {
             if load_message_row(rows, record.id)?.is_some() {
-                let fact = TrailEventRow::from(&TrailEvent::from_duplicate(record));
-                rows.put(keys::attempt_event_key(record.id, record.at, place, 0), encode_row(&fact));
+                let trail_event = TrailEventRow::from(&TrailEvent::from_duplicate(record));
+                rows.put(
+                    keys::attempt_event_key(record.id, record.at, position, 0),
+                    encode_row(&trail_event),
+                );
             }
             Ok(())
         }
@@ -79,19 +82,22 @@ fn apply_accepted(
     position: Position,
     body_length: u32,
 ) -> sled::Result<()> {
-    let (send, id) = (&accepted.message, accepted.message.id);
+    let (message, id) = (&accepted.message, accepted.message.id);
     let due = id.timestamp();
-    let waits = QueueKeyRow::Route(send.route.clone());
-    rows.put_new(keys::queue_key(keys::queue_prefix(send.lane, &waits), due, id), encode_row(&waits));
+    let queue_key = QueueKeyRow::Route(message.route.clone());
+    rows.put_new(
+        keys::queue_key(keys::queue_prefix(message.lane, &queue_key), due, id),
+        encode_row(&queue_key),
+    );
     let only_recipient = match &accepted.recipients[..] {
         [only] => Some(RecipientRow::from(&Recipient::new(only.clone()))),
         _ => None,
     };
     let row = MessageRow {
-        message: MessageV5::from(send),
+        message: MessageV5::from(message),
         recipient_count: u16::try_from(accepted.recipients.len()).unwrap_or(u16::MAX),
         attempts: 0,
-        queue_entry: Some(QueueEntryRow { next_attempt: due.as_millis(), queue_key: waits }),
+        queue_entry: Some(QueueEntryRow { next_attempt: due.as_millis(), queue_key }),
         uncertain_upstream: None,
         excluded_upstreams: Vec::new(),
         changed_at: due.as_millis(),
@@ -107,16 +113,16 @@ fn apply_accepted(
         }
         rows.put_new(keys::index_key(keys::address_prefix(&address.folded()), id), Vec::new());
     }
-    for record in &send.odoo_records {
+    for record in &message.odoo_records {
         rows.put_new(keys::index_key(keys::odoo_record_prefix(&record.to_string()), id), Vec::new());
     }
     correlate_orphans(rows, &id.to_string())?;
-    if let Some(message_id) = &send.message_id {
+    if let Some(message_id) = &message.message_id {
         rows.put_new(keys::index_key(keys::message_id_prefix(message_id.as_str()), id), Vec::new());
         correlate_orphans(rows, message_id.as_str())?;
     }
-    if let Some(about) = &send.dsn_for {
-        record_dsn(rows, about, send, position)?;
+    if let Some(about) = &message.dsn_for {
+        record_dsn(rows, about, message, position)?;
     }
     Ok(())
 }
@@ -126,14 +132,14 @@ fn record_dsn(
     rows: &mut WriteBatch<'_>,
     about: &ReportedRecipient,
     report: &Message,
-    place: Position,
+    position: Position,
 ) -> sled::Result<()> {
     rows.delete(keys::pending_dsn_key(about));
     if load_message_row(rows, about.tracking_id)?.is_some() {
-        let fact = TrailEvent::from_dsn(about, report.id);
+        let trail_event = TrailEvent::from_dsn(about, report.id);
         rows.put(
-            keys::attempt_event_key(about.tracking_id, fact.at, place, about.recipient_index),
-            encode_row(&TrailEventRow::from(&fact)),
+            keys::attempt_event_key(about.tracking_id, trail_event.at, position, about.recipient_index),
+            encode_row(&TrailEventRow::from(&trail_event)),
         );
     }
     Ok(())
@@ -147,9 +153,11 @@ fn schedule_dsn(
     recipient: &mut Recipient,
 ) {
     let already_sent =
-        |occasion| recipient.dsn_sent == Some(DsnAction::Failed) || recipient.dsn_sent == Some(occasion);
-    if let Some(action) =
-        row.message.dsn_action(recipient_index, recipient.state()).filter(|occasion| !already_sent(*occasion))
+        |dsn_action| recipient.dsn_sent == Some(DsnAction::Failed) || recipient.dsn_sent == Some(dsn_action);
+    if let Some(action) = row
+        .message
+        .dsn_action(recipient_index, recipient.state())
+        .filter(|dsn_action| !already_sent(*dsn_action))
     {
         recipient.dsn_sent = Some(action);
         let about = ReportedRecipient { tracking_id: row.message.id(), recipient_index, action };
@@ -170,7 +178,11 @@ fn correlate_orphans(rows: &mut WriteBatch<'_>, waits_for: &str) -> sled::Result
     Ok(())
 }
 
-fn apply_outcome(rows: &mut WriteBatch<'_>, outcome: &AttemptOutcome, place: Position) -> sled::Result<()> {
+fn apply_outcome(
+    rows: &mut WriteBatch<'_>,
+    outcome: &AttemptOutcome,
+    position: Position,
+) -> sled::Result<()> {
     rows.delete(keys::attempt_key(outcome.id));
     let Some(mut row) = load_message_row(rows, outcome.id)? else { return Ok(()) };
     row.attempts += 1;
@@ -198,10 +210,10 @@ fn apply_outcome(rows: &mut WriteBatch<'_>, outcome: &AttemptOutcome, place: Pos
             schedule_dsn(rows, &row, *number, &mut recipient);
             put_recipient(rows, &mut row, *number, &recipient);
         }
-        let fact = TrailEvent::from_attempt(outcome, settled);
+        let trail_event = TrailEvent::from_attempt(outcome, settled);
         rows.put_new(
-            keys::attempt_event_key(outcome.id, outcome.at, place, part),
-            encode_row(&TrailEventRow::from(&fact)),
+            keys::attempt_event_key(outcome.id, outcome.at, position, part),
+            encode_row(&TrailEventRow::from(&trail_event)),
         );
     }
     reschedule(rows, &mut row, outcome.next_attempt)?;
@@ -216,7 +228,11 @@ pub fn add_to_counter(rows: &mut WriteBatch<'_>, key: Vec<u8>, more: u64) -> sle
     Ok(())
 }
 
-fn apply_queue_action(rows: &mut WriteBatch<'_>, action: &QueueAction, place: Position) -> sled::Result<()> {
+fn apply_queue_action(
+    rows: &mut WriteBatch<'_>,
+    action: &QueueAction,
+    position: Position,
+) -> sled::Result<()> {
     let Some(mut row) = load_message_row(rows, action.id)? else { return Ok(()) };
     let Some(due) = row.next_attempt() else { return Ok(()) };
     let words = action.to_diagnostic();
@@ -231,8 +247,8 @@ fn apply_queue_action(rows: &mut WriteBatch<'_>, action: &QueueAction, place: Po
         put_recipient(rows, &mut row, number, &recipient);
         concerned.push(number);
     }
-    let fact = TrailEventRow::from(&TrailEvent::from_queue_action(action, concerned));
-    rows.put(keys::attempt_event_key(action.id, action.at, place, 0), encode_row(&fact));
+    let trail_event = TrailEventRow::from(&TrailEvent::from_queue_action(action, concerned));
+    rows.put(keys::attempt_event_key(action.id, action.at, position, 0), encode_row(&trail_event));
     row.changed_at = row.changed_at.max(action.at.as_millis());
     let due = match action.verb {
         // A message that may have been delivered keeps waiting for its event.
@@ -436,10 +452,10 @@ fn attach_event(
         schedule_dsn(rows, &row, *number, &mut recipient);
         put_recipient(rows, &mut row, *number, &recipient);
     }
-    let fact = TrailEvent::from_provider_event(event, upstream, via, numbers, Some(correlated_by));
+    let trail_event = TrailEvent::from_provider_event(event, upstream, via, numbers, Some(correlated_by));
     rows.put(
         keys::provider_event_key(id, event.at, upstream, &event.dedup_key),
-        encode_row(&TrailEventRow::from(&fact)),
+        encode_row(&TrailEventRow::from(&trail_event)),
     );
     if settles {
         let due = row.next_attempt();

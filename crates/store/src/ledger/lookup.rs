@@ -66,10 +66,10 @@ impl Ledger {
     fn read_trail(&self, id: TrackingId) -> sled::Result<Option<Trail>> {
         let Some((message, row)) = self.load_message(id)? else { return Ok(None) };
         let mut events = vec![TrailEvent::from_acceptance(&message)];
-        for fact in self.memtable().scan_prefix(&keys::trail_prefix(id)) {
-            events.extend(decode_row::<TrailEventRow>(&fact?.1).map(TrailEvent::from));
+        for trail_event in self.memtable().scan_prefix(&keys::trail_prefix(id)) {
+            events.extend(decode_row::<TrailEventRow>(&trail_event?.1).map(TrailEvent::from));
         }
-        events[1..].sort_by_key(|fact| fact.at);
+        events[1..].sort_by_key(|trail_event| trail_event.at);
         Ok(Some(Trail {
             recipients: self.load_recipients(id, &row)?,
             events,
@@ -100,14 +100,14 @@ impl Ledger {
         Ok(queues)
     }
 
-    /// Returns up to `limit` messages of a queue that are due by `now` and pass `free`, earliest first. Also
+    /// Returns up to `limit` messages of a queue that are due by `now` and pass `is_unlocked`, earliest first. Also
     /// returns when the next message after them is due.
     pub fn due_messages(
         &self,
         queue: &QueueId,
         now: Timestamp,
         limit: usize,
-        mut free: impl FnMut(TrackingId) -> bool,
+        mut is_unlocked: impl FnMut(TrackingId) -> bool,
     ) -> sled::Result<(Vec<TrackingId>, Option<Timestamp>)> {
         let mut due = Vec::new();
         for row in self.memtable().scan_prefix(&queue.key_prefix()) {
@@ -116,7 +116,7 @@ impl Ledger {
             if at > now || due.len() == limit {
                 return Ok((due, Some(at)));
             }
-            if free(id) {
+            if is_unlocked(id) {
                 due.push(id);
             }
         }

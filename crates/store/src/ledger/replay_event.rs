@@ -28,15 +28,15 @@ pub fn apply_event_replay(rows: &mut WriteBatch<'_>, replay: &EventReplay) -> sl
     apply_event(rows, *id, upstream, replay.source, event)?;
     rows.put(keys::replayed_event_key(*id), encode_row(&ProviderEventV1::from(event)));
     match withdrawn {
-        Some((owner_id, fact)) => recompute_marks(rows, owner_id, &fact.recipients),
+        Some((owner_id, trail_event)) => recompute_marks(rows, owner_id, &trail_event.recipients),
         None => Ok(()),
     }
 }
 
 /// Returns the replayed form of an event, if it was replayed.
-fn replayed_event(rows: &WriteBatch<'_>, report: TrackingId) -> sled::Result<Option<ProviderEvent>> {
+fn replayed_event(rows: &WriteBatch<'_>, event_id: TrackingId) -> sled::Result<Option<ProviderEvent>> {
     Ok(rows
-        .get(&keys::replayed_event_key(report))?
+        .get(&keys::replayed_event_key(event_id))?
         .as_deref()
         .and_then(decode_row::<ProviderEventV1>)
         .map(ProviderEvent::from))
@@ -46,11 +46,11 @@ fn replayed_event(rows: &WriteBatch<'_>, report: TrackingId) -> sled::Result<Opt
 /// message.
 fn retract(
     rows: &mut WriteBatch<'_>,
-    report: TrackingId,
+    event_id: TrackingId,
     upstream: &str,
     event: &ProviderEvent,
 ) -> sled::Result<Option<(TrackingId, TrailEvent)>> {
-    rows.delete(keys::orphan_key(&orphan_key(event), report));
+    rows.delete(keys::orphan_key(&orphan_key(event), event_id));
     rows.delete(keys::event_dedup_key(upstream, &event.dedup_key, event.at));
     let owner = owner_of(rows, upstream, event)?;
     if let Some((owner_id, _)) = &owner {
@@ -71,9 +71,10 @@ fn owner_of(
         (None, None) => Vec::new(),
     };
     for owner_id in sends {
-        let fact = rows.get(&keys::provider_event_key(owner_id, event.at, upstream, &event.dedup_key))?;
-        if let Some(fact) = fact.as_deref().and_then(decode_row::<TrailEventRow>) {
-            return Ok(Some((owner_id, fact.into())));
+        let trail_event =
+            rows.get(&keys::provider_event_key(owner_id, event.at, upstream, &event.dedup_key))?;
+        if let Some(trail_event) = trail_event.as_deref().and_then(decode_row::<TrailEventRow>) {
+            return Ok(Some((owner_id, trail_event.into())));
         }
     }
     Ok(None)
@@ -85,7 +86,7 @@ fn recompute_marks(rows: &mut WriteBatch<'_>, owner_id: TrackingId, numbers: &[u
     let trail = rows.scan_prefix(&keys::trail_prefix(owner_id), usize::MAX)?;
     let facts: Vec<_> = trail
         .iter()
-        .filter_map(|(_, fact)| decode_row::<TrailEventRow>(fact))
+        .filter_map(|(_, trail_event)| decode_row::<TrailEventRow>(trail_event))
         .map(TrailEvent::from)
         .collect();
     for &number in numbers {
@@ -96,11 +97,17 @@ fn recompute_marks(rows: &mut WriteBatch<'_>, owner_id: TrackingId, numbers: &[u
             tracking_confirmed: false,
             ..known.clone()
         };
-        for fact in facts.iter().filter(|fact| fact.recipients.contains(&number)) {
+        for trail_event in facts.iter().filter(|trail_event| trail_event.recipients.contains(&number)) {
             if let (TrailEventKind::EventReceived(kind), Some(correlated_by_key)) =
-                (fact.kind, fact.correlated_by)
+                (trail_event.kind, trail_event.correlated_by)
             {
-                recomputed.add_mark(kind, fact.automated, fact.at, &fact.diagnostic, correlated_by_key);
+                recomputed.add_mark(
+                    kind,
+                    trail_event.automated,
+                    trail_event.at,
+                    &trail_event.diagnostic,
+                    correlated_by_key,
+                );
             }
         }
         if known.is_open() || !recomputed.is_open() {
@@ -113,21 +120,21 @@ fn recompute_marks(rows: &mut WriteBatch<'_>, owner_id: TrackingId, numbers: &[u
 
 impl Ledger {
     /// Returns the current content of a replayed event.
-    pub fn replayed_event(&self, report: TrackingId) -> sled::Result<Option<ProviderEvent>> {
-        replayed_event(&WriteBatch::new(self.memtable()), report)
+    pub fn replayed_event(&self, event_id: TrackingId) -> sled::Result<Option<ProviderEvent>> {
+        replayed_event(&WriteBatch::new(self.memtable()), event_id)
     }
 
     /// Returns the correlation state of an event.
     pub fn event_state(
         &self,
-        report: TrackingId,
+        event_id: TrackingId,
         upstream: &str,
         content: &EventContent,
     ) -> sled::Result<EventState> {
         let rows = WriteBatch::new(self.memtable());
         let there = |key: Vec<u8>| Ok::<_, sled::Error>(rows.get(&key)?.is_some());
         Ok(match content {
-            EventContent::DeadLetter { .. } if there(keys::dead_letter_key(report))? => {
+            EventContent::DeadLetter { .. } if there(keys::dead_letter_key(event_id))? => {
                 EventState::DeadLetter
             }
             EventContent::DeadLetter { .. } => EventState::Unreferenced,
@@ -136,7 +143,7 @@ impl Ledger {
                 Some((tracking_id, TrailEvent { correlated_by: Some(correlated_by), .. })) => {
                     EventState::Correlated { tracking_id, correlated_by }
                 }
-                _ if there(keys::orphan_key(&orphan_key(event), report))? => EventState::Orphan,
+                _ if there(keys::orphan_key(&orphan_key(event), event_id))? => EventState::Orphan,
                 _ => EventState::Unreferenced,
             },
         })

@@ -240,10 +240,10 @@ fn value_at<T: Copy, const N: usize>(all: [T; N], code: u8) -> T {
 }
 
 impl From<&TrailEvent> for TrailEventRow {
-    fn from(fact: &TrailEvent) -> Self {
+    fn from(trail_event: &TrailEvent) -> Self {
         Self {
-            at: fact.at.as_millis(),
-            kind: match fact.kind {
+            at: trail_event.at.as_millis(),
+            kind: match trail_event.kind {
                 TrailEventKind::Accepted => TrailEventKindRow::Accepted,
                 TrailEventKind::Attempted(status) => TrailEventKindRow::Attempted(status.into()),
                 TrailEventKind::EventReceived(kind) => {
@@ -266,7 +266,7 @@ impl From<&TrailEvent> for TrailEventRow {
                 }
                 TrailEventKind::QueueAction(verb) => TrailEventKindRow::QueueAction(verb.into()),
             },
-            source: match fact.source {
+            source: match trail_event.source {
                 TrailSource::Client => 0,
                 TrailSource::Attempt => 1,
                 TrailSource::Webhook => 2,
@@ -274,12 +274,12 @@ impl From<&TrailEvent> for TrailEventRow {
                 TrailSource::Operator => 4,
                 TrailSource::Poll => 5,
             },
-            upstream: fact.upstream.clone(),
-            recipients: fact.recipients.clone(),
-            diagnostic: (&fact.diagnostic).into(),
-            next_attempt: fact.next_attempt.map(Timestamp::as_millis),
-            correlated_by: fact.correlated_by.map(|key_kind| key_kind == CorrelatedBy::TrackingId),
-            automated: fact.automated,
+            upstream: trail_event.upstream.clone(),
+            recipients: trail_event.recipients.clone(),
+            diagnostic: (&trail_event.diagnostic).into(),
+            next_attempt: trail_event.next_attempt.map(Timestamp::as_millis),
+            correlated_by: trail_event.correlated_by.map(|key_kind| key_kind == CorrelatedBy::TrackingId),
+            automated: trail_event.automated,
         }
     }
 }

@@ -23,9 +23,9 @@ impl Ledger {
         for row in self.memtable().range(range) {
             let Some(row) = decode_row::<MessageRow>(&row?.1) else { continue };
             let recipients = self.load_recipients(row.message.id(), &row)?;
-            let Some(send) = row.message.into_domain() else { continue };
+            let Some(message) = row.message.into_domain() else { continue };
             recipients.iter().for_each(|recipient| all.add(recipient));
-            for (group, recipients) in self.group_recipients(&send, &recipients, grouping)? {
+            for (group, recipients) in self.group_recipients(&message, &recipients, grouping)? {
                 let counts = groups.entry(group).or_default();
                 recipients.into_iter().for_each(|recipient| counts.add(recipient));
             }
@@ -62,19 +62,21 @@ impl Ledger {
 
     fn group_recipients<'a>(
         &self,
-        send: &Message,
+        message: &Message,
         recipients: &'a [Recipient],
         grouping: StatsGroup,
     ) -> sled::Result<Vec<(String, Vec<&'a Recipient>)>> {
         let everybody = || recipients.iter().collect::<Vec<_>>();
-        let domain = || send.sender.as_ref().map_or(NO_GROUP, |sender| sender.domain());
+        let domain = || message.sender.as_ref().map_or(NO_GROUP, |sender| sender.domain());
         Ok(match grouping {
-            StatsGroup::Day => vec![(send.id.timestamp().to_string()[..DATE_CHARS].to_owned(), everybody())],
-            StatsGroup::Tag => send.tags.iter().map(|tag| (tag.clone(), everybody())).collect(),
-            StatsGroup::Client => vec![(send.client.clone(), everybody())],
+            StatsGroup::Day => {
+                vec![(message.id.timestamp().to_string()[..DATE_CHARS].to_owned(), everybody())]
+            }
+            StatsGroup::Tag => message.tags.iter().map(|tag| (tag.clone(), everybody())).collect(),
+            StatsGroup::Client => vec![(message.client.clone(), everybody())],
             StatsGroup::Domain => vec![(fold_domain(domain()), everybody())],
             StatsGroup::Upstream => {
-                let upstreams = self.last_upstreams(send.id, recipients.len())?;
+                let upstreams = self.last_upstreams(message.id, recipients.len())?;
                 upstreams.into_iter().zip(recipients).map(|(name, one)| (name, vec![one])).collect()
             }
         })
@@ -84,12 +86,15 @@ impl Ledger {
     fn last_upstreams(&self, id: TrackingId, recipients: usize) -> sled::Result<Vec<String>> {
         let mut upstreams = vec![NO_GROUP.to_owned(); recipients];
         for row in self.memtable().scan_prefix(&keys::trail_prefix(id)) {
-            let Some(fact) = decode_row::<TrailEventRow>(&row?.1).map(TrailEvent::from) else { continue };
-            let Some(upstream) = fact.upstream.filter(|_| matches!(fact.kind, TrailEventKind::Attempted(_)))
+            let Some(trail_event) = decode_row::<TrailEventRow>(&row?.1).map(TrailEvent::from) else {
+                continue;
+            };
+            let Some(upstream) =
+                trail_event.upstream.filter(|_| matches!(trail_event.kind, TrailEventKind::Attempted(_)))
             else {
                 continue;
             };
-            for index in fact.recipients {
+            for index in trail_event.recipients {
                 if let Some(name) = upstreams.get_mut(usize::from(index)) {
                     name.clone_from(&upstream);
                 }
