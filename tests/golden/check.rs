@@ -62,36 +62,44 @@ pub fn check(name: &str, found: &str) {
 
 /// The lines that differ, each with its number; of long lines the part around the first difference.
 fn difference(golden: &str, found: &str) -> String {
-    let (mut golden, mut found) = (lines(golden), lines(found));
-    let same = golden.iter().zip(&found).take_while(|(one, other)| one.1 == other.1).count();
-    (golden, found) = (golden.split_off(same), found.split_off(same));
-    while golden.last().map(|line| line.1).is_some_and(|line| found.last().is_some_and(|last| last.1 == line))
-    {
-        golden.pop();
-        found.pop();
-    }
-    let start = match (golden.first(), found.first()) {
-        (Some((_, one)), Some((_, other))) => {
-            one.chars().zip(other.chars()).take_while(|(one, other)| one == other).count().saturating_sub(60)
+    let (golden, found): (Vec<_>, Vec<_>) = (golden.split('\n').collect(), found.split('\n').collect());
+    let (mut at, mut other_at, mut shown, mut lines) = (0, 0, String::new(), 0);
+    while at < golden.len() || other_at < found.len() {
+        let (gone, come) = until_same(&golden[at..], &found[other_at..]);
+        let start = match (gone, come) {
+            (1.., 1..) => same_start(golden[at], found[other_at]).saturating_sub(60),
+            _ => 0,
+        };
+        for (sign, lines, first, count) in [('-', &golden, at, gone), ('+', &found, other_at, come)] {
+            for (index, line) in lines[first..first + count].iter().enumerate() {
+                let part: String = line.chars().skip(start).take(SHOWN_CHARACTERS).collect();
+                let dots = if start > 0 { "..." } else { "" };
+                shown += &format!("{sign}{}: {dots}{part}\n", first + index + 1);
+            }
         }
-        _ => 0,
-    };
-    let show = |sign: &str, lines: &[(usize, &str)]| {
-        let shown = lines.iter().take(SHOWN_LINES);
-        let shown = shown.map(|(number, line)| {
-            let part: String = line.chars().skip(start).take(SHOWN_CHARACTERS).collect();
-            format!("{sign}{number}: {}{part}\n", if start > 0 { "..." } else { "" })
-        });
-        let rest = lines.len().saturating_sub(SHOWN_LINES);
-        shown.collect::<String>()
-            + &if rest > 0 { format!("{sign} and {rest} lines\n") } else { String::new() }
-    };
-    show("-", &golden) + &show("+", &found)
+        lines += gone + come;
+        if lines > SHOWN_LINES {
+            return shown + "and more\n";
+        }
+        (at, other_at) = (at + gone + 1, other_at + come + 1);
+    }
+    shown
 }
 
-fn lines(text: &str) -> Vec<(usize, &str)> {
-    text.split('\n').enumerate().map(|(index, line)| (index + 1, line)).collect()
+/// How many lines of each differ before the next one that is the same in both.
+fn until_same(golden: &[&str], found: &[&str]) -> (usize, usize) {
+    let most = golden.len() + found.len();
+    let places = (0..most).flat_map(|sum| (0..=sum).map(move |gone| (gone, sum - gone)));
+    let mut same =
+        places.filter(|(gone, come)| golden.get(*gone).is_some_and(|line| found.get(*come) == Some(line)));
+    same.next().unwrap_or((golden.len(), found.len()))
 }
 
-const SHOWN_LINES: usize = 20;
+fn same_start(one: &str, other: &str) -> usize {
+    one.chars().zip(other.chars()).take_while(|(one, other)| one == other).count()
+}
+
+/// Of one file.
+const SHOWN_LINES: usize = 40;
+/// Of one line.
 const SHOWN_CHARACTERS: usize = 300;

@@ -34,7 +34,11 @@ fn relay_at_work_shows_the_same_outside() {
     check_all(&found);
 }
 
+/// A golden file, and what there is.
 type Found = (&'static str, String);
+
+/// Method and path, header fields, body.
+type Request<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
 
 struct Scene {
     relay: Relay,
@@ -117,7 +121,7 @@ impl Scene {
         let contact =
             "type=unsubscribe&list=3&date_time=2026-09-14T12%3A00%3A00Z&contact%5Bemail%5D=ada%40example.net";
         let token = ("authorization", "Bearer token-of-brevo-0123456789");
-        let requests: [(&str, &[(&str, &str)], &str); 30] = [
+        let requests: [Request<'_>; 30] = [
             ("GET /healthz", &[], ""),
             ("GET /readyz", &[], ""),
             ("GET /healthz/", &[], ""),
