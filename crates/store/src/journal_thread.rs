@@ -106,7 +106,7 @@ impl JournalThread {
         self.finish_all_syncs().await
     }
 
-    /// Waits for `wanted`; groups whose syncs end in the meantime are passed on.
+    /// Waits for `wanted`; groups that are synced in the meantime are passed on.
     async fn while_syncing<T>(&mut self, wanted: impl Future<Output = T>) -> Result<T, LedgerThreadStopped> {
         let mut wanted = pin!(wanted);
         loop {

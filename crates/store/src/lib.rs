@@ -472,7 +472,7 @@ impl Store {
         Ok(queued.into_iter().map(|(_, id)| id).take(limit).collect())
     }
 
-    /// Returns the messages of a queue whose acceptance time satisfies `wanted`.
+    /// Returns the messages of a queue with an acceptance time that satisfies `wanted`.
     pub fn queued_by_acceptance(
         &self,
         queue: &QueueId,
@@ -483,7 +483,7 @@ impl Store {
         Ok(queued.into_iter().map(|(_, id)| id).collect())
     }
 
-    /// Returns up to `limit` messages of a queue whose wait began in the future because the clock was ahead.
+    /// Returns up to `limit` messages of a queue with a wait that began in the future because the clock was ahead.
     /// Each comes with its intended delay.
     pub fn queued_in_future(
         &self,

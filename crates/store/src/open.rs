@@ -56,7 +56,7 @@ pub enum OpenError {
     /// The journal holds records of a newer version.
     #[error("the journal was written by a newer version of mailtrail: {0}; install that version again")]
     NewerVersion(UnknownRecord),
-    /// The journal holds an undecodable record whose checksum is good.
+    /// The journal holds an undecodable record with a good checksum.
     #[error(
         "{path}, byte {offset}: {record}, though its checksum is good; put a copy that `mailtrail store backup` made in the \
          place of data_dir, or move that file away, which loses all that is in it"

@@ -65,7 +65,7 @@ pub fn segment_chain(journal: &Path) -> io::Result<SegmentChain> {
         let end = match numbers.get(index + 1) {
             Some(next) if *next == number + 1 => match Segment::open(journal, *next, None) {
                 Ok(next) => Some(next.previous_end()),
-                // A successor whose creation was interrupted names no end and holds no record.
+                // A successor left by an interrupted creation names no end and holds no record.
                 Err(error) if is_corrupt(&error) => None,
                 Err(error) => return Err(error),
             },

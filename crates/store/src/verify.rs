@@ -53,7 +53,7 @@ pub struct CorruptRegion {
     pub bytes: u64,
     /// Description of the damage.
     pub description: String,
-    /// Messages in the ledger whose accepted record, with the body, was in this region.
+    /// Messages in the ledger that were accepted, with their body, by a record in this region.
     pub lost_messages: u64,
     /// Queued messages among them.
     pub lost_queued: u64,
@@ -172,7 +172,7 @@ impl VerifyReader<'_> {
                     self.report.corrupt_regions.push(CorruptRegion::whole_segment(*number, 0, what));
                 }
             }
-            // Maintenance removes a segment only after a rewritten one, whose header holds its own end.
+            // Maintenance removes a segment only after a rewritten one, which has its end in its own header.
             let next = segments.get(index + 1).map(|(next, ..)| *next);
             let is_original = segment.as_ref().is_ok_and(|segment| segment.rewritten_at().is_none());
             if next != Some(number + 1) && *number < position.segment && (next.is_none() || is_original) {

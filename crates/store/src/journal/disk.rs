@@ -1,4 +1,4 @@
-//! File operations whose order decides what survives a power cut. Reads need no abstraction.
+//! File operations; their order determines the data that survives a power cut. Reads need no abstraction.
 
 use crate::disk_space::FreeSpace;
 use std::fmt::Debug;

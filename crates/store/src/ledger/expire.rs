@@ -12,7 +12,7 @@ use std::ops::Bound;
 
 impl Ledger {
     /// Returns finished messages from `from` on that were accepted and last attempted before `before`, and
-    /// whose body `is_gone` from its position in the journal. Also returns the id to continue from after
+    /// with a body that `is_gone` from its position in the journal. Also returns the id to continue from after
     /// `limit` messages.
     pub fn expired_messages(
         &self,

@@ -137,7 +137,7 @@ impl Ledger {
         due.filter(|due| due.as_ref().map_or(true, |(_, id)| predicate(*id))).take(limit).collect()
     }
 
-    /// Returns up to `limit` messages of a queue whose wait began after `now`, each with its intended delay.
+    /// Returns up to `limit` messages of a queue with a wait that began after `now`, each with its intended delay.
     pub fn queued_in_future(
         &self,
         queue: &QueueId,

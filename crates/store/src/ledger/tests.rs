@@ -176,7 +176,7 @@ fn memtable_holds_more_inserts_than_updates() {
     assert_eq!((filled_at(false), filled_at(true)), (511, 4095));
 }
 
-/// The process ends with any changes since the last flush in memory. The stored position tells where to
+/// The process ends with any changes since the last flush in memory. The stored position is where to
 /// continue, and the rest of the journal results in the same rows.
 #[test]
 fn crash_after_any_flush_recovers_the_same_rows() {

@@ -39,7 +39,7 @@ impl<'a> WriteBatch<'a> {
         merge_change(&mut self.changes, key.into(), RowChange { value, is_insert });
     }
 
-    /// Returns all rows whose key starts with `prefix`, in order, but only the last `limit` of those from
+    /// Returns all rows with a key that starts with `prefix`, in order, but only the last `limit` of those from
     /// before the group.
     pub fn scan_prefix(&self, prefix: &[u8], limit: usize) -> sled::Result<Vec<(IVec, IVec)>> {
         let before = self.memtable.scan_prefix_rev(prefix).take(limit);
