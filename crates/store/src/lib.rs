@@ -483,8 +483,8 @@ impl Store {
         Ok(queued.into_iter().map(|(_, id)| id).collect())
     }
 
-    /// Returns up to `limit` messages of a queue with a wait that began in the future because the clock was ahead.
-    /// Each comes with its intended delay.
+    /// Returns up to `limit` messages of a queue with a wait that began in the future because the clock was
+    /// ahead. Each comes with its intended delay.
     pub fn queued_in_future(
         &self,
         queue: &QueueId,

@@ -100,8 +100,8 @@ impl Ledger {
         Ok(queues)
     }
 
-    /// Returns up to `limit` messages of a queue that are due by `now` and pass `is_unlocked`, earliest first. Also
-    /// returns when the next message after them is due.
+    /// Returns up to `limit` messages of a queue that are due by `now` and pass `is_unlocked`, earliest
+    /// first. Also returns when the next message after them is due.
     pub fn due_messages(
         &self,
         queue: &QueueId,
@@ -137,7 +137,8 @@ impl Ledger {
         due.filter(|due| due.as_ref().map_or(true, |(_, id)| predicate(*id))).take(limit).collect()
     }
 
-    /// Returns up to `limit` messages of a queue with a wait that began after `now`, each with its intended delay.
+    /// Returns up to `limit` messages of a queue with a wait that began after `now`, each with its intended
+    /// delay.
     pub fn queued_in_future(
         &self,
         queue: &QueueId,
