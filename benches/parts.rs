@@ -4,8 +4,10 @@
 //! each; the bytes per second are those of the message.
 
 use criterion::{BatchSize, Criterion, Throughput};
-use mailtrail_mail::{Header, HeaderBlock, HeaderLine, Mailbox, MessageId, Secret, Timestamp, TrackingId};
-use mailtrail_smtp::{Command, Decoder, Encoder, Fed, ResponseReader};
+use mailtrail_mail::{
+    HeaderField, HeaderLine, HeaderSection, Mailbox, MessageId, Secret, Timestamp, TrackingId,
+};
+use mailtrail_smtp::{Command, Decoder, DotStuffer, FeedResult, ResponseReader};
 use mailtrail_trail::provider::{Provider, mailgun};
 use mailtrail_trail::{AttemptStatus, CorrelatedBy, Diagnostic, EventKind, ProviderEvent, Recipient};
 use std::hint::black_box;
@@ -30,7 +32,7 @@ fn bench_commands(criterion: &mut Criterion) {
         });
     }
     criterion.bench_function("reply of an upstream", |bench| {
-        bench.iter(|| ResponseReader::default().line(black_box(b"250 2.0.0 Great success")).is_ok());
+        bench.iter(|| ResponseReader::default().push_line(black_box(b"250 2.0.0 Great success")).is_ok());
     });
 }
 
@@ -49,7 +51,7 @@ fn bench_messages(criterion: &mut Criterion) {
                 out.clear();
                 let mut decoder = Decoder::new(u64::MAX);
                 let mut pieces = black_box(&wire).chunks(READ_CHUNK_BYTES);
-                pieces.any(|piece| matches!(decoder.feed(piece, &mut out), Fed::End(_)))
+                pieces.any(|piece| matches!(decoder.feed(piece, &mut out), FeedResult::Complete(_)))
             });
         });
         group.bench_function("stuff", |bench| {
@@ -64,7 +66,7 @@ fn bench_messages(criterion: &mut Criterion) {
 
 /// Copies a message with its dots doubled up to behind the last one; says where that is.
 fn dot_stuff(message: &[u8], out: &mut Vec<u8>) -> usize {
-    Encoder::default().dots(message).fold(0, |from, dot| {
+    DotStuffer::default().positions(message).fold(0, |from, dot| {
         out.extend_from_slice(&message[from..dot]);
         out.push(b'.');
         dot
@@ -76,25 +78,25 @@ fn bench_headers(criterion: &mut Criterion) {
     let message = include_bytes!("../tests/fixtures/odoo/chatter-many-01.eml");
     let id = TrackingId::new(SIGNED_AT, 7);
     criterion.bench_function("header block: find its end", |bench| {
-        bench.iter(|| HeaderBlock::of(black_box(message)).end());
+        bench.iter(|| HeaderSection::parse(black_box(message)).end());
     });
     criterion.bench_function("header block: all fields", |bench| {
-        bench.iter(|| HeaderBlock::of(black_box(message)).fields().count());
+        bench.iter(|| HeaderSection::parse(black_box(message)).fields().count());
     });
     criterion.bench_function("header block: Message-ID", |bench| {
-        let block = HeaderBlock::of(message);
+        let block = HeaderSection::parse(message);
         bench.iter(|| {
-            let field = black_box(block).first("Message-ID");
-            field.and_then(|field| MessageId::parse(&field.text()))
+            let field = black_box(block).find_field("Message-ID");
+            field.and_then(|field| MessageId::parse(&field.to_text()))
         });
     });
     criterion.bench_function("header block: what may not reach Mailgun", |bench| {
-        let block = HeaderBlock::of(message);
-        let foreign = |field: &Header<'_>| Provider::Mailgun.is_foreign(field, &[], SIGNED_AT);
+        let block = HeaderSection::parse(message);
+        let foreign = |field: &HeaderField<'_>| Provider::Mailgun.is_forbidden_header(field, &[], SIGNED_AT);
         bench.iter(|| black_box(block).fields().filter(foreign).count());
     });
     criterion.bench_function("stamps for Mailgun", |bench| {
-        bench.iter(|| Provider::Mailgun.stamps(black_box(id)));
+        bench.iter(|| Provider::Mailgun.tracking_headers(black_box(id)));
     });
     criterion.bench_function("Received, folded, with its date", |bench| {
         bench.iter(|| {
@@ -110,12 +112,14 @@ fn bench_webhooks(criterion: &mut Criterion) {
     let body = include_bytes!("../tests/fixtures/mailgun/webhook_delivered.json");
     let keys = [Secret::new("test-webhook-signing-key")];
     criterion.bench_function("webhook: parse, verify, decode", |bench| {
-        bench.iter(|| mailgun::receive(black_box(body), &keys, SIGNED_AT).expect("the fixture is signed so"));
+        bench.iter(|| {
+            mailgun::verify_and_decode(black_box(body), &keys, SIGNED_AT).expect("the fixture is signed so")
+        });
     });
     let (timestamp, token) = ("1789387203", "a1ac9cbd11058e838a67ca7c2930c69bcc3b513991929e6683");
-    let signature = mailgun::sign(&keys[0], timestamp, token);
+    let signature = mailgun::sign_webhook(&keys[0], timestamp, token);
     criterion.bench_function("webhook: verify its signature", |bench| {
-        bench.iter(|| mailgun::verify(&keys, black_box(timestamp), token, &[&signature]));
+        bench.iter(|| mailgun::verify_signature(&keys, black_box(timestamp), token, &[&signature]));
     });
 }
 

@@ -9,12 +9,13 @@ use http::{Act, Server};
 use mailtrail_mail::Secret;
 use mailtrail_mail::{Clock, Timestamp};
 use mailtrail_net::provider_api::{
-    Account, Act as Became, Api, Entry, Fault, List, Settings, Span, Wanted, Whose,
+    ApiError, DesiredWebhook, EventsApi, ProviderApi, ProviderApiSettings, ProviderKind, SuppressionEntry,
+    SuppressionList, TimeRange, WebhookChangeKind as Became,
 };
 use mailtrail_net::tls;
 use mailtrail_sandbox;
 use mailtrail_sandbox::{FaultInjection, Sandbox};
-use mailtrail_trail::provider::brevo::Credentials;
+use mailtrail_trail::provider::brevo::WebhookAuth;
 use reqwest::Url;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -23,31 +24,31 @@ use std::time::Duration;
 #[tokio::test]
 async fn reads_adds_and_removes_suppressions() {
     let (sandbox, _directory) = start_sandbox(FaultInjection::default()).await;
-    let account = sandbox_api(&sandbox, Api::Events, "key-1", "mg.example.com");
+    let account = sandbox_api(&sandbox, EventsApi::Events, "key-1", "mg.example.com");
     let since = Some(Timestamp::from_secs(1_789_387_206));
-    for list in List::ALL {
+    for list in SuppressionList::ALL {
         let entries: Vec<_> =
             (0..1000).map(|number| sample_entry(list, &format!("a{number}+b@example.net"), since)).collect();
-        account.add(list, &entries).await.unwrap();
+        account.add_suppressions(list, &entries).await.unwrap();
         let last = sample_entry(list, "Z@example.net", None);
-        account.add(list, std::slice::from_ref(&last)).await.unwrap();
+        account.add_suppressions(list, std::slice::from_ref(&last)).await.unwrap();
         let mut found = entries_of(list, read_all_lists(&account).await);
         let newest = found.pop().unwrap();
         assert!(newest.address == "z@example.net" && newest.since.is_some());
         found.sort_by_key(|entry| entry.address[1..].split('+').next().unwrap().parse::<u32>().unwrap());
         assert_eq!(found, entries, "{list:?}");
-        assert!(account.remove(list, "a7+b@example.net").await.unwrap());
-        assert!(!account.remove(list, "a7+b@example.net").await.unwrap());
+        assert!(account.remove_suppression(list, "a7+b@example.net").await.unwrap());
+        assert!(!account.remove_suppression(list, "a7+b@example.net").await.unwrap());
         assert_eq!(entries_of(list, read_all_lists(&account).await).len(), 1000);
     }
     assert_eq!(read_all_lists(&account).await.len(), 3000);
 }
 
 /// All lists, page by page.
-async fn read_all_lists(account: &Account) -> Vec<(List, Entry)> {
+async fn read_all_lists(account: &ProviderApi) -> Vec<(SuppressionList, SuppressionEntry)> {
     let (mut found, mut place) = (Vec::new(), None);
     loop {
-        let page = account.listed(place.as_ref()).await.unwrap();
+        let page = account.fetch_suppressions(place.as_ref()).await.unwrap();
         assert!(page.entries.len() <= 1000);
         found.extend(page.entries);
         place = page.next;
@@ -57,16 +58,21 @@ async fn read_all_lists(account: &Account) -> Vec<(List, Entry)> {
     }
 }
 
-fn entries_of(wanted: List, entries: Vec<(List, Entry)>) -> Vec<Entry> {
+fn entries_of(
+    wanted: SuppressionList,
+    entries: Vec<(SuppressionList, SuppressionEntry)>,
+) -> Vec<SuppressionEntry> {
     entries.into_iter().filter(|(list, _)| *list == wanted).map(|(_, entry)| entry).collect()
 }
 
-fn sample_entry(list: List, address: &str, since: Option<Timestamp>) -> Entry {
-    let mut entry = Entry { address: address.into(), since, ..Entry::default() };
+fn sample_entry(list: SuppressionList, address: &str, since: Option<Timestamp>) -> SuppressionEntry {
+    let mut entry = SuppressionEntry { address: address.into(), since, ..SuppressionEntry::default() };
     match list {
-        List::Bounces => (entry.code, entry.reason) = (Some("550".into()), Some("5.1.1 User unknown".into())),
-        List::Unsubscribes => entry.tags = vec!["newsletter".into()],
-        List::Complaints => {}
+        SuppressionList::Bounces => {
+            (entry.code, entry.reason) = (Some("550".into()), Some("5.1.1 User unknown".into()))
+        }
+        SuppressionList::Unsubscribes => entry.tags = vec!["newsletter".into()],
+        SuppressionList::Complaints => {}
     }
     entry
 }
@@ -89,8 +95,8 @@ async fn api_errors_name_cause_and_remedy_without_key() {
         ("key-1", "mg.example.com", ""),
         ("key-1", "mg.example.com", "takes no more requests for now ({\"retry-seconds\":60})"),
     ] {
-        let account = sandbox_api(&sandbox, Api::Events, key, domain);
-        match account.events(ALL_TIME, None).await {
+        let account = sandbox_api(&sandbox, EventsApi::Events, key, domain);
+        match account.fetch_events(ALL_TIME, None).await {
             Ok(page) => {
                 assert!(expected.is_empty() && page.events.is_empty() && page.next.is_none(), "{expected}")
             }
@@ -102,16 +108,16 @@ async fn api_errors_name_cause_and_remedy_without_key() {
                 );
                 assert!(!expected.is_empty() && !format!("{fault:?} {account:?}").contains("hunter2"));
                 let wait = expected.contains("retry").then_some(Duration::from_secs(60));
-                assert_eq!(fault.wait(), wait);
+                assert_eq!(fault.retry_after(), wait);
             }
         }
     }
     let gone = sandbox.api_address();
     sandbox.stop().await;
-    let account = api_at(&format!("http://{gone}"), mailgun_kind(Api::Logs, "mg.example.com"), "key-1");
-    let fault = account.events(ALL_TIME, None).await.unwrap_err();
+    let account = api_at(&format!("http://{gone}"), mailgun_kind(EventsApi::Logs, "mg.example.com"), "key-1");
+    let fault = account.fetch_events(ALL_TIME, None).await.unwrap_err();
     assert!(
-        matches!(fault, Fault::Unreachable { .. }) && fault.to_string().contains("is api_base_url right"),
+        matches!(fault, ApiError::Unreachable { .. }) && fault.to_string().contains("is api_base_url right"),
         "{fault}"
     );
 }
@@ -139,13 +145,13 @@ async fn reports_unexpected_responses() {
         let server = Server::start(move |_, _| Act::Answer(status, said.clone())).await;
         let account = api_at(
             &format!("http://{}", server.address),
-            mailgun_kind(Api::Events, "mg.example.com"),
+            mailgun_kind(EventsApi::Events, "mg.example.com"),
             "key-1",
         );
-        let fault = account.events(ALL_TIME, None).await.unwrap_err();
+        let fault = account.fetch_events(ALL_TIME, None).await.unwrap_err();
         assert!(fault.to_string().contains(expected), "{fault}");
         let wait = [420, 429].contains(&status).then_some(Duration::from_secs(120));
-        assert_eq!(fault.wait(), wait, "{body}");
+        assert_eq!(fault.retry_after(), wait, "{body}");
         assert_eq!(server.count(), 1);
     }
 }
@@ -153,14 +159,17 @@ async fn reports_unexpected_responses() {
 #[tokio::test]
 async fn sends_api_key_only_to_provider_host() {
     let server = Server::start(|_, _| Act::Answer(200, read_fixture("mailgun/api_events_page1.json"))).await;
-    let account =
-        api_at(&format!("http://{}", server.address), mailgun_kind(Api::Events, "mg.example.com"), "key-1");
-    let page = account.events(ALL_TIME, None).await.unwrap();
+    let account = api_at(
+        &format!("http://{}", server.address),
+        mailgun_kind(EventsApi::Events, "mg.example.com"),
+        "key-1",
+    );
+    let page = account.fetch_events(ALL_TIME, None).await.unwrap();
     assert_eq!(
         (page.events.len(), page.complete_until),
         (4, Some(Timestamp::from_millis(1_789_387_213_123)))
     );
-    let fault = account.events(ALL_TIME, page.next.as_ref()).await.unwrap_err();
+    let fault = account.fetch_events(ALL_TIME, page.next.as_ref()).await.unwrap_err();
     assert!(fault.to_string().contains("it leads to another host"), "{fault}");
     let request = &server.requests()[0];
     assert_eq!(
@@ -175,27 +184,34 @@ async fn sends_api_key_only_to_provider_host() {
 async fn reads_mailgun_webhooks_in_both_shapes() {
     let body = r#"{"webhooks":{"clicked":{"url":"https://a"},"opened":{"urls":["https://a","https://b"]}}}"#;
     let server = Server::start(move |_, _| Act::Answer(200, body.into())).await;
-    let account =
-        api_at(&format!("http://{}", server.address), mailgun_kind(Api::Events, "mg.example.com"), "key-1");
-    let webhooks = account.webhooks().await.unwrap();
+    let account = api_at(
+        &format!("http://{}", server.address),
+        mailgun_kind(EventsApi::Events, "mg.example.com"),
+        "key-1",
+    );
+    let webhooks = account.fetch_webhooks().await.unwrap();
     let found: Vec<_> = webhooks.iter().map(|webhook| (&*webhook.event, &*webhook.url)).collect();
     assert_eq!(found, [("clicked", "https://a"), ("opened", "https://a"), ("opened", "https://b")]);
     assert_eq!(server.requests()[0].line, "GET /v3/domains/mg.example.com/webhooks HTTP/1.1");
     // It has webhooks, and is no domain.
-    assert!(matches!(account.domain("mg.example.com").await, Err(Fault::Strange { .. })));
+    assert!(matches!(account.fetch_domain("mg.example.com").await, Err(ApiError::UnexpectedResponse { .. })));
     let server = Server::start(|_, _| Act::Answer(404, r#"{"message":"Domain not found"}"#.into())).await;
-    let account =
-        api_at(&format!("http://{}", server.address), mailgun_kind(Api::Events, "mg.example.com"), "key-1");
-    assert_eq!(account.domain("other.example.com").await.unwrap(), None);
+    let account = api_at(
+        &format!("http://{}", server.address),
+        mailgun_kind(EventsApi::Events, "mg.example.com"),
+        "key-1",
+    );
+    assert_eq!(account.fetch_domain("other.example.com").await.unwrap(), None);
 }
 
 #[tokio::test]
 async fn normalizes_brevo_statistics_to_webhook_shape() {
     let server =
         Server::start(|_, _| Act::Answer(200, read_fixture("brevo/api_statistics_events.json"))).await;
-    let account = api_at(&format!("http://{}", server.address), Whose::Brevo, "xkeysib-1");
-    let span = Span { begin: Timestamp::from_secs(1_789_387_204), end: Timestamp::from_secs(1_789_390_000) };
-    let page = account.events(span, None).await.unwrap();
+    let account = api_at(&format!("http://{}", server.address), ProviderKind::Brevo, "xkeysib-1");
+    let span =
+        TimeRange { start: Timestamp::from_secs(1_789_387_204), end: Timestamp::from_secs(1_789_390_000) };
+    let page = account.fetch_events(span, None).await.unwrap();
     assert_eq!((page.next, page.complete_until), (None, None));
     let expected = serde_json::json!([{
         "event": "hard_bounce", "email": "bob@example.org",
@@ -221,11 +237,11 @@ async fn pages_brevo_statistics_back_to_range_start() {
         Act::Answer(200, format!("{{\"events\":[{}]}}", events.join(",")))
     })
     .await;
-    let account = api_at(&format!("http://{}", server.address), Whose::Brevo, "xkeysib-1");
+    let account = api_at(&format!("http://{}", server.address), ProviderKind::Brevo, "xkeysib-1");
     let end = Timestamp::from_secs(1_789_387_200);
-    let span = Span { begin: end.saturating_sub(Duration::from_secs(7_000)), end };
-    let first = account.events(span, None).await.unwrap();
-    let second = account.events(span, first.next.as_ref()).await.unwrap();
+    let span = TimeRange { start: end.saturating_sub(Duration::from_secs(7_000)), end };
+    let first = account.fetch_events(span, None).await.unwrap();
+    let second = account.fetch_events(span, first.next.as_ref()).await.unwrap();
     assert_eq!((first.events.len(), second.events.len(), second.next), (5000, 2001, None));
     assert!(server.requests()[1].line.contains("&offset=5000&"));
 }
@@ -240,25 +256,31 @@ async fn maps_brevo_blocked_contacts_to_suppression_lists() {
         _ => Act::Answer(200, read_fixture("brevo/api_blocked_contacts.json")),
     })
     .await;
-    let account = api_at(&format!("http://{}", server.address), Whose::Brevo, "xkeysib-1");
-    let page = account.listed(None).await.unwrap();
+    let account = api_at(&format!("http://{}", server.address), ProviderKind::Brevo, "xkeysib-1");
+    let page = account.fetch_suppressions(None).await.unwrap();
     assert_eq!(page.next, None);
     let found: Vec<_> = page.entries.iter().map(|(list, entry)| (*list, &*entry.address)).collect();
-    assert_eq!(found, [(List::Bounces, "ada@example.net"), (List::Unsubscribes, "bob@example.org")]);
-    assert!(account.remove(List::Bounces, "a+b@example.net").await.unwrap());
-    assert!(!account.remove(List::Bounces, "b@example.net").await.unwrap());
-    assert!(matches!(account.add(List::Bounces, &[]).await, Err(Fault::Unable { .. })));
+    assert_eq!(
+        found,
+        [(SuppressionList::Bounces, "ada@example.net"), (SuppressionList::Unsubscribes, "bob@example.org")]
+    );
+    assert!(account.remove_suppression(SuppressionList::Bounces, "a+b@example.net").await.unwrap());
+    assert!(!account.remove_suppression(SuppressionList::Bounces, "b@example.net").await.unwrap());
+    assert!(matches!(
+        account.add_suppressions(SuppressionList::Bounces, &[]).await,
+        Err(ApiError::Unsupported { .. })
+    ));
     let server = Server::start(|_, _| Act::Answer(401, read_fixture("brevo/api_error_401.json"))).await;
-    let account = api_at(&format!("http://{}", server.address), Whose::Brevo, "xkeysib-1");
-    let fault = account.listed(None).await.unwrap_err();
+    let account = api_at(&format!("http://{}", server.address), ProviderKind::Brevo, "xkeysib-1");
+    let fault = account.fetch_suppressions(None).await.unwrap_err();
     assert!(fault.to_string().contains("refused the api_key (401: Key not found)"), "{fault}");
 }
 
 #[tokio::test]
 async fn registers_mailgun_webhooks_by_url_and_verifies_the_result() {
     let ours: Url = "https://relay.example.com/webhooks/up".parse().unwrap();
-    let credentials = Credentials::default();
-    let wanted = Wanted { url: &ours, credentials: &credentials };
+    let credentials = WebhookAuth::default();
+    let wanted = DesiredWebhook { url: &ours, auth: &credentials };
     let known =
         r#"{"webhooks":{"opened":{"urls":["https://a","https://u:p@relay.example.com/webhooks/up?x=1"]}}}"#;
     for (registered, method, address, act) in [
@@ -272,18 +294,18 @@ async fn registers_mailgun_webhooks_by_url_and_verifies_the_result() {
         })
         .await;
         let at_server = format!("http://{}", server.address);
-        let account = api_at(&at_server, mailgun_kind(Api::Events, "mg.example.com"), "key-1");
-        let changes = account.to_register(wanted).await.unwrap();
-        assert_eq!((changes.len(), changes[0].act, &*changes[0].url), (1, act, ours.as_str()));
-        account.carry_out(&changes[0]).await.unwrap();
+        let account = api_at(&at_server, mailgun_kind(EventsApi::Events, "mg.example.com"), "key-1");
+        let changes = account.plan_registration(wanted).await.unwrap();
+        assert_eq!((changes.len(), changes[0].kind, &*changes[0].url), (1, act, ours.as_str()));
+        account.apply_change(&changes[0]).await.unwrap();
         let request = &server.requests()[1];
         assert_eq!(request.line, format!("{method} /v4/domains/mg.example.com/webhooks HTTP/1.1"));
         let form: Vec<_> = form_urlencoded::parse(&request.body).into_owned().collect();
         let kinds: Vec<_> = form[1..].iter().map(|(key, kind)| (&**key, &**kind)).collect();
         assert_eq!(form[0], ("url".to_owned(), address.to_owned()));
         assert!(kinds.len() == 8 && kinds.contains(&("event_types", "opened")), "{kinds:?}");
-        let fault = account.carry_out(&changes[0]).await.unwrap_err();
-        assert!(matches!(fault, Fault::Strange { .. }), "{fault}");
+        let fault = account.apply_change(&changes[0]).await.unwrap_err();
+        assert!(matches!(fault, ApiError::UnexpectedResponse { .. }), "{fault}");
     }
 }
 
@@ -302,27 +324,29 @@ async fn start_sandbox(faults: FaultInjection) -> (Sandbox, tempfile::TempDir) {
         time_scale: 0.0,
         faults,
         clock: Clock::System,
-        tls: tls::self_signed(directory.path(), "localhost").unwrap(),
+        tls: tls::load_self_signed(directory.path(), "localhost").unwrap(),
     });
     (sandbox.await.unwrap(), directory)
 }
 
-fn sandbox_api(sandbox: &Sandbox, api: Api, key: &str, domain: &str) -> Account {
+fn sandbox_api(sandbox: &Sandbox, api: EventsApi, key: &str, domain: &str) -> ProviderApi {
     api_at(&format!("http://{}", sandbox.api_address()), mailgun_kind(api, domain), key)
 }
 
-fn mailgun_kind(api: Api, domain: &str) -> Whose {
-    Whose::Mailgun { domain: domain.to_owned(), api }
+fn mailgun_kind(events_api: EventsApi, domain: &str) -> ProviderKind {
+    ProviderKind::Mailgun { domain: domain.to_owned(), events_api }
 }
 
-fn api_at(base_url: &str, whose: Whose, key: &str) -> Account {
+fn api_at(base_url: &str, provider: ProviderKind, key: &str) -> ProviderApi {
     let base_url = base_url.parse().unwrap();
-    let settings = Settings { upstream: "up".into(), whose, base_url, key: Secret::new(key) };
-    Account::new(settings, &tls::connector(None).unwrap(), Clock::System).unwrap()
+    let settings =
+        ProviderApiSettings { upstream: "up".into(), provider, base_url, api_key: Secret::new(key) };
+    ProviderApi::new(settings, &tls::build_connector(None).unwrap(), Clock::System).unwrap()
 }
 
 fn read_fixture(file: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(file)).unwrap()
 }
 
-const ALL_TIME: Span = Span { begin: Timestamp::from_secs(1), end: Timestamp::from_secs(2_000_000_000) };
+const ALL_TIME: TimeRange =
+    TimeRange { start: Timestamp::from_secs(1), end: Timestamp::from_secs(2_000_000_000) };

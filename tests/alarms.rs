@@ -375,7 +375,7 @@ async fn start_sandbox(api_address: SocketAddr, clock: Clock, folder: &Path) -> 
         time_scale: 0.0,
         faults: FaultInjection::default(),
         clock,
-        tls: mailtrail_net::tls::self_signed(folder, "localhost").unwrap(),
+        tls: mailtrail_net::tls::load_self_signed(folder, "localhost").unwrap(),
     });
     sandbox.await.unwrap()
 }

@@ -383,8 +383,8 @@ async fn fails_oversized_message_without_request() {
 #[tokio::test]
 async fn verifies_https_certificate() {
     let directory = tempfile::tempdir().unwrap();
-    let pair = tls::self_signed(directory.path(), "localhost").unwrap();
-    let server = Server::secured(tls::acceptor(pair).unwrap(), |_, _| accepted_response()).await;
+    let pair = tls::load_self_signed(directory.path(), "localhost").unwrap();
+    let server = Server::secured(tls::build_acceptor(pair).unwrap(), |_, _| accepted_response()).await;
     let address = format!("https://localhost:{}", server.address.port());
     let ca_file = format!("ca_file = {:?}", directory.path().join("relay.pem").display().to_string());
     let trusting = ApiTestRelay::start_at(&address, &ca_file).await;
@@ -492,7 +492,7 @@ async fn applies_rcpt_scenarios_to_whole_request() {
 async fn sandbox_rejects_with_mailgun_error_texts() {
     let scene = ApiTestRelay::with_sandbox().await;
     let address = format!("http://{}", scene.sandbox.as_ref().unwrap().api_address());
-    let tls = tls::client_config(None).unwrap();
+    let tls = tls::build_client_config(None).unwrap();
     let client = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap();
     let ask = async |path: &str, key: &str, form: &str| {
         let request = client.post(format!("{address}{path}")).basic_auth("api", Some(key));
@@ -626,7 +626,7 @@ impl ApiTestRelay {
             time_scale: 0.0,
             faults: mailtrail_sandbox::FaultInjection::default(),
             clock: Clock::System,
-            tls: tls::self_signed(directory.path(), "localhost").unwrap(),
+            tls: tls::load_self_signed(directory.path(), "localhost").unwrap(),
         });
         let sandbox = sandbox.await.unwrap();
         let base_url = format!("http://{}", sandbox.api_address());

@@ -112,7 +112,7 @@ fn shipped_config_is_valid() {
     let config = load_with_files(SHIPPED_CONFIG, &REFERENCED_FILES).unwrap();
     assert_eq!(config.warnings, []);
     assert_eq!(config.upstreams[0].transport.host, "smtp.mailgun.org");
-    assert_eq!(config.upstreams[0].webhook_signing_keys[0].reveal(), "secret-mailgun-signing-key");
+    assert_eq!(config.upstreams[0].webhook_signing_keys[0].expose(), "secret-mailgun-signing-key");
     assert!(config.http_address.is_some() && config.certificate.is_none());
 }
 
@@ -151,7 +151,7 @@ fn contract_sample_is_valid() {
     let text = include_str!("fixtures/contract.toml").replace("$argon2id$...", PASSWORD_HASH);
     let config = load_with_files(&text, &REFERENCED_FILES).unwrap();
     assert_eq!(config.hostname, "relay.example.com");
-    assert_eq!(config.users[0].account.client, "odoo-prod");
+    assert_eq!(config.users[0].account.client_label, "odoo-prod");
     assert_eq!(config.admin.socket, Path::new("/run/mailtrail/admin.sock"));
     let ca_file = &config.upstreams[0].transport.ca_file;
     assert!(matches!(config.users[0].password, Some(Password::Hash(_))) && ca_file.is_none());
@@ -175,7 +175,7 @@ fn environment_overrides_file() {
     ];
     let config = parse_config(&(valid_config() + "[limits]\nrecipients = 5\n"), &overrides).unwrap();
     assert_eq!(config.admin.socket, Path::new("/srv/mailtrail/admin.sock"));
-    assert_eq!((config.limits.recipients, config.http_address), (7, "127.0.0.1:8081".parse().ok()));
+    assert_eq!((config.limits.max_recipients, config.http_address), (7, "127.0.0.1:8081".parse().ok()));
 }
 
 #[test]
@@ -202,7 +202,7 @@ fn reads_secrets_from_credentials_folder_then_environment() {
     ] {
         let config = load(&format!("[[user]]\nname = \"a\"\n{line}\n")).unwrap();
         let Some(Password::Plain(password)) = &config.users[0].password else { panic!("not plain") };
-        assert_eq!(password.reveal(), expected);
+        assert_eq!(password.expose(), expected);
         assert_eq!(config.warnings, []);
     }
     std::fs::write(folder.path().join("hash"), format!("{PASSWORD_HASH}\n")).unwrap();
@@ -359,7 +359,7 @@ fn api_upstream_needs_only_api_keys() {
     ] {
         let config = read(&format!("api_key = \"${{KEY}}\"\n{lines}"));
         let api = config.upstreams[0].transport.api.as_ref().unwrap();
-        assert_eq!((api.base_url.as_str(), api.key.reveal()), (expected, "hunter2"));
+        assert_eq!((api.base_url.as_str(), api.key.expose()), (expected, "hunter2"));
         let shown = config.to_toml();
         assert!(!shown.contains("hunter2") && shown.contains("api_key = \"******\""), "{shown}");
         assert_eq!(parse_config(&shown, &[]).unwrap().to_toml(), shown);
@@ -540,10 +540,13 @@ fn reads_and_renders_alarm_recipients() {
         + "mail_to = [\"ops@example.com\"]\nmail_from = \"alarms@example.com\"\nmail_upstream = \"plain\"\n"
         + "disk = \"5GiB\"\nafter = \"0s\"\n";
     let config = parse_config(&text, &[("KEY", "hunter2")]).unwrap();
-    let mail = config.alarm_notifications.mail.as_ref().unwrap();
-    assert_eq!((mail.to[0].as_str(), mail.upstream.as_deref()), ("ops@example.com", Some("plain")));
+    let mail = config.alarm_notifications.email.as_ref().unwrap();
+    assert_eq!(
+        (mail.recipients[0].as_str(), mail.preferred_upstream.as_deref()),
+        ("ops@example.com", Some("plain"))
+    );
     let (shown, herald) = (config.to_toml(), &config.alarm_notifications);
-    assert_eq!((herald.after.as_secs(), herald.repeat.as_secs()), (0, 86_400));
+    assert_eq!((herald.delay.as_secs(), herald.repeat_interval.as_secs()), (0, 86_400));
     assert!(!shown.contains("hunter2"), "{shown}");
     assert_eq!(parse_config(&shown, &[]).unwrap().to_toml(), shown);
 }

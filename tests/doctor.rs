@@ -195,8 +195,8 @@ async fn loopback_probe_detects_url_of_other_server() {
             http::Act::Answer(status, body.clone())
         })
     };
-    let own = tls::self_signed(&scene.process.directory().join("web"), "localhost").unwrap();
-    let secured = http::Server::secured(tls::acceptor(own).unwrap(), |_, _| http::Act::Close).await;
+    let own = tls::load_self_signed(&scene.process.directory().join("web"), "localhost").unwrap();
+    let secured = http::Server::secured(tls::build_acceptor(own).unwrap(), |_, _| http::Act::Close).await;
     for (url, expected, words) in [
         (format!("http://{}", answers(200, "ok").await.address), "fail", "the path as it is there"),
         (format!("http://{}", answers(404, "").await.address), "fail", "answers 404"),
@@ -259,7 +259,8 @@ async fn unsigned_probe_is_neither_answered_nor_counted() {
 async fn reports_expired_upstream_certificate() {
     let directory = tempfile::tempdir().unwrap();
     write_expired_certificate(directory.path());
-    let pair = tls::load(&directory.path().join("old.pem"), &directory.path().join("old.key")).unwrap();
+    let pair = tls::load_certified_key(&directory.path().join("old.pem"), &directory.path().join("old.key"))
+        .unwrap();
     let scene = DoctorHarness::with_certificate(ProviderProfile::Mailgun, Some(pair)).await;
     let good = scene.configuration.replace("sandbox/relay.pem", "old.pem");
     scene.process.configure(&good);
@@ -490,11 +491,11 @@ impl DoctorHarness {
         Self::with_certificate(face, None).await
     }
 
-    async fn with_certificate(profile: ProviderProfile, pair: Option<tls::Pair>) -> Self {
+    async fn with_certificate(profile: ProviderProfile, pair: Option<tls::CertifiedKey>) -> Self {
         // The files stand beside the configuration, whose directory is not known before.
         let process = Process::configured(|_, _| String::new());
         let directory = process.directory();
-        let own = tls::self_signed(&directory.join("sandbox"), "localhost").unwrap();
+        let own = tls::load_self_signed(&directory.join("sandbox"), "localhost").unwrap();
         write_expired_certificate(directory);
         for (name, secret, mode) in [
             ("password", "pw-of-the-upstream", 0o600),
@@ -602,7 +603,10 @@ async fn run_with_config(config: &Path, arguments: &[&str]) -> (i32, String) {
 }
 
 fn http_client() -> reqwest::Client {
-    reqwest::Client::builder().tls_backend_preconfigured(tls::client_config(None).unwrap()).build().unwrap()
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(tls::build_client_config(None).unwrap())
+        .build()
+        .unwrap()
 }
 
 fn render_config(face: ProviderProfile, process: &Process, sandbox: &Sandbox) -> String {

@@ -419,7 +419,7 @@ impl ErasureHarness {
             render_config(data_dir, ports, sink.port())
         });
         process.start().await;
-        let tls = mailtrail_net::tls::client_config(None).unwrap();
+        let tls = mailtrail_net::tls::build_client_config(None).unwrap();
         let client = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap();
         Self { process, client, http, sink }
     }
@@ -478,7 +478,7 @@ impl ErasureHarness {
         }
         let mail = format!("From: {ADA_ADDRESS}\r\nMessage-ID: <in@example.net>\r\n\r\nhi\r\n");
         let now = Clock::System.now().as_secs().to_string();
-        let signature = mailgun::sign(&Secret::new(SIGNING_KEY), &now, "token of a mail");
+        let signature = mailgun::sign_webhook(&Secret::new(SIGNING_KEY), &now, "token of a mail");
         let form = form_urlencoded::Serializer::new(String::new())
             .extend_pairs([
                 ("recipient", "reply@mg.example.com"),
@@ -603,7 +603,7 @@ fn contains_address(bytes: &[u8], other: &[u8], wanted: &[u8]) -> bool {
 
 fn signed_event(token: &str, data: &Value) -> Vec<u8> {
     let timestamp = Clock::System.now().as_secs().to_string();
-    let signature = mailgun::sign(&Secret::new(SIGNING_KEY), &timestamp, token);
+    let signature = mailgun::sign_webhook(&Secret::new(SIGNING_KEY), &timestamp, token);
     let signature = json!({"timestamp": timestamp, "token": token, "signature": signature});
     json!({"signature": signature, "event-data": data}).to_string().into_bytes()
 }

@@ -171,9 +171,9 @@ async fn relay_for_stage(at: At, mode: &str) -> (Scene, Option<TempDir>) {
     let mut certificate = None;
     if matches!(at, At::StartTls | At::Handshake | At::Auth) {
         let directory = tempfile::tempdir().unwrap();
-        let pair = tls::self_signed(directory.path(), "localhost").unwrap();
+        let pair = tls::load_self_signed(directory.path(), "localhost").unwrap();
         script.offers.extend(["STARTTLS", "AUTH PLAIN"]);
-        script.tls = Some(tls::acceptor(pair).unwrap());
+        script.tls = Some(tls::build_acceptor(pair).unwrap());
         let ca = directory.path().join("relay.pem").display().to_string();
         text += &format!("\ntls = \"starttls\"\nca_file = {ca:?}\nusername = \"u\"\npassword = \"p\"");
         certificate = Some(directory);

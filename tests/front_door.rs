@@ -347,7 +347,7 @@ enum ClientMistake {
 
 async fn make_mistake(mistake: ClientMistake, relay: &Relay) {
     // It trusts nothing that this relay has.
-    let trust = mailtrail_net::tls::connector(None).unwrap();
+    let trust = mailtrail_net::tls::build_connector(None).unwrap();
     match mistake {
         ClientMistake::Sends(door, words) => {
             let mut stream = TcpStream::connect(door(relay)).await.unwrap();

@@ -154,7 +154,7 @@ async fn connect(address: SocketAddr) -> TcpStream {
 async fn post_signed_event(http: SocketAddr) -> u16 {
     let (id, now) = (format!("evt-{}", fastrand::u64(..)), Clock::System.now().as_secs().to_string());
     let body = r#"{"event": "delivered", "recipient": "b@example.net", "message_id": "unknown@example.com"}"#;
-    let signature = generic::sign(&Secret::new(SOURCE_SECRET), &id, &now, body.as_bytes()).unwrap();
+    let signature = generic::sign_request(&Secret::new(SOURCE_SECRET), &id, &now, body.as_bytes()).unwrap();
     let request = format!(
         "POST /webhooks/other HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: application/json\r\n\
          webhook-id: {id}\r\nwebhook-timestamp: {now}\r\nwebhook-signature: {signature}\r\nContent-Length: {}\r\n\r\n{body}",

@@ -56,7 +56,7 @@ async fn speaks_http_1_1_over_tls_only() {
 #[tokio::test]
 async fn a_failed_handshake_is_one_warning_with_its_remedy_and_is_counted() {
     let authority = Authority::new();
-    let stranger = mailtrail_net::tls::connector(None).unwrap();
+    let stranger = mailtrail_net::tls::build_connector(None).unwrap();
     let namesake = Authority::new().connector_for(&[]);
     for (client, reason, remedy) in [
         (
@@ -348,7 +348,7 @@ fn signed_event(number: &str) -> String {
 
 /// An event of that number, as Mailgun signs it.
 fn signed_event_at(at: u64, number: &str) -> String {
-    let signature = mailgun::sign(&Secret::new("key"), &at.to_string(), number);
+    let signature = mailgun::sign_webhook(&Secret::new("key"), &at.to_string(), number);
     let signature = json!({"timestamp": at.to_string(), "token": number, "signature": signature});
     let data = json!({"event": "delivered", "id": number, "timestamp": at});
     json!({"signature": signature, "event-data": data}).to_string()

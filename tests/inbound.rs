@@ -16,10 +16,10 @@ use http::{Act, Request};
 use inbox::{Log, Scene, on_a_full_disk, until};
 use mail_parser::{MessageParser, MimeHeaders};
 use mailtrail_mail::{Secret, Timestamp};
-use mailtrail_net::Signing;
+use mailtrail_net::WebhookSigner;
 use mailtrail_relay::admin::InboundFilter;
 use mailtrail_trail::provider::mailgun;
-use mailtrail_trail::{InboundMail, InboundOutcome, InboundState, InboundTransition};
+use mailtrail_trail::{InboundOutcome, InboundState, InboundSummary, InboundTransition};
 use serde_json::{Value, json};
 use std::process::Command;
 use std::sync::Arc;
@@ -67,7 +67,7 @@ async fn delivers_raw_mail_unchanged_over_http() {
     assert_eq!(request.header("x-mailtrail-recipient"), Some(REPLY_ADDRESS));
     assert_eq!(request.header("x-mailtrail-sender"), Some("ada@example.net"));
     let [id, at] = ["webhook-id", "webhook-timestamp"].map(|name| request.header(name).unwrap());
-    let mut signing = Signing::new(&[Secret::new("s")], id, at);
+    let mut signing = WebhookSigner::new(&[Secret::new("s")], id, at);
     signing.update(&request.body);
     assert_eq!(request.header("webhook-signature"), Some(&*signing.finish()));
     scene.daemon.stop().await;
@@ -890,7 +890,7 @@ fn http_target(endpoint: &http::Server) -> String {
 }
 
 /// The only mail that stands there, once it does.
-async fn wait_for_state(scene: &Scene, leg: InboundState) -> InboundMail {
+async fn wait_for_state(scene: &Scene, leg: InboundState) -> InboundSummary {
     let there = || scene.daemon.store().find_inbound(2, |mail| mail.state == leg).unwrap();
     until("the mail's end", || !there().is_empty()).await;
     there().remove(0)
@@ -938,7 +938,7 @@ fn encode_form(fields: &[(&str, &str)]) -> String {
 /// A form as Mailgun posts it.
 fn signed_form(key: &str, at: u64, token: &str, fields: &[(&str, &str)]) -> String {
     let at = at.to_string();
-    let signature = mailgun::sign(&Secret::new(key), &at, token);
+    let signature = mailgun::sign_webhook(&Secret::new(key), &at, token);
     let own = [("timestamp", &*at), ("token", token), ("signature", &*signature)];
     encode_form(&[fields, &own].concat())
 }
@@ -957,7 +957,7 @@ fn missing_attachment_counts(scene: &Scene) -> Vec<u64> {
 /// A form of Mailgun's with these parts: what stands behind `Content-Disposition: `, more header lines, and the bytes.
 fn multipart_form(token: &str, count: Option<&str>, parts: &[(&[u8], &[u8], Vec<u8>)]) -> Vec<u8> {
     let at = NOW_SECONDS.to_string();
-    let signature = mailgun::sign(&Secret::new(SIGNING_KEY), &at, token);
+    let signature = mailgun::sign_webhook(&Secret::new(SIGNING_KEY), &at, token);
     let headers = format!("[[\"Message-Id\", \"<{token}@example.net>\"], [\"Subject\", \"files\"]]");
     let fields = [
         ("recipient", REPLY_ADDRESS),
@@ -1012,7 +1012,7 @@ async fn post_mail(port: u16, number: usize, mail: &str) -> u16 {
         &number.to_string(),
         &[("recipient", REPLY_ADDRESS), ("sender", "a@b"), ("body-mime", mail)],
     );
-    let tls = mailtrail_net::tls::client_config(None).unwrap();
+    let tls = mailtrail_net::tls::build_client_config(None).unwrap();
     let client = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap();
     let request = client.post(format!("http://127.0.0.1:{port}/inbound/up/mime"));
     request.header(FORM_HEADERS[0].0, FORM_HEADERS[0].1).body(body).send().await.unwrap().status().as_u16()

@@ -180,7 +180,7 @@ async fn replay_applies_now_decodable_event_once() {
         kind: EventKind::Unknown,
         automated: true,
         diagnostic: Diagnostic::default(),
-        ..mailgun::reread(&opened, now).unwrap()
+        ..mailgun::decode_raw(&opened, now).unwrap()
     };
     {
         let (store, _) = Store::open(&house.process.data(), Clock::System).unwrap();
@@ -305,7 +305,7 @@ impl ProviderEventHarness {
             ports = own;
             render_config(data_dir, own)
         });
-        let tls = mailtrail_net::tls::client_config(None).unwrap();
+        let tls = mailtrail_net::tls::build_client_config(None).unwrap();
         let client = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap();
         Self { process, ports, client }
     }
@@ -377,7 +377,7 @@ fn event_with_message_id(event: &str, id: &str, recipient: &str, message_id: &st
 
 fn signed_event(token: usize, data: &Value) -> Vec<u8> {
     let (timestamp, token) = (Clock::System.now().as_secs().to_string(), format!("token {token}"));
-    let signature = mailgun::sign(&Secret::new(SIGNING_KEY), &timestamp, &token);
+    let signature = mailgun::sign_webhook(&Secret::new(SIGNING_KEY), &timestamp, &token);
     let signature = json!({"timestamp": timestamp, "token": token, "signature": signature});
     json!({"signature": signature, "event-data": data}).to_string().into_bytes()
 }

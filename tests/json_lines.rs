@@ -13,7 +13,7 @@ use house::{DOMAIN, House, PROOF};
 use http::{Act, Server};
 use mailtrail_mail::Secret;
 use mailtrail_sandbox::ProviderProfile;
-use mailtrail_trail::provider::mailgun::sign;
+use mailtrail_trail::provider::mailgun::sign_webhook;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -85,13 +85,12 @@ async fn populated_harness(endpoint: &Server) -> House {
         ("no event", json!([])),
     ] {
         let (at, token) = (now_seconds().to_string(), format!("token of {subject}"));
-        let signature =
-            json!({"timestamp": at, "token": token, "signature": sign(&Secret::new(PROOF), &at, &token)});
+        let signature = json!({"timestamp": at, "token": token, "signature": sign_webhook(&Secret::new(PROOF), &at, &token)});
         let body = json!({"signature": signature, "event-data": words}).to_string();
         assert_eq!(post_body(&house, "webhooks/up", "application/json", body).await, 200, "{subject}");
     }
     let (at, token) = (now_seconds().to_string(), "token of a mail");
-    let signature = sign(&Secret::new(PROOF), &at, token);
+    let signature = sign_webhook(&Secret::new(PROOF), &at, token);
     let mail = "From: ada@example.net\r\nMessage-ID: <2@example.net>\r\n\r\nhello\r\n";
     let reply = format!("reply@{DOMAIN}");
     let form = [
@@ -122,7 +121,7 @@ async fn populated_harness(endpoint: &Server) -> House {
 }
 
 async fn post_body(house: &House, path: &str, kind: &str, body: String) -> u16 {
-    let tls = mailtrail_net::tls::client_config(None).unwrap();
+    let tls = mailtrail_net::tls::build_client_config(None).unwrap();
     let client = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap();
     let request = client.post(format!("http://{}/{path}", house.process.address(1)));
     request.header("content-type", kind).body(body).send().await.unwrap().status().as_u16()

@@ -114,7 +114,7 @@ impl KillTraffic {
             messages,
             accepted: Mutex::default(),
         });
-        let trust = mailtrail_net::tls::connector(Some(&process.data().join("tls/relay.pem"))).unwrap();
+        let trust = mailtrail_net::tls::build_connector(Some(&process.data().join("tls/relay.pem"))).unwrap();
         let client = |number: usize| {
             // One in four as Odoo does it.
             let secure = number.is_multiple_of(4);

@@ -57,7 +57,7 @@ async fn a_restart_does_not_let_guesses_lock_out_a_user_that_logged_in_before() 
     let mut process = Process::with(&sink, "login_failures = 3");
     process.start().await;
     let guarded = process.address(0);
-    let trust = mailtrail_net::tls::connector(Some(&process.data().join("tls/relay.pem"))).unwrap();
+    let trust = mailtrail_net::tls::build_connector(Some(&process.data().join("tls/relay.pem"))).unwrap();
     let mut odoo = Client::log_in(guarded, &trust).await.unwrap();
     odoo.submit("a@example.com", &["b@example.net"], "A: b\r\n\r\n").await.unwrap();
     assert!(process.terminate().await.success());

@@ -7,7 +7,9 @@ mod words;
 
 use mailtrail_mail::{Secret, Timestamp};
 use mailtrail_trail::ProviderEvent;
-use mailtrail_trail::provider::mailgun::{Notice, Refused, decode, receive, sign};
+use mailtrail_trail::provider::mailgun::{
+    VerifiedEvent, WebhookError, decode_event, sign_webhook, verify_and_decode,
+};
 use serde_json::{Map, Value, json};
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -18,15 +20,15 @@ fn decodes_every_recorded_body_as_expected() {
     let mut seen = 0;
     for (file, expected) in read_expectations() {
         let body = read_fixture(&file);
-        match receive(&body, &signing_keys(), clock_for(&file, &expected)) {
+        match verify_and_decode(&body, &signing_keys(), clock_for(&file, &expected)) {
             Ok(notice) if file.starts_with("legacy") => {
                 assert_legacy_event_as_expected(&file, &notice, &expected)
             }
             Ok(notice) => assert_event_as_expected(&file, &notice, &expected),
-            Err(Refused::Inbound) => assert_eq!(expected["kind"], "inbound", "{file}"),
+            Err(WebhookError::InboundMessage) => assert_eq!(expected["kind"], "inbound", "{file}"),
             Err(refused) => {
                 assert_eq!(expected["answer"], 406, "{file}: {refused}");
-                assert!(refused.is_final(), "{file}: {refused}");
+                assert!(refused.is_permanent(), "{file}: {refused}");
             }
         }
         seen += 1;
@@ -37,20 +39,21 @@ fn decodes_every_recorded_body_as_expected() {
 #[test]
 fn errors_name_the_fault() {
     let refused = |file: &str| {
-        receive(&read_fixture(file), &signing_keys(), Timestamp::from_secs(BASE_SECONDS)).unwrap_err()
+        verify_and_decode(&read_fixture(file), &signing_keys(), Timestamp::from_secs(BASE_SECONDS))
+            .unwrap_err()
     };
-    assert!(matches!(refused("bad_not_json.json"), Refused::Malformed(_)));
-    assert!(matches!(refused("bad_no_signature.json"), Refused::Unsigned));
-    assert!(matches!(refused("bad_empty_signature.json"), Refused::Unsigned));
+    assert!(matches!(refused("bad_not_json.json"), WebhookError::Malformed(_)));
+    assert!(matches!(refused("bad_no_signature.json"), WebhookError::Unsigned));
+    assert!(matches!(refused("bad_empty_signature.json"), WebhookError::Unsigned));
     for file in ["bad_wrong_key.json", "bad_timestamp_changed.json", "bad_truncated_signature.json"] {
-        assert!(matches!(refused(file), Refused::BadSignature), "{file}");
+        assert!(matches!(refused(file), WebhookError::BadSignature), "{file}");
     }
 }
 
 #[test]
 fn dedup_key_is_equal_for_same_event_only() {
     let now = Timestamp::from_secs(BASE_SECONDS + 3600);
-    let notice = |file: &str| receive(&read_fixture(file), &signing_keys(), now).unwrap();
+    let notice = |file: &str| verify_and_decode(&read_fixture(file), &signing_keys(), now).unwrap();
     let first = notice("webhook_delivered.json");
     assert_eq!(first, notice("webhook_dup_same_token.json"));
     let again = notice("webhook_dup_same_event_new_token.json");
@@ -65,7 +68,10 @@ fn dedup_key_is_equal_for_same_event_only() {
     let accepted = expected.iter().filter(|(_, expected)| expected["answer"] == 200);
     let identities: HashSet<_> = accepted
         .map(|(file, expected)| {
-            receive(&read_fixture(file), &signing_keys(), clock_for(file, expected)).unwrap().event.dedup_key
+            verify_and_decode(&read_fixture(file), &signing_keys(), clock_for(file, expected))
+                .unwrap()
+                .event
+                .dedup_key
         })
         .collect();
     assert_eq!(identities.len(), ids.len());
@@ -79,7 +85,7 @@ fn matches_signing_vectors() {
     for vector in vectors {
         let [key, timestamp, token] =
             ["key", "timestamp", "token"].map(|name| vector[name].as_str().unwrap());
-        assert_eq!(sign(&Secret::new(key), timestamp, token), vector["signature"]);
+        assert_eq!(sign_webhook(&Secret::new(key), timestamp, token), vector["signature"]);
     }
 }
 
@@ -88,11 +94,11 @@ fn accepts_parent_account_signature() {
     let mut body: Value = serde_json::from_slice(&read_fixture("webhook_delivered.json")).unwrap();
     let text = |name: &str| body["signature"][name].as_str().unwrap().to_owned();
     let parent = Secret::new("test-parent-signing-key");
-    body["signature"]["parent-signature"] = json!(sign(&parent, &text("timestamp"), &text("token")));
+    body["signature"]["parent-signature"] = json!(sign_webhook(&parent, &text("timestamp"), &text("token")));
     let now = Timestamp::from_secs(BASE_SECONDS);
-    assert!(receive(body.to_string().as_bytes(), std::slice::from_ref(&parent), now).is_ok());
+    assert!(verify_and_decode(body.to_string().as_bytes(), std::slice::from_ref(&parent), now).is_ok());
     let plain = read_fixture("webhook_delivered.json");
-    assert!(matches!(receive(&plain, &[parent], now), Err(Refused::BadSignature)));
+    assert!(matches!(verify_and_decode(&plain, &[parent], now), Err(WebhookError::BadSignature)));
 }
 
 #[test]
@@ -101,10 +107,10 @@ fn rejects_truncated_bodies() {
         let body = read_fixture(file);
         let whole = body.trim_ascii_end();
         for end in 0..whole.len() {
-            let cut = receive(&whole[..end], &signing_keys(), Timestamp::from_secs(BASE_SECONDS));
+            let cut = verify_and_decode(&whole[..end], &signing_keys(), Timestamp::from_secs(BASE_SECONDS));
             // With its signature whole it is genuine, and still no event.
             assert!(
-                matches!(cut, Err(Refused::Malformed(_) | Refused::Unreadable { .. })),
+                matches!(cut, Err(WebhookError::Malformed(_) | WebhookError::Unreadable { .. })),
                 "{file} up to {end}"
             );
         }
@@ -122,8 +128,8 @@ fn corrupted_bodies_never_panic() {
                 let at = random.usize(..damaged.len());
                 damaged[at] = random.u8(..);
             }
-            let _ =
-                receive(&damaged, &signing_keys(), Timestamp::from_secs(BASE_SECONDS)).map(assert_bounded);
+            let _ = verify_and_decode(&damaged, &signing_keys(), Timestamp::from_secs(BASE_SECONDS))
+                .map(assert_bounded);
         }
     }
 }
@@ -142,13 +148,13 @@ fn tolerates_values_of_any_type() {
             for shape in &shapes {
                 let mut data = body["event-data"].clone();
                 *data.pointer_mut(&path).unwrap() = shape.clone();
-                assert_bounded_event(&decode(&(&data).into(), Timestamp::from_secs(BASE_SECONDS)));
+                assert_bounded_event(&decode_event(&(&data).into(), Timestamp::from_secs(BASE_SECONDS)));
             }
         }
     }
 }
 
-fn assert_event_as_expected(file: &str, notice: &Notice, expected: &Value) {
+fn assert_event_as_expected(file: &str, notice: &VerifiedEvent, expected: &Value) {
     assert_eq!(expected["answer"], 200, "{file}");
     assert_eq!(notice.signed_at.as_secs(), expected["signature_timestamp"], "{file}");
     let event = &notice.event;
@@ -162,7 +168,7 @@ fn assert_event_as_expected(file: &str, notice: &Notice, expected: &Value) {
     assert_eq!(event.tracking_id.map(|id| id.to_string()).as_deref(), expected_tracking_id(file), "{file}");
 }
 
-fn assert_legacy_event_as_expected(file: &str, notice: &Notice, expected: &Value) {
+fn assert_legacy_event_as_expected(file: &str, notice: &VerifiedEvent, expected: &Value) {
     let event = &notice.event;
     assert_eq!((event.kind, event.automated), ours(expected["kind"].as_str().unwrap()), "{file}");
     assert_eq!(event.recipient.as_deref(), expected["recipient"].as_str(), "{file}");
@@ -183,7 +189,7 @@ fn expected_tracking_id(file: &str) -> Option<&'static str> {
     body.contains(r#""mailtrail""#).then_some("01K54Z8Q3V7N5X9B2C6D8F0GHJ")
 }
 
-fn assert_bounded(notice: Notice) {
+fn assert_bounded(notice: VerifiedEvent) {
     assert_bounded_event(&notice.event);
 }
 

@@ -239,7 +239,7 @@ impl ApiHarness {
             .replace("tls = \"starttls\"\nauth = \"required\"", "tls = \"none\"\nauth = \"none\"");
         harness.process.configure(&(open + &more));
         harness.process.start().await;
-        let tls = mailtrail_net::tls::client_config(None).unwrap();
+        let tls = mailtrail_net::tls::build_client_config(None).unwrap();
         let client = Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap();
         Self {
             harness,
@@ -265,7 +265,7 @@ impl ApiHarness {
         .enumerate()
         {
             let (body, id) = (body.to_string(), format!("msg_{number}"));
-            let signature = generic::sign(&Secret::new(OTHER_SECRET), &id, &now, body.as_bytes()).unwrap();
+            let signature = generic::sign_request(&Secret::new(OTHER_SECRET), &id, &now, body.as_bytes()).unwrap();
             let request = self.client.post(self.http_url("webhooks/other")).header("webhook-id", id);
             let request = request.header("webhook-timestamp", &now).header("webhook-signature", signature);
             assert_eq!(request.body(body).send().await.unwrap().status(), 200);
@@ -276,7 +276,7 @@ impl ApiHarness {
             self.client.post(self.http_url("webhooks/campaigns/the-secret-of-the-campaigns")).body(hint);
         assert_eq!(request.send().await.unwrap().status(), 200);
         let mail = "From: ada@example.net\r\nMessage-ID: <in@example.net>\r\n\r\nhi\r\n";
-        let signature = mailgun::sign(&Secret::new(PROOF), &now, "token of a mail");
+        let signature = mailgun::sign_webhook(&Secret::new(PROOF), &now, "token of a mail");
         let form = form_urlencoded::Serializer::new(String::new())
             .extend_pairs([
                 ("recipient", "reply@mg.example.com"),
@@ -313,7 +313,7 @@ impl ApiHarness {
         assert!(self.harness.process.terminate().await.success());
         let (store, _) = Store::open(&self.harness.process.data(), Clock::System).unwrap();
         let (parcels, position) =
-            store.read_from(store.cursor_at(Timestamp::default()).unwrap(), 1000).unwrap();
+            store.read_from(store.cursor_at_time(Timestamp::default()).unwrap(), 1000).unwrap();
         let first = parcels.iter().find(|parcel| !parcel.entries.is_empty()).unwrap();
         let dead_letters = vec![(first.cursor, 0, "no room".to_owned())];
         let handed = SinkAck {

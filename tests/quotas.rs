@@ -103,7 +103,7 @@ async fn assert_quota_exhausted(client: &mut Client) {
 }
 
 async fn log_in_as(process: &Process, user: &str) -> Client {
-    let trust = mailtrail_net::tls::connector(Some(&process.data().join("tls/relay.pem"))).unwrap();
+    let trust = mailtrail_net::tls::build_connector(Some(&process.data().join("tls/relay.pem"))).unwrap();
     Client::log_in_as(user, process.address(0), &trust).await.unwrap()
 }
 

@@ -16,7 +16,7 @@ use mailtrail::config::Config;
 use mailtrail::daemon::Daemon;
 use mailtrail_mail::Secret;
 use mailtrail_mail::{Clock, ManualClock, Timestamp, TrackingId};
-use mailtrail_net::provider_api::{Api, Whose};
+use mailtrail_net::provider_api::{EventsApi, ProviderKind};
 use mailtrail_net::tls;
 use mailtrail_sandbox;
 use mailtrail_sandbox::{FaultInjection, Sandbox};
@@ -72,7 +72,7 @@ async fn polls_recover_twelve_hours_without_webhooks() {
 
 #[tokio::test]
 async fn polls_find_late_events_with_either_api() {
-    for api in [Api::Events, Api::Logs] {
+    for api in [EventsApi::Events, EventsApi::Logs] {
         let weather = FaultInjection { lose: 1.0, late: 25 * 60, ..FaultInjection::default() };
         let mut scene = ReconcileHarness::new(weather).await;
         scene.use_api(api);
@@ -93,7 +93,7 @@ async fn polls_find_late_events_with_either_api() {
 
 #[tokio::test]
 async fn webhook_and_poll_of_same_event_count_once() {
-    for api in [Api::Events, Api::Logs] {
+    for api in [EventsApi::Events, EventsApi::Logs] {
         let mut scene = ReconcileHarness::new(FaultInjection::default()).await;
         scene.use_api(api);
         let log = Log::default();
@@ -133,7 +133,7 @@ async fn wrong_api_key_is_logged_and_loses_no_event() {
     let mut scene = ReconcileHarness::new(FaultInjection { lose: 1.0, ..FaultInjection::default() }).await;
     let log = Log::default();
     let _listening = log.listen();
-    scene.config.upstreams[0].provider_api.as_mut().unwrap().key = Secret::new("hunter2");
+    scene.config.upstreams[0].provider_api.as_mut().unwrap().api_key = Secret::new("hunter2");
     scene.start().await;
     scene.enqueue_many(3).await;
     eventually("the events", || (scene.sandbox.counters().events == 6).then_some(())).await;
@@ -384,13 +384,13 @@ const TO: [&str; 4] = ["a@example.net", "b@example.net", "c@example.net", "d@exa
 async fn polling(api: &str, server: &http::Server) -> (Daemon, TrackingId, ReconcileHarness) {
     let mut scene = ReconcileHarness::new(FaultInjection::default()).await;
     if api == "logs" {
-        scene.use_api(Api::Logs);
+        scene.use_api(EventsApi::Logs);
     }
     let upstream = &mut scene.config.upstreams[0];
     upstream.provider_api.as_mut().unwrap().base_url = format!("http://{}", server.address).parse().unwrap();
     if api == "brevo" {
         upstream.transport.provider = mailtrail_trail::provider::Provider::Brevo;
-        upstream.provider_api.as_mut().unwrap().whose = Whose::Brevo;
+        upstream.provider_api.as_mut().unwrap().provider = ProviderKind::Brevo;
     }
     let daemon = Daemon::start(&scene.config, Clock::Manual(scene.manual_clock), None).await.unwrap();
     let id = TrackingId::new(START_TIME.saturating_sub(ONE_HOUR * 3), 1);
@@ -439,7 +439,7 @@ impl ReconcileHarness {
             time_scale: 0.0,
             faults,
             clock: Clock::Manual(manual_clock),
-            tls: tls::self_signed(directory.path(), "localhost").unwrap(),
+            tls: tls::load_self_signed(directory.path(), "localhost").unwrap(),
         });
         let sandbox = sandbox.await.unwrap();
         let text = format!(
@@ -468,10 +468,11 @@ impl ReconcileHarness {
         }
     }
 
-    fn use_api(&mut self, wanted: Api) {
-        if let Whose::Mailgun { api, .. } = &mut self.config.upstreams[0].provider_api.as_mut().unwrap().whose
+    fn use_api(&mut self, wanted: EventsApi) {
+        if let ProviderKind::Mailgun { events_api, .. } =
+            &mut self.config.upstreams[0].provider_api.as_mut().unwrap().provider
         {
-            *api = wanted;
+            *events_api = wanted;
         }
     }
 

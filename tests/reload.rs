@@ -27,7 +27,7 @@ async fn applies_changed_user_to_new_connections_only() {
     let sink = Sink::start().await;
     let mut process = Process::new(&sink);
     process.start().await;
-    let trust = mailtrail_net::tls::connector(Some(&process.data().join("tls/relay.pem"))).unwrap();
+    let trust = mailtrail_net::tls::build_connector(Some(&process.data().join("tls/relay.pem"))).unwrap();
     let guarded = process.address(0);
     assert!(Client::log_in_as("second", guarded, &trust).await.is_err());
     let mut idle = Client::log_in(guarded, &trust).await.unwrap();
@@ -47,7 +47,7 @@ async fn rejects_invalid_config_and_keeps_running() {
     let sink = Sink::start().await;
     let mut process = Process::new(&sink);
     process.start().await;
-    let trust = mailtrail_net::tls::connector(Some(&process.data().join("tls/relay.pem"))).unwrap();
+    let trust = mailtrail_net::tls::build_connector(Some(&process.data().join("tls/relay.pem"))).unwrap();
     let text = process.configuration(sink.port(), "");
     let text = text.replace(&format!("name = \"{USER}\""), "name = \"second\"\nrate = \"many\"");
     process.configure(&text.replace("hostname", "hostnam"));
@@ -191,7 +191,7 @@ address = "{http}"
 }
 
 fn http_client() -> reqwest::Client {
-    let tls = mailtrail_net::tls::client_config(None).unwrap();
+    let tls = mailtrail_net::tls::build_client_config(None).unwrap();
     // A connection that is kept alive ends with the configuration it began with.
     reqwest::Client::builder().tls_backend_preconfigured(tls).pool_max_idle_per_host(0).build().unwrap()
 }

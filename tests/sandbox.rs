@@ -44,8 +44,8 @@ impl SandboxScene {
 
     async fn with_profile(profile: ProviderProfile, time_scale: f64, webhook_url: Option<String>) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let pair = tls::self_signed(directory.path(), "localhost").unwrap();
-        let connector = tls::connector(Some(&directory.path().join("relay.pem"))).unwrap();
+        let pair = tls::load_self_signed(directory.path(), "localhost").unwrap();
+        let connector = tls::build_connector(Some(&directory.path().join("relay.pem"))).unwrap();
         let settings = SandboxSettings {
             profile,
             smtp_address: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -178,7 +178,8 @@ impl WebhookReceiver {
     /// The next event; its signature is right, and the relay understands it.
     async fn next_event(&mut self) -> Value {
         let body = self.bodies.recv().await.unwrap();
-        let notice = mailgun::receive(&body, &[Secret::new(SIGNING_KEY)], Clock::System.now()).unwrap();
+        let notice =
+            mailgun::verify_and_decode(&body, &[Secret::new(SIGNING_KEY)], Clock::System.now()).unwrap();
         assert!(notice.event.kind != EventKind::Unknown && notice.event.tracking_id.is_some(), "{notice:?}");
         let body: Value = serde_json::from_slice(&body).unwrap();
         let text = |field: &str| body["signature"][field].as_str().unwrap().to_owned();

@@ -345,9 +345,9 @@ impl ManagementApiScene {
             time_scale: 0.0,
             faults,
             clock: Clock::Manual(manual_clock),
-            tls: tls::self_signed(directory.path(), "localhost").unwrap(),
+            tls: tls::load_self_signed(directory.path(), "localhost").unwrap(),
         };
-        let tls = tls::client_config(None).unwrap();
+        let tls = tls::build_client_config(None).unwrap();
         let client = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap();
         Self {
             sandbox: mailtrail_sandbox::start(settings).await.unwrap(),

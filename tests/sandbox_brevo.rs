@@ -532,7 +532,7 @@ async fn start_sandbox(clock: Clock, time_scale: f64) -> (Sandbox, tempfile::Tem
         time_scale,
         faults: FaultInjection::default(),
         clock,
-        tls: tls::self_signed(directory.path(), "localhost").unwrap(),
+        tls: tls::load_self_signed(directory.path(), "localhost").unwrap(),
     });
     (sandbox.await.unwrap(), directory)
 }
@@ -564,7 +564,7 @@ async fn request_api(sandbox: &Sandbox, method: Method, path: &str, body: Option
 }
 
 fn http_client() -> reqwest::Client {
-    let tls = tls::client_config(None).unwrap();
+    let tls = tls::build_client_config(None).unwrap();
     reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap()
 }
 

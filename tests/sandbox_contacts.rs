@@ -113,7 +113,7 @@ async fn control_api_sends_contact_events() {
 }
 
 async fn post_contact_event(sandbox: &Sandbox, face: ProviderProfile, body: &Value) -> (u16, Value) {
-    let tls = tls::client_config(None).unwrap();
+    let tls = tls::build_client_config(None).unwrap();
     let client = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap();
     let request = client.post(format!("http://{}/sandbox/contacts", sandbox.api_address())).json(body);
     let request = match face {
@@ -139,7 +139,7 @@ async fn start_sandbox(profile: ProviderProfile) -> (Sandbox, tempfile::TempDir)
         time_scale: 0.0,
         faults: FaultInjection::default(),
         clock: Clock::System,
-        tls: tls::self_signed(directory.path(), "localhost").unwrap(),
+        tls: tls::load_self_signed(directory.path(), "localhost").unwrap(),
     });
     (sandbox.await.unwrap(), directory)
 }

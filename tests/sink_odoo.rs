@@ -13,8 +13,8 @@ use bytes::Bytes;
 use mail_parser::{MessageParser, MimeHeaders, PartType};
 use mailtrail::config;
 use mailtrail::config::Config;
-use mailtrail_mail::{MessageId, Record, Secret, Timestamp, TrackingId};
-use mailtrail_net::odoo::{Client, GROUP_NAME, INBOUND, write_comment};
+use mailtrail_mail::{MessageId, OdooRecord, Secret, Timestamp, TrackingId};
+use mailtrail_net::odoo::{GROUP_NAME, INBOUND_ACTION, OdooClient, format_group_comment};
 use mailtrail_net::tls;
 use mailtrail_relay::sink::SinkKind as Sink;
 use mailtrail_relay::sink::odoo::{EVENTS_ACTION, OdooMode, OdooSettings, run_preflight};
@@ -40,7 +40,7 @@ fn odoo_with_action() -> Odoo {
     let action =
         json!({ "name": EVENTS_ACTION.name, "state": "code", "code": EVENTS_ACTION.code, "groups_id": only });
     odoo.make("ir.actions.server", action);
-    odoo.change("res.groups", group, json!({ "comment": write_comment(&[("events", 1)]) }));
+    odoo.change("res.groups", group, json!({ "comment": format_group_comment(&[("events", 1)]) }));
     odoo.weather(json!({ "join": ["bot", group] }));
     odoo
 }
@@ -141,7 +141,7 @@ async fn enqueue(scene: &Scene, number: u64, email: &str, message_id: &str) -> T
     let send = Message {
         sender: "bounce@example.com".parse().ok(),
         message_id: MessageId::parse(message_id),
-        odoo_records: vec![Record::parse("sale.order,42").unwrap()],
+        odoo_records: vec![OdooRecord::parse("sale.order,42").unwrap()],
         subject: "Example Trading GmbH Order (Ref S0042)".into(),
         size: message.len() as u64,
         ..Message::new(id, "test")
@@ -244,7 +244,7 @@ async fn event_order_does_not_change_the_result() {
 async fn action_accepts_statuses_in_any_order_and_repeated() {
     let odoo = odoo_with_action();
     let settings = sink_settings(&odoo, "");
-    let mut client = Client::new(settings.login, tls::client_config(None).unwrap()).unwrap();
+    let mut client = OdooClient::new(settings.login, tls::build_client_config(None).unwrap()).unwrap();
     let mut number = 0;
     for (statuses, last, bounces) in [
         (&["pending", "exception", "sent", "bounce"][..], "bounce", 1),
@@ -260,7 +260,7 @@ async fn action_accepts_statuses_in_any_order_and_repeated() {
             let event = |status: &&str| json!({ "message_id": message_id, "email": email, "at": "2026-09-14 12:00:00", "status": status });
             let events: Vec<_> = order.iter().chain(&order).map(event).collect();
             let context = json!({ "context": { "mailtrail_events": events } });
-            let answer = client.call("ir.actions.server", "run", json!([[1]]), context).await.unwrap();
+            let answer = client.call_method("ir.actions.server", "run", json!([[1]]), context).await.unwrap();
             assert_eq!(answer["results"].as_array().unwrap().len(), events.len());
             assert_eq!(
                 odoo.record("mail.notification", notification)["notification_status"],
@@ -592,7 +592,7 @@ async fn trail_and_log_link_to_odoo_record() {
     wait_sink_started(&scene).await;
     let mail = OdooMail::send(&scene, &odoo, 1).await;
     scene.settled(mail.id).await;
-    let tls = tls::client_config(None).unwrap();
+    let tls = tls::build_client_config(None).unwrap();
     let client = reqwest::Client::builder()
         .unix_socket(scene.config.admin.socket.clone())
         .tls_backend_preconfigured(tls)
@@ -658,10 +658,10 @@ fn setup_creates_updates_and_removes_action() {
     assert!(said.contains("kept: group 1") && said.contains("kept: server action 1"), "{said}");
     // Somebody changed it, or it is of another version.
     let mut settings = sink_settings(&odoo, "");
-    (settings.login.username, settings.login.key) = ("admin".into(), Secret::new("admin-key"));
-    let mut client = Client::new(settings.login, tls::client_config(None).unwrap()).unwrap();
+    (settings.login.username, settings.login.api_key) = ("admin".into(), Secret::new("admin-key"));
+    let mut client = OdooClient::new(settings.login, tls::build_client_config(None).unwrap()).unwrap();
     let old = "# mailtrail action, version 0: an old one.\naction = {'version': 0}";
-    let write = client.call("ir.actions.server", "write", json!([[1], { "code": old }]), json!({}));
+    let write = client.call_method("ir.actions.server", "write", json!([[1], { "code": old }]), json!({}));
     runtime.block_on(write).unwrap();
     assert!(ready().unwrap_err().contains("has version 0"));
     let (said, _) = run_setup(&odoo, &[], "admin-key");
@@ -673,7 +673,7 @@ fn setup_creates_updates_and_removes_action() {
     assert!(!good && said.contains("must be an administrator's"), "{said}");
     let (said, good) = run_setup(&odoo, &["--inbound"], "admin-key");
     assert!(
-        good && said.contains(&format!("created: server action 2 ({}, version 1)", INBOUND.name)),
+        good && said.contains(&format!("created: server action 2 ({}, version 1)", INBOUND_ACTION.name)),
         "{said}"
     );
     assert!(odoo.record("res.groups", 1)["comment"].as_str().unwrap().ends_with(" events=1 inbound=2"));
@@ -755,9 +755,9 @@ fn failed_setup_leaves_nothing_behind() {
 /// Runs the action on one event; its result, and what Odoo shows afterwards.
 async fn run_action(odoo: &Odoo, event: Value) -> (Value, Value) {
     let login = sink_settings(odoo, "").login;
-    let mut client = Client::new(login, tls::client_config(None).unwrap()).unwrap();
+    let mut client = OdooClient::new(login, tls::build_client_config(None).unwrap()).unwrap();
     let context = json!({ "context": { "mailtrail_events": [event] } });
-    let answer = client.call("ir.actions.server", "run", json!([[1]]), context).await.unwrap();
+    let answer = client.call_method("ir.actions.server", "run", json!([[1]]), context).await.unwrap();
     (answer["results"][0].clone(), odoo.state())
 }
 
@@ -849,9 +849,10 @@ async fn locked_row_does_not_block_others_in_same_call() {
             "complained": number == 3 }),
         );
     }
-    let mut client = Client::new(sink_settings(&odoo, "").login, tls::client_config(None).unwrap()).unwrap();
+    let mut client =
+        OdooClient::new(sink_settings(&odoo, "").login, tls::build_client_config(None).unwrap()).unwrap();
     let context = json!({ "context": { "mailtrail_events": events } });
-    let answer = client.call("ir.actions.server", "run", json!([[1]]), context).await.unwrap();
+    let answer = client.call_method("ir.actions.server", "run", json!([[1]]), context).await.unwrap();
     assert_eq!(answer["results"], json!(["changed", "later", "later", "changed"]));
     let state = odoo.state();
     let shown = |number: u64| state["mail.notification"][number.to_string()]["failure_reason"].clone();
@@ -995,7 +996,8 @@ async fn event_of_earlier_message_keeps_newer_status() {
 #[tokio::test]
 async fn retries_odoo_mails_that_failed_during_stop() {
     let odoo = odoo_with_action();
-    let refused = format!("SMTPSenderRefused: (421, b'{}', 'bounce@example.com')", Reply::Stopping.text());
+    let refused =
+        format!("SMTPSenderRefused: (421, b'{}', 'bounce@example.com')", Reply::ShuttingDown.to_text());
     let now = Timestamp::from_secs(std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs());
     let now: String = now.to_string().replace('T', " ").chars().take(19).collect();
     let make = |state: &str, reason: &str, at: &str| {

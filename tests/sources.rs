@@ -7,7 +7,7 @@ mod inbox;
 
 use inbox::{Log, SENT, START, Scene};
 use mailtrail_mail::{Lane, Secret, Timestamp};
-use mailtrail_trail::provider::generic::sign;
+use mailtrail_trail::provider::generic::sign_request;
 use mailtrail_trail::suppression::EvidenceSource::Hint;
 use mailtrail_trail::suppression::{
     EvidenceItem, ListScope, Reason, Scope, SuppressionChange, SuppressionChangeKind, SuppressionSettings,
@@ -77,7 +77,7 @@ async fn rejects_events_with_wrong_signature_or_time() {
     }
     assert_eq!(scene.post_to("webhooks/other", b"{}".to_vec()).await, 401);
     let body = event.to_string();
-    let made = sign(&Secret::new(OTHER_SECRET), "id", &START.to_string(), body.as_bytes()).unwrap();
+    let made = sign_request(&Secret::new(OTHER_SECRET), "id", &START.to_string(), body.as_bytes()).unwrap();
     let fields =
         [("webhook-id", "id"), ("webhook-timestamp", &*START.to_string()), ("webhook-signature", &*made)];
     let changed = body.replace("delivered", "bounced").into_bytes();
@@ -302,7 +302,7 @@ async fn start_with_sources() -> Scene {
 
 async fn post_signed(scene: &Scene, source: &str, secret: &str, id: &str, at: u64, body: &Value) -> u16 {
     let (at, body) = (at.to_string(), body.to_string().into_bytes());
-    let made = sign(&Secret::new(secret), id, &at, &body).unwrap();
+    let made = sign_request(&Secret::new(secret), id, &at, &body).unwrap();
     let fields = [("webhook-id", id), ("webhook-timestamp", &*at), ("webhook-signature", &*made)];
     scene.post_with(&format!("webhooks/{source}"), &fields, body).await
 }

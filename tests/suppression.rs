@@ -252,7 +252,7 @@ fn hard_bounce_needs_provider_reason_or_address_status() {
             "event": "failed", "severity": "permanent", "reason": why, "recipient": "ada@example.net",
             "delivery-status": {"code": code, "enhanced-code": status, "message": text}
         });
-        reason(&provider::mailgun::decode(&(&data).into(), reported))
+        reason(&provider::mailgun::decode_event(&(&data).into(), reported))
     };
     let (hard, soft) = (Some(Reason::HardBounce), Some(Reason::SoftBounce));
     for (why, code, status, text, expected) in [
@@ -273,7 +273,7 @@ fn hard_bounce_needs_provider_reason_or_address_status() {
     }
     let brevo = |word: &str, text: &str| {
         let data = serde_json::json!({"event": word, "email": "ada@example.net", "reason": text});
-        reason(&provider::brevo::decode(&data, reported).unwrap())
+        reason(&provider::brevo::decode_event(&data, reported).unwrap())
     };
     for (word, text, expected) in [
         ("hard_bounce", "550 5.1.1 no such user", hard),
@@ -310,7 +310,7 @@ async fn equivalent_spellings_are_one_suppressed_address() {
             let found = scene.store().evidence_for_address(&other).unwrap();
             assert_eq!(found.len(), 1, "{one} {other}");
             let to: Result<mailtrail_mail::Mailbox, _> = other.parse();
-            let folded = to.unwrap().folded();
+            let folded = to.unwrap().to_folded();
             assert!(
                 scene.store().suppression_evidence(&folded, "up").unwrap().unwrap().is_listed(),
                 "{one} {other}"

@@ -12,9 +12,11 @@ use mailtrail::config;
 use mailtrail::daemon::Daemon;
 use mailtrail_mail::Secret;
 use mailtrail_mail::{Clock, Timestamp};
-use mailtrail_net::provider_api::{Account, Api, Entry, List, Settings, Whose};
+use mailtrail_net::provider_api::{
+    EventsApi, ProviderApi, ProviderApiSettings, ProviderKind, SuppressionEntry, SuppressionList,
+};
 use mailtrail_net::tls;
-use mailtrail_relay::alarms::Alarms;
+use mailtrail_relay::alarms::AlarmRegistry;
 use mailtrail_relay::suppression_sync::{SuppressionSync, SyncPeer};
 use mailtrail_sandbox;
 use mailtrail_sandbox::{FaultInjection, Sandbox};
@@ -34,9 +36,9 @@ use tokio_util::sync::CancellationToken;
 #[tokio::test]
 async fn sync_makes_both_lists_equal() {
     let (there, house) = start_pair().await;
-    there.add_entries(List::Bounces, &["gone@example.net"], DAYS_AGO).await;
-    there.add_entries(List::Complaints, &["spam@example.net"], DAYS_AGO).await;
-    there.add_entries(List::Unsubscribes, &["left@example.net"], DAYS_AGO).await;
+    there.add_entries(SuppressionList::Bounces, &["gone@example.net"], DAYS_AGO).await;
+    there.add_entries(SuppressionList::Complaints, &["spam@example.net"], DAYS_AGO).await;
+    there.add_entries(SuppressionList::Unsubscribes, &["left@example.net"], DAYS_AGO).await;
     for (arguments, code) in [
         (&["bad@example.net", "--reason", "hard-bounce"][..], 0),
         (&["angry@example.net", "--reason", "complaint", "--upstream", "up"], 0),
@@ -66,9 +68,9 @@ async fn sync_makes_both_lists_equal() {
     );
     assert_eq!(house.run_sync(&[]).await, acts);
     let listed = [
-        (List::Bounces, &["bad@example.net", "gone@example.net"]),
-        (List::Complaints, &["angry@example.net", "spam@example.net"]),
-        (List::Unsubscribes, &["left@example.net", "off@example.net"]),
+        (SuppressionList::Bounces, &["bad@example.net", "gone@example.net"]),
+        (SuppressionList::Complaints, &["angry@example.net", "spam@example.net"]),
+        (SuppressionList::Unsubscribes, &["left@example.net", "off@example.net"]),
     ];
     assert_eq!(there.read_lists().await, listed.map(|(list, some)| (list, string_set(some))).into());
     let taken = house.list_entries("provider").await;
@@ -98,8 +100,8 @@ async fn sync_makes_both_lists_equal() {
 async fn local_removal_is_exported_but_newer_events_count() {
     let (there, house) = start_pair().await;
     let all = ["a@example.net", "b@example.net", "C+c@example.net"];
-    there.add_entries(List::Bounces, &all, DAYS_AGO).await;
-    there.add_entries(List::Unsubscribes, &["a@example.net"], DAYS_AGO).await;
+    there.add_entries(SuppressionList::Bounces, &all, DAYS_AGO).await;
+    there.add_entries(SuppressionList::Unsubscribes, &["a@example.net"], DAYS_AGO).await;
     assert_eq!(house.run_sync(&[]).await.len(), 4);
     for address in ["a@example.net", "c+c@example.net"] {
         assert_eq!(house.process.ask(&["suppress", "remove", address]).await.code, 0);
@@ -111,12 +113,12 @@ async fn local_removal_is_exported_but_newer_events_count() {
     ];
     assert_eq!(house.run_sync(&["--dry-run"]).await, acts);
     assert_eq!(house.run_sync(&[]).await, acts);
-    assert_eq!(there.read_lists().await, [(List::Bounces, string_set(&["b@example.net"]))].into());
+    assert_eq!(there.read_lists().await, [(SuppressionList::Bounces, string_set(&["b@example.net"]))].into());
     assert_eq!(house.run_sync(&[]).await, [""; 0]);
     assert_eq!(house.process.ask(&["suppress", "check", "a@example.net"]).await.code, 1);
     // It bounces once more.
     let later = Clock::System.now().saturating_add(Duration::from_secs(60));
-    there.add_entries(List::Bounces, &["a@example.net"], later).await;
+    there.add_entries(SuppressionList::Bounces, &["a@example.net"], later).await;
     assert_eq!(house.run_sync(&[]).await, ["taken-in hard-bounce a@example.net"]);
     assert_eq!(house.process.ask(&["suppress", "check", "a@example.net"]).await.code, 0);
     assert_eq!(house.run_sync(&[]).await, [""; 0]);
@@ -125,8 +127,8 @@ async fn local_removal_is_exported_but_newer_events_count() {
 #[tokio::test]
 async fn remote_removal_clears_only_provider_evidence() {
     let (there, mut house) = start_pair().await;
-    there.add_entries(List::Bounces, &["a@example.net", "b@example.net"], DAYS_AGO).await;
-    there.add_entries(List::Complaints, &["c@example.net"], DAYS_AGO).await;
+    there.add_entries(SuppressionList::Bounces, &["a@example.net", "b@example.net"], DAYS_AGO).await;
+    there.add_entries(SuppressionList::Complaints, &["c@example.net"], DAYS_AGO).await;
     assert_eq!(house.run_sync(&[]).await.len(), 3);
     // An operator who wants what the provider says wants it also when the provider no longer says so.
     let said = house
@@ -135,11 +137,11 @@ async fn remote_removal_clears_only_provider_evidence() {
         .await;
     assert_eq!(said.code, 0, "{}", said.err);
     for (list, address) in [
-        (List::Bounces, "a@example.net"),
-        (List::Bounces, "b@example.net"),
-        (List::Complaints, "c@example.net"),
+        (SuppressionList::Bounces, "a@example.net"),
+        (SuppressionList::Bounces, "b@example.net"),
+        (SuppressionList::Complaints, "c@example.net"),
     ] {
-        assert!(there.api.remove(list, address).await.unwrap());
+        assert!(there.api.remove_suppression(list, address).await.unwrap());
     }
     let acts = [
         "added-there hard-bounce b@example.net",
@@ -168,7 +170,7 @@ async fn remote_removal_clears_only_provider_evidence() {
     assert!(ended.iter().all(|entry| entry["state"] == "ended"), "{ended:?}");
     assert_eq!(ended[0]["words"], "no longer on the provider's list");
     // The same entry comes back.
-    there.add_entries(List::Complaints, &["c@example.net"], DAYS_AGO).await;
+    there.add_entries(SuppressionList::Complaints, &["c@example.net"], DAYS_AGO).await;
     assert_eq!(house.run_sync(&[]).await, ["taken-in complaint c@example.net"]);
     assert_eq!(house.process.ask(&["suppress", "check", "c@example.net"]).await.code, 0);
     assert_eq!(house.run_sync(&[]).await, [""; 0]);
@@ -183,7 +185,11 @@ async fn syncs_thousands_of_entries_in_pages() {
     let (theirs, ours) = (many("there"), many("here"));
     for some in theirs.chunks(1000) {
         there
-            .add_entries(List::Bounces, &some.iter().map(String::as_str).collect::<Vec<_>>(), DAYS_AGO)
+            .add_entries(
+                SuppressionList::Bounces,
+                &some.iter().map(String::as_str).collect::<Vec<_>>(),
+                DAYS_AGO,
+            )
             .await;
     }
     let sheet = format!(
@@ -197,7 +203,7 @@ async fn syncs_thousands_of_entries_in_pages() {
     );
     assert_eq!((said.code, said.out), (0, summary), "{}", said.err);
     let both = theirs.iter().chain(&ours).cloned().collect::<BTreeSet<_>>();
-    assert_eq!(there.read_lists().await[&List::Bounces], both);
+    assert_eq!(there.read_lists().await[&SuppressionList::Bounces], both);
     assert_eq!(house.list_entries("provider").await.len(), ENTRY_COUNT);
     assert_eq!(house.run_sync(&[]).await, [""; 0]);
 }
@@ -208,7 +214,11 @@ async fn next_sync_completes_killed_one() {
     let many: Vec<_> = (0..ENTRY_COUNT).map(|number| format!("there{number:04}@example.net")).collect();
     for some in many.chunks(1000) {
         there
-            .add_entries(List::Bounces, &some.iter().map(String::as_str).collect::<Vec<_>>(), DAYS_AGO)
+            .add_entries(
+                SuppressionList::Bounces,
+                &some.iter().map(String::as_str).collect::<Vec<_>>(),
+                DAYS_AGO,
+            )
             .await;
     }
     // Of the second page nothing comes.
@@ -244,7 +254,7 @@ async fn next_sync_completes_killed_one() {
     house.process.start().await;
     assert_eq!(house.list_entries("provider").await.len(), 1000, "what was taken in is kept");
     assert_eq!(house.run_sync(&[]).await.len(), ENTRY_COUNT - 1000 + 2);
-    assert_eq!(there.read_lists().await[&List::Bounces].len(), ENTRY_COUNT + 2);
+    assert_eq!(there.read_lists().await[&SuppressionList::Bounces].len(), ENTRY_COUNT + 2);
     assert_eq!(house.run_sync(&[]).await, [""; 0]);
 }
 
@@ -532,7 +542,7 @@ async fn errors_name_cause_and_remedy() {
 #[tokio::test]
 async fn syncs_periodically() {
     let there = RemoteLists::new().await;
-    there.add_entries(List::Bounces, &["gone@example.net"], DAYS_AGO).await;
+    there.add_entries(SuppressionList::Bounces, &["gone@example.net"], DAYS_AGO).await;
     let directory = tempfile::tempdir().unwrap();
     let text = render_config("mailgun", &there.api_url())
         .replace("DATA", directory.path().to_str().unwrap())
@@ -548,7 +558,7 @@ async fn syncs_periodically() {
     };
     let taken = eventually("the entry", live).await;
     assert_eq!((taken.source, taken.expires_at), (EvidenceSource::Provider, None));
-    assert!(there.api.remove(List::Bounces, "gone@example.net").await.unwrap());
+    assert!(there.api.remove_suppression(SuppressionList::Bounces, "gone@example.net").await.unwrap());
     eventually("its end", || live().filter(|live| live.expires_at.is_some())).await;
     daemon.stop().await;
 }
@@ -567,7 +577,7 @@ async fn periodic_sync_skips_disabled_peers() {
             partners,
         );
         // Where somebody is to be asked it does not end.
-        syncer.run(every, Alarms::new(Clock::System), CancellationToken::new()).await;
+        syncer.run(every, AlarmRegistry::new(Clock::System), CancellationToken::new()).await;
     }
     store.checkpoint().await;
 }
@@ -575,7 +585,7 @@ async fn periodic_sync_skips_disabled_peers() {
 /// The sandbox, and its lists as somebody sees them who has the account's key.
 struct RemoteLists {
     sandbox: Sandbox,
-    api: Account,
+    api: ProviderApi,
     _directory: TempDir,
 }
 
@@ -595,7 +605,7 @@ impl RemoteLists {
             time_scale: 0.0,
             faults: FaultInjection::default(),
             clock: Clock::System,
-            tls: tls::self_signed(directory.path(), "localhost").unwrap(),
+            tls: tls::load_self_signed(directory.path(), "localhost").unwrap(),
         });
         let sandbox = sandbox.await.unwrap();
         let api = sandbox_api(&sandbox);
@@ -606,20 +616,20 @@ impl RemoteLists {
         format!("http://{}", self.sandbox.api_address())
     }
 
-    async fn add_entries(&self, list: List, addresses: &[&str], since: Timestamp) {
-        let entry = |address: &&str| Entry {
+    async fn add_entries(&self, list: SuppressionList, addresses: &[&str], since: Timestamp) {
+        let entry = |address: &&str| SuppressionEntry {
             address: (*address).to_owned(),
             since: Some(since),
-            reason: (list == List::Bounces).then(|| "no such user".to_owned()),
-            ..Entry::default()
+            reason: (list == SuppressionList::Bounces).then(|| "no such user".to_owned()),
+            ..SuppressionEntry::default()
         };
-        self.api.add(list, &addresses.iter().map(entry).collect::<Vec<_>>()).await.unwrap();
+        self.api.add_suppressions(list, &addresses.iter().map(entry).collect::<Vec<_>>()).await.unwrap();
     }
 
-    async fn read_lists(&self) -> BTreeMap<List, BTreeSet<String>> {
+    async fn read_lists(&self) -> BTreeMap<SuppressionList, BTreeSet<String>> {
         let (mut lists, mut place) = (BTreeMap::<_, BTreeSet<_>>::new(), None);
         loop {
-            let page = self.api.listed(place.as_ref()).await.unwrap();
+            let page = self.api.fetch_suppressions(place.as_ref()).await.unwrap();
             for (list, entry) in page.entries {
                 lists.entry(list).or_default().insert(entry.address);
             }
@@ -631,14 +641,14 @@ impl RemoteLists {
     }
 }
 
-fn sandbox_api(sandbox: &Sandbox) -> Account {
-    let settings = Settings {
+fn sandbox_api(sandbox: &Sandbox) -> ProviderApi {
+    let settings = ProviderApiSettings {
         upstream: "up".into(),
-        whose: Whose::Mailgun { domain: "mg.example.com".into(), api: Api::Events },
+        provider: ProviderKind::Mailgun { domain: "mg.example.com".into(), events_api: EventsApi::Events },
         base_url: format!("http://{}", sandbox.api_address()).parse().unwrap(),
-        key: Secret::new("key-1"),
+        api_key: Secret::new("key-1"),
     };
-    Account::new(settings, &tls::connector(None).unwrap(), Clock::System).unwrap()
+    ProviderApi::new(settings, &tls::build_connector(None).unwrap(), Clock::System).unwrap()
 }
 
 fn string_set(names: &[&str]) -> BTreeSet<String> {

@@ -12,7 +12,7 @@ use base64::prelude::BASE64_STANDARD;
 use mailtrail::config;
 use mailtrail::daemon::Daemon;
 use mailtrail_mail::{Clock, Timestamp};
-use mailtrail_net::tls::{marks, self_signed_files};
+use mailtrail_net::tls::{certificate_identities, self_signed_files};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use rcgen::{KeyPair, SanType};
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -107,7 +107,7 @@ async fn client_certificate_authenticates() {
         "[[user]]\nname = \"shop\"\ncertificates = [\"Shop.example.com\"]\n\
          [[user]]\nname = \"till\"\ncertificates = [\"till@example.com\"]\n\
          [[user]]\nname = \"crm\"\ncertificates = [{:?}]\n",
-        marks(&marked.certificate)[0]
+        certificate_identities(&marked.certificate)[0]
     );
     let house = TlsTestRelay::start(&authority, &sink, &users, Clock::System).await;
     let password = BASE64_STANDARD.encode(format!("\0{USER}\0{PASSWORD}"));
@@ -192,7 +192,7 @@ async fn reload_uses_new_certificate() {
     process.start().await;
     let other = tempfile::tempdir().unwrap();
     let fresh = self_signed_files(other.path(), "localhost").unwrap();
-    let trust = mailtrail_net::tls::connector(Some(&fresh.certificate)).unwrap();
+    let trust = mailtrail_net::tls::build_connector(Some(&fresh.certificate)).unwrap();
     assert!(Client::log_in(process.address(0), &trust).await.is_err());
     for name in ["relay.pem", "relay.key"] {
         std::fs::copy(other.path().join(name), process.data().join("tls").join(name)).unwrap();

@@ -198,10 +198,10 @@ async fn sends_nothing_in_clear_when_tls_is_required() {
 async fn ignores_plaintext_injected_after_starttls() {
     for injected in ["", "250-evil\r\n250 AUTH LOGIN\r\n", "550 5.7.1 go away\r\n"] {
         let directory = tempfile::tempdir().unwrap();
-        let pair = tls::self_signed(directory.path(), "localhost").unwrap();
+        let pair = tls::load_self_signed(directory.path(), "localhost").unwrap();
         let mut script = Script::new();
         script.offers.extend(["STARTTLS", "AUTH PLAIN"]);
-        (script.tls, script.injected) = (Some(tls::acceptor(pair).unwrap()), injected);
+        (script.tls, script.injected) = (Some(tls::build_acceptor(pair).unwrap()), injected);
         let ca = directory.path().join("relay.pem");
         let text = format!(
             "tls = \"starttls\"\nca_file = {:?}\nusername = \"u\"\npassword = \"p\"\nconnections = 1",

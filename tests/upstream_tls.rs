@@ -67,14 +67,14 @@ async fn sends_nothing_to_server_with_invalid_certificate() {
 #[tokio::test(start_paused = true)]
 async fn trusts_only_configured_ca_file() {
     let own = tempfile::tempdir().unwrap();
-    let pair = tls::self_signed(own.path(), "localhost").unwrap();
+    let pair = tls::load_self_signed(own.path(), "localhost").unwrap();
     let itself = own.path().join("relay.pem");
     let house = ServerCa::new();
     let certified = house.server_acceptor(SanType::IpAddress([127, 0, 0, 1].into()), 2040);
     for (acceptor, anchor, trusted) in [
-        (tls::acceptor(pair.clone()).unwrap(), Some(itself.clone()), true),
+        (tls::build_acceptor(pair.clone()).unwrap(), Some(itself.clone()), true),
         (certified.clone(), Some(house.ca_file()), true),
-        (tls::acceptor(pair).unwrap(), None, false),
+        (tls::build_acceptor(pair).unwrap(), None, false),
         (certified, Some(itself), false),
     ] {
         let mut script = Script::new();
@@ -180,6 +180,6 @@ impl ServerCa {
         let (chain, private) = (directory.path().join("server.pem"), directory.path().join("server.key"));
         std::fs::write(&chain, certificate.pem()).unwrap();
         std::fs::write(&private, key.serialize_pem()).unwrap();
-        tls::acceptor(tls::load(&chain, &private).unwrap()).unwrap()
+        tls::build_acceptor(tls::load_certified_key(&chain, &private).unwrap()).unwrap()
     }
 }

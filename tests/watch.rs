@@ -173,7 +173,7 @@ async fn raises_backlog_alarm() {
 async fn post_signed_webhook(scene: &Scene, id: TrackingId, event: &str, key: &str, ahead: u64) -> u16 {
     let now = scene.time.clock().now().as_millis() / 1000;
     let (timestamp, token) = ((now + ahead).to_string(), format!("{event}-{id}-{now}-{ahead}"));
-    let signature = mailgun::sign(&Secret::new(key), &timestamp, &token);
+    let signature = mailgun::sign_webhook(&Secret::new(key), &timestamp, &token);
     let body = serde_json::json!({
         "signature": { "timestamp": timestamp, "token": token, "signature": signature },
         "event-data": {
@@ -182,7 +182,7 @@ async fn post_signed_webhook(scene: &Scene, id: TrackingId, event: &str, key: &s
         },
     });
     let url = format!("http://{}/webhooks/up", scene.http());
-    let tls = mailtrail_net::tls::client_config(None).unwrap();
+    let tls = mailtrail_net::tls::build_client_config(None).unwrap();
     let client = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap();
     let posted = client.post(url).body(body.to_string()).send();
     let mut posted = std::pin::pin!(posted);

@@ -397,7 +397,7 @@ impl WebPageHarness {
         );
         harness.process.configure(&format!("{configuration}token = \"{API_TOKEN}\"\n"));
         harness.process.start().await;
-        let tls = mailtrail_net::tls::client_config(None).unwrap();
+        let tls = mailtrail_net::tls::build_client_config(None).unwrap();
         let client = Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap();
         Self { harness, client, configuration }
     }

@@ -267,13 +267,14 @@ type HeaderFields = Vec<(&'static str, String)>;
 fn signed_event(source: &str, number: &str) -> (HeaderFields, Vec<u8>) {
     let at = START.to_string();
     if source == "up" {
-        let signature = mailgun::sign(&Secret::new("key"), &at, number);
+        let signature = mailgun::sign_webhook(&Secret::new("key"), &at, number);
         let signature = json!({"timestamp": at, "token": number, "signature": signature});
         let data = json!({"event": "delivered", "id": number, "timestamp": START});
         return (Vec::new(), json!({"signature": signature, "event-data": data}).to_string().into_bytes());
     }
     let body = json!({"event": "delivered"}).to_string().into_bytes();
-    let made = generic::sign(&Secret::new("the-secret-of-the-other-one"), number, &at, &body).unwrap();
+    let made =
+        generic::sign_request(&Secret::new("the-secret-of-the-other-one"), number, &at, &body).unwrap();
     (vec![("webhook-id", number.to_owned()), ("webhook-timestamp", at), ("webhook-signature", made)], body)
 }
 

@@ -422,7 +422,7 @@ fn delivered_event(id: &str) -> Value {
 
 fn signed_webhook(key: &str, timestamp: u64, token: &str, data: Value) -> Vec<u8> {
     let timestamp = timestamp.to_string();
-    let signature = mailgun::sign(&Secret::new(key), &timestamp, token);
+    let signature = mailgun::sign_webhook(&Secret::new(key), &timestamp, token);
     let signature = json!({"timestamp": timestamp, "token": token, "signature": signature});
     json!({"signature": signature, "event-data": data}).to_string().into_bytes()
 }

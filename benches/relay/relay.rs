@@ -63,7 +63,7 @@ impl Relay {
     pub fn start(kind: RelayKind, upstream: SocketAddr, surroundings: Environment) -> io::Result<Self> {
         // On the disk of the build: /tmp may be memory, and syncs to it would cost nothing.
         let directory = TempDir::new_in(env!("CARGO_TARGET_TMPDIR"))?;
-        tls::self_signed(&directory.path().join("tls"), RELAY_NAME).map_err(io::Error::other)?;
+        tls::load_self_signed(&directory.path().join("tls"), RELAY_NAME).map_err(io::Error::other)?;
         let [smtp_address, secure, http_listener] = free_addresses()?;
         let (mut command, smtps_address) = match kind {
             RelayKind::Mailtrail => {
@@ -105,7 +105,7 @@ impl Relay {
     /// What trusts its certificate; every session is a full handshake.
     pub fn tls_connector(&self) -> io::Result<TlsConnector> {
         let certificate = self.directory.path().join("tls/relay.pem");
-        let mut config = tls::client_config(Some(&certificate)).map_err(io::Error::other)?;
+        let mut config = tls::build_client_config(Some(&certificate)).map_err(io::Error::other)?;
         config.resumption = rustls::client::Resumption::disabled();
         Ok(TlsConnector::from(std::sync::Arc::new(config)))
     }

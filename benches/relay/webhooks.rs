@@ -90,7 +90,7 @@ fn build_request(number: usize, about: &[String]) -> String {
         "signature": {
             "timestamp": timestamp,
             "token": token,
-            "signature": mailgun::sign(&Secret::new(SIGNING_KEY), &timestamp, &token),
+            "signature": mailgun::sign_webhook(&Secret::new(SIGNING_KEY), &timestamp, &token),
         },
         "event-data": {
             "event": event,

@@ -1,7 +1,7 @@
 //! Sends that follow from their numbers, so that every process of a measurement knows them.
 
 use bytes::Bytes;
-use mailtrail_mail::{BodyType, MessageId, Record, Timestamp, TrackingId};
+use mailtrail_mail::{BodyType, MessageId, OdooRecord, Timestamp, TrackingId};
 use mailtrail_store::{CommitError, Store};
 use mailtrail_trail::{
     AcceptedMessage, AttemptOutcome, AttemptStarted, AttemptStatus, Diagnostic, EventKind, EventSource,
@@ -149,8 +149,8 @@ pub fn recipient_of(number: u64) -> String {
 }
 
 /// Two sends are about the same order.
-pub fn record_of(number: u64) -> Option<Record> {
-    Record::parse(&format!("sale.order,{}", order_of(number)))
+pub fn record_of(number: u64) -> Option<OdooRecord> {
+    OdooRecord::parse(&format!("sale.order,{}", order_of(number)))
 }
 
 fn order_of(number: u64) -> u64 {

@@ -351,7 +351,7 @@ impl AdminClient {
 
     fn connect_daemon(socket: &Path) -> Result<Self, CliError> {
         let failed = |error: &dyn std::fmt::Display| CliError::Other(error.to_string());
-        let tls = tls::client_config(None).map_err(|error| failed(&error))?;
+        let tls = tls::build_client_config(None).map_err(|error| failed(&error))?;
         let client = reqwest::Client::builder().unix_socket(socket).tls_backend_preconfigured(tls).build();
         client.map(Self::Remote).map_err(|error| failed(&error))
     }

@@ -70,7 +70,7 @@ async fn submit_messages(port: u16, data_dir: &Path) -> Result<Vec<String>, CliE
         breaker: circuit_breaker::BreakerSettings::default(),
         timeouts: Default::default(),
     };
-    let connector = tls::connector(settings.ca_file.as_deref()).map_err(|error| failed(&error))?;
+    let connector = tls::build_connector(settings.ca_file.as_deref()).map_err(|error| failed(&error))?;
     let mut connection =
         Connection::open(&settings, &connector, "[127.0.0.1]").await.map_err(|error| failed(&error))?;
     let mut ids = Vec::new();

@@ -81,7 +81,7 @@ pub async fn run(context: &Context, arguments: SandboxArgs) -> Result<(), CliErr
             ..FaultInjection::default()
         },
         clock: Clock::System,
-        tls: tls::self_signed(&arguments.certificate, "localhost").map_err(|error| failed(&error))?,
+        tls: tls::load_self_signed(&arguments.certificate, "localhost").map_err(|error| failed(&error))?,
     });
     let sandbox = sandbox.await.map_err(|error| failed(&error))?;
     if let Some(url) = arguments.activecampaign {

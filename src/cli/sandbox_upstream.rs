@@ -5,13 +5,13 @@ use crate::config::{Config, HttpTls};
 use crate::daemon::{Daemon, Sockets};
 use mailtrail_mail::Clock;
 use mailtrail_mail::Secret;
-use mailtrail_net::provider_api::{Api, Whose};
+use mailtrail_net::provider_api::{EventsApi, ProviderKind};
 use mailtrail_net::tls;
 use mailtrail_net::transport::{Login, Security};
 use mailtrail_sandbox;
 use mailtrail_sandbox::{FaultInjection, ProviderProfile, Sandbox};
 use mailtrail_trail::provider::Provider;
-use mailtrail_trail::provider::brevo::Credentials;
+use mailtrail_trail::provider::brevo::WebhookAuth;
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -81,7 +81,7 @@ impl SandboxUpstream {
             time_scale,
             faults: FaultInjection::default(),
             clock: Clock::System,
-            tls: tls::self_signed(&directory, "localhost").map_err(|error| failed(&error))?,
+            tls: tls::load_self_signed(&directory, "localhost").map_err(|error| failed(&error))?,
         });
         let sandbox = sandbox.await.map_err(|error| failed(&error))?;
         let api_url = format!("http://{}", sandbox.api_address());
@@ -97,20 +97,23 @@ impl SandboxUpstream {
         config.http_tls = HttpTls::None;
         for upstream in &mut config.upstreams {
             upstream.webhook_signing_keys = Vec::new();
-            upstream.webhook_auth = Credentials::default();
+            upstream.webhook_auth = WebhookAuth::default();
             let (provider, whose) = match self.profile {
                 ProviderProfile::Mailgun => {
                     upstream.webhook_signing_keys.push(self.signing_key.clone());
-                    (Provider::Mailgun, Whose::Mailgun { domain: self.domain.clone(), api: Api::Events })
+                    (
+                        Provider::Mailgun,
+                        ProviderKind::Mailgun { domain: self.domain.clone(), events_api: EventsApi::Events },
+                    )
                 }
                 ProviderProfile::Brevo => {
                     upstream.webhook_auth.tokens.push(self.signing_key.clone());
-                    (Provider::Brevo, Whose::Brevo)
+                    (Provider::Brevo, ProviderKind::Brevo)
                 }
             };
             if let Some(account) = &mut upstream.provider_api {
-                account.whose = whose;
-                (account.base_url, account.key) = (self.api_url.clone(), self.api_key.clone());
+                account.provider = whose;
+                (account.base_url, account.api_key) = (self.api_url.clone(), self.api_key.clone());
             }
             let transport = &mut upstream.transport;
             transport.provider = provider;

@@ -9,7 +9,9 @@ use bytes::Bytes;
 use futures_util::stream;
 use mail_builder::headers::{Header as _, address::Address};
 use mail_parser::{HeaderName, MessageParser};
-use mailtrail_mail::{BodyType, Envelope, HeaderBlock, HeaderLine, Mailbox, is_mbox_line, missing_domains};
+use mailtrail_mail::{
+    BodyType, Envelope, HeaderLine, HeaderSection, Mailbox, find_missing_domains, is_mbox_line,
+};
 use mailtrail_net::tls;
 use mailtrail_net::transport::{
     Connection, DataError, EnvelopeReplies, Pipelining, Security, Settings, TransportError,
@@ -68,7 +70,7 @@ pub async fn run(context: &Context, arguments: SendmailArgs) -> Result<(), CliEr
     if arguments.mode == SMTP_MODE {
         return proxy_stdio(&server).await;
     }
-    let tls = tls::connector(None).map_err(|error| CliError::Other(error.to_string()))?;
+    let tls = tls::build_connector(None).map_err(|error| CliError::Other(error.to_string()))?;
     let input = read_message(std::io::stdin().lock(), !arguments.ignores_dots())?;
     let opened = Connection::open(&server, &tls, "localhost").await;
     let mut connection = opened.map_err(|fault| connection_error(&fault, &server))?;
@@ -213,7 +215,7 @@ struct Submission {
 impl Submission {
     /// Names without a domain get `domain`.
     fn new(arguments: &SendmailArgs, input: &[u8], domain: &str) -> Result<Self, CliError> {
-        let block = HeaderBlock::of(input);
+        let block = HeaderSection::parse(input);
         let author = match arguments.sender.as_deref() {
             None | Some("" | "<>") => current_user_mailbox(domain)?,
             Some(sender) => parse_mailbox(sender.trim_matches(['<', '>']), domain)
@@ -274,15 +276,15 @@ impl Submission {
 
 /// The message with an author and without Bcc; addresses without a domain get `domain`.
 fn build_message(
-    block: HeaderBlock<'_>,
+    block: HeaderSection<'_>,
     input: &[u8],
     domain: &str,
     from: impl FnOnce() -> Vec<u8>,
 ) -> Vec<u8> {
     let mut message = Vec::with_capacity(input.len() + 256);
-    if block.first("From").is_none() && block.first("Resent-From").is_none() {
+    if block.find_field("From").is_none() && block.find_field("Resent-From").is_none() {
         message.extend_from_slice(&from());
-        if block.is_missing() {
+        if block.is_absent() {
             message.extend_from_slice(b"\r\n");
         }
     }
@@ -296,7 +298,7 @@ fn build_message(
         } else if ADDRESS_FIELDS.contains(&name) {
             let start =
                 field.span.start + memchr::memchr(b':', &input[field.span]).map_or(0, |colon| colon + 1);
-            for place in missing_domains(field.value) {
+            for place in find_missing_domains(field.value) {
                 message.extend_from_slice(&input[at..start + place]);
                 message.extend_from_slice(format!("@{domain}").as_bytes());
                 at = start + place;

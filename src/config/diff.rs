@@ -60,7 +60,7 @@ impl Config {
             warnings: _,
             secret_files: _,
         } = self;
-        let bulk = |routing: &Routing| (routing.bulk.clone(), routing.bulk_recipients);
+        let bulk = |routing: &Routing| (routing.bulk_match.clone(), routing.min_bulk_recipients);
         let sections = [
             ("server", *hostname != other.hostname || *data_dir != other.data_dir),
             ("listener", *listeners != other.listeners),

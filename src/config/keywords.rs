@@ -33,13 +33,13 @@ pub(crate) const AUTHENTICATION_MODES: [(&str, Authentication); 2] =
     [("required", Authentication::Required), ("none", Authentication::None)];
 
 pub(crate) const PROVIDER_NAMES: [(&str, Provider); 3] = [
-    (Provider::Mailgun.word(), Provider::Mailgun),
-    (Provider::Brevo.word(), Provider::Brevo),
-    (Provider::Plain.word(), Provider::Plain),
+    (Provider::Mailgun.as_str(), Provider::Mailgun),
+    (Provider::Brevo.as_str(), Provider::Brevo),
+    (Provider::Plain.as_str(), Provider::Plain),
 ];
 
 pub(crate) const REGION_NAMES: [(&str, Region); 2] =
-    [(Region::Us.word(), Region::Us), (Region::Eu.word(), Region::Eu)];
+    [(Region::Us.as_str(), Region::Us), (Region::Eu.as_str(), Region::Eu)];
 
 /// How messages go to an upstream.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -51,8 +51,8 @@ pub(crate) enum TransportKind {
 pub(crate) const TRANSPORT_KINDS: [(&str, TransportKind); 2] =
     [("smtp", TransportKind::Smtp), ("api", TransportKind::Api)];
 
-pub(crate) const EVENT_APIS: [(&str, provider_api::Api); 2] =
-    [("events", provider_api::Api::Events), ("logs", provider_api::Api::Logs)];
+pub(crate) const EVENT_APIS: [(&str, provider_api::EventsApi); 2] =
+    [("events", provider_api::EventsApi::Events), ("logs", provider_api::EventsApi::Logs)];
 
 pub(crate) const UPSTREAM_TLS_MODES: [(&str, Security); 3] =
     [("starttls", Security::StartTls), ("implicit", Security::Implicit), ("none", Security::None)];

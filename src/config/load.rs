@@ -189,7 +189,7 @@ fn warn_unused_certificates(root: &Section<'_>, config: &Config) {
 /// Whether all connections that are allowed fit what this process can be allowed to open.
 fn warn_descriptor_limit(root: &Section<'_>, config: &Config) {
     let needed = config.required_descriptors();
-    if let Some(allowed) = descriptors::most_allowed().filter(|allowed| *allowed < needed) {
+    if let Some(allowed) = descriptors::hard_limit().filter(|allowed| *allowed < needed) {
         root.add_warning(
             "limits",
             format!(

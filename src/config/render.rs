@@ -8,7 +8,7 @@ use crate::config::sections::{NEVER_KEYWORD, OFF_KEYWORD, format_header_match, o
 use crate::config::settings::{CertificateFiles, Config, HttpTls, Upstream};
 use crate::config::units::{format_duration, format_percentage, format_quota, format_rate, format_size};
 use mailtrail_mail::HeaderCleanup;
-use mailtrail_net::provider_api::Whose;
+use mailtrail_net::provider_api::ProviderKind;
 use mailtrail_net::transport::{Protocol, Settings};
 use mailtrail_net::{provider_api, webhook_client};
 use mailtrail_relay::alarms::notifier;
@@ -16,7 +16,7 @@ use mailtrail_relay::monitoring::Thresholds;
 use mailtrail_relay::submission::{Listener, Password, User};
 use mailtrail_relay::webhook::{SourceKind, WebhookSource};
 use mailtrail_relay::{inbound, reconcile, sink};
-use mailtrail_trail::{Pattern, Routing, suppression};
+use mailtrail_trail::{Match, Routing, suppression};
 use reqwest::Url;
 use std::fmt::{Display, Write as _};
 use std::path::Path;
@@ -72,10 +72,10 @@ impl Config {
         page.write_suppression(&self.suppression, self.suppression_sync_interval);
         if let Some(heartbeat) = &self.heartbeat {
             page.section("[heartbeat]");
-            page.string("to", &heartbeat.to);
-            page.string("from", &heartbeat.from);
-            page.duration("every", heartbeat.every);
-            page.duration("patience", heartbeat.patience);
+            page.string("to", &heartbeat.recipient);
+            page.string("from", &heartbeat.sender);
+            page.duration("every", heartbeat.interval);
+            page.duration("patience", heartbeat.timeout);
         }
         self.sinks.iter().for_each(|sink| page.write_sink(sink));
         page.write_alarms(&self.alarm_thresholds, &self.alarm_notifications);
@@ -110,8 +110,8 @@ impl TomlWriter {
     fn write_cleanup(&mut self, cleanup: &HeaderCleanup) {
         self.list("drop_headers", &cleanup.drop_headers);
         self.literal("replace_unusable", cleanup.replace_unusable);
-        self.literal("mbox_line", cleanup.mbox_line);
-        self.literal("repair", cleanup.repair);
+        self.literal("mbox_line", cleanup.convert_mbox_line);
+        self.literal("repair", cleanup.rewrite_list_unsubscribe);
     }
 
     fn write_user(&mut self, user: &User) {
@@ -122,10 +122,10 @@ impl TomlWriter {
             Some(Password::Plain(_)) => self.string("password", SECRET_MASK),
             None => {}
         }
-        self.list("senders", &user.account.senders);
-        self.string("client", &user.account.client);
-        self.list("request_headers", &user.account.request_headers);
-        self.write_cleanup(&user.account.cleanup);
+        self.list("senders", &user.account.sender_patterns);
+        self.string("client", &user.account.client_label);
+        self.list("request_headers", &user.account.allowed_request_headers);
+        self.write_cleanup(&user.account.header_cleanup);
         self.list("certificates", &user.certificate_identities);
         self.optional("rate", user.rate.map(format_rate));
         self.optional("quota", user.quota.map(format_quota));
@@ -134,10 +134,10 @@ impl TomlWriter {
     fn write_limits(&mut self, config: &Config) {
         let limits = &config.limits;
         self.section("[limits]");
-        self.string("message_size", format_size(limits.message_size));
-        self.literal("recipients", limits.recipients);
-        self.literal("connections", limits.connections);
-        self.literal("connections_per_ip", limits.connections_per_ip);
+        self.string("message_size", format_size(limits.max_message_bytes));
+        self.literal("recipients", limits.max_recipients);
+        self.literal("connections", limits.max_connections);
+        self.literal("connections_per_ip", limits.max_connections_per_ip);
         self.duration("command_timeout", limits.command_timeout);
         self.duration("data_timeout", limits.data_timeout);
         self.duration("message_timeout", limits.message_timeout);
@@ -162,8 +162,8 @@ impl TomlWriter {
         if !credentials.tokens.is_empty() {
             self.list("webhook_token", &vec![SECRET_MASK; credentials.tokens.len()]);
         }
-        self.optional("webhook_header", credentials.header.as_ref());
-        if let Some((username, _)) = &credentials.login {
+        self.optional("webhook_header", credentials.token_header.as_ref());
+        if let Some((username, _)) = &credentials.basic {
             self.string("webhook_username", username);
             self.string("webhook_password", SECRET_MASK);
         }
@@ -189,15 +189,15 @@ impl TomlWriter {
 
     fn write_reconcile(
         &mut self,
-        account: &provider_api::Settings,
+        account: &provider_api::ProviderApiSettings,
         settings: Option<reconcile::PollSettings>,
     ) {
         self.section("[upstream.reconcile]");
         self.literal("enabled", settings.is_some());
         let Some(settings) = settings else { return };
         self.duration("every", settings.interval);
-        if let Whose::Mailgun { api, .. } = &account.whose {
-            self.string("api", keyword_of(&EVENT_APIS, api));
+        if let ProviderKind::Mailgun { events_api, .. } = &account.provider {
+            self.string("api", keyword_of(&EVENT_APIS, events_api));
         }
         self.duration("reach", settings.lookback);
     }
@@ -225,13 +225,13 @@ impl TomlWriter {
         for route in &routing.routes {
             self.section("[[route]]");
             self.string("name", &route.name);
-            self.write_match(&route.pattern);
-            self.list("recipients", &route.pattern.recipients);
+            self.write_match(&route.criteria);
+            self.list("recipients", &route.criteria.recipients);
             self.list("upstreams", &route.upstreams);
         }
         self.section("[bulk]");
-        self.write_match(&routing.bulk);
-        self.literal("recipients", routing.bulk_recipients);
+        self.write_match(&routing.bulk_match);
+        self.literal("recipients", routing.min_bulk_recipients);
     }
 
     fn write_suppression(&mut self, settings: &suppression::SuppressionSettings, sync: Option<Duration>) {
@@ -248,7 +248,7 @@ impl TomlWriter {
         self.string("sync", sync.map_or_else(|| OFF_KEYWORD.to_owned(), format_duration));
     }
 
-    fn write_match(&mut self, pattern: &Pattern) {
+    fn write_match(&mut self, pattern: &Match) {
         self.list("users", &pattern.users);
         self.list("senders", &pattern.senders);
         self.list("headers", &pattern.headers.iter().map(format_header_match).collect::<Vec<_>>());
@@ -349,14 +349,14 @@ impl TomlWriter {
         self.optional("give_up_after", sink.give_up_after.map(format_duration));
     }
 
-    fn write_webhook_endpoint(&mut self, endpoint: &webhook_client::Settings) {
+    fn write_webhook_endpoint(&mut self, endpoint: &webhook_client::WebhookEndpoint) {
         self.string("url", redact_secrets(&endpoint.url));
         self.list("secret", &vec![SECRET_MASK; endpoint.secrets.len()]);
-        self.literal("allow_private", endpoint.allow_private);
+        self.literal("allow_private", endpoint.allow_private_address);
         self.duration("timeout", endpoint.timeout);
     }
 
-    fn write_odoo_login(&mut self, login: &mailtrail_net::odoo::Settings) {
+    fn write_odoo_login(&mut self, login: &mailtrail_net::odoo::OdooConnection) {
         self.string("url", redact_password(&login.url));
         self.string("database", &login.database);
         self.string("username", &login.username);
@@ -376,8 +376,8 @@ impl TomlWriter {
             self.literal("action", action);
         }
         self.literal("release", instance.release);
-        self.list("senders", &instance.senders);
-        self.list("hosts", &instance.hosts);
+        self.list("senders", &instance.sender_domains);
+        self.list("hosts", &instance.message_id_hosts);
         for (key, shown, word) in [
             ("relayed", status_options.relayed, odoo::RELAYED_STATUS),
             ("delivered", status_options.delivered, odoo::DELIVERED_STATUS),
@@ -393,29 +393,29 @@ impl TomlWriter {
         self.literal("note", status_options.note);
     }
 
-    fn write_alarms(&mut self, thresholds: &Thresholds, herald: &notifier::Settings) {
+    fn write_alarms(&mut self, thresholds: &Thresholds, herald: &notifier::AlarmNotifications) {
         self.section("[alarms]");
-        self.string("silence", thresholds.silence.map_or_else(|| "off".to_owned(), format_duration));
-        self.literal("queue", thresholds.queue);
-        self.duration("relay_time", thresholds.relay_time);
-        self.duration("window", thresholds.window);
-        self.literal("least", thresholds.least);
-        self.string("bounce_rate", format_percentage(thresholds.bounce_rate));
-        self.string("complaint_rate", format_percentage(thresholds.complaint_rate));
-        self.string("delivery_rate", format_percentage(thresholds.delivery_rate));
-        self.string("disk", format_size(thresholds.disk));
+        self.string("silence", thresholds.event_silence.map_or_else(|| "off".to_owned(), format_duration));
+        self.literal("queue", thresholds.max_queued_messages);
+        self.duration("relay_time", thresholds.max_relay_latency);
+        self.duration("window", thresholds.rate_window);
+        self.literal("least", thresholds.min_recipients);
+        self.string("bounce_rate", format_percentage(thresholds.max_bounce_rate));
+        self.string("complaint_rate", format_percentage(thresholds.max_complaint_rate));
+        self.string("delivery_rate", format_percentage(thresholds.min_delivery_rate));
+        self.string("disk", format_size(thresholds.min_free_disk_bytes));
         if let Some(webhook) = &herald.webhook {
             self.string("webhook_url", redact_secrets(&webhook.url));
             self.list("webhook_secret", &vec![SECRET_MASK; webhook.secrets.len()]);
-            self.literal("allow_private", webhook.allow_private);
+            self.literal("allow_private", webhook.allow_private_address);
         }
-        if let Some(mail) = &herald.mail {
-            self.list("mail_to", &mail.to);
-            self.string("mail_from", &mail.from);
-            self.optional("mail_upstream", mail.upstream.as_ref());
+        if let Some(mail) = &herald.email {
+            self.list("mail_to", &mail.recipients);
+            self.string("mail_from", &mail.sender);
+            self.optional("mail_upstream", mail.preferred_upstream.as_ref());
         }
-        self.duration("after", herald.after);
-        self.duration("repeat", herald.repeat);
+        self.duration("after", herald.delay);
+        self.duration("repeat", herald.repeat_interval);
     }
 
     fn section(&mut self, heading: &str) {

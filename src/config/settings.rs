@@ -7,7 +7,7 @@ use mailtrail_relay::monitoring::{heartbeat, thresholds};
 use mailtrail_relay::{admin, inbound, queue, reconcile, sink, submission, webhook};
 use mailtrail_smtp;
 use mailtrail_store::Retention;
-use mailtrail_trail::provider::brevo::Credentials;
+use mailtrail_trail::provider::brevo::WebhookAuth;
 use mailtrail_trail::{Routing, suppression};
 use std::fmt;
 use std::net::SocketAddr;
@@ -59,7 +59,7 @@ pub struct Config {
     /// How often that list and the providers' are brought together; `None` when they are not by themselves. Default 24 h.
     pub suppression_sync_interval: Option<Duration>,
     /// The test mail, if there is one.
-    pub heartbeat: Option<heartbeat::Settings>,
+    pub heartbeat: Option<heartbeat::HeartbeatSettings>,
     /// Who is told what becomes of the mail.
     pub sinks: Vec<sink::SinkSettings>,
     /// What holds for mail from outside.
@@ -69,7 +69,7 @@ pub struct Config {
     /// From where on figures are an alarm.
     pub alarm_thresholds: thresholds::Thresholds,
     /// Who is told of alarms.
-    pub alarm_notifications: notifier::Settings,
+    pub alarm_notifications: notifier::AlarmNotifications,
     /// What is allowed, but should be known.
     pub warnings: Vec<Diagnostic>,
     /// The files that secrets were read from.
@@ -85,7 +85,7 @@ impl Config {
             .map_or(0, |_| self.webhook_settings.connections + webhook::OVERFLOW_CONNECTIONS);
         let page = self.admin.address.map_or(0, |_| admin::MAX_TCP_CONNECTIONS);
         let connections =
-            self.limits.connections + upstreams + webhooks + page + admin::MAX_SOCKET_CONNECTIONS;
+            self.limits.max_connections + upstreams + webhooks + page + admin::MAX_SOCKET_CONNECTIONS;
         connections as u64 + RESERVED_DESCRIPTORS
     }
 }
@@ -134,13 +134,13 @@ pub struct Upstream {
     /// When a message is tried again.
     pub retry: queue::RetryPolicy,
     /// The account behind it, where its key is known.
-    pub provider_api: Option<provider_api::Settings>,
+    pub provider_api: Option<provider_api::ProviderApiSettings>,
     /// How the account is asked for events; `None`: not at all.
     pub reconcile: Option<reconcile::PollSettings>,
     /// What Mailgun's webhooks are signed with: none, one, or two while the key changes.
     pub webhook_signing_keys: Vec<Secret>,
     /// What Brevo's webhooks prove themselves with.
-    pub webhook_auth: Credentials,
+    pub webhook_auth: WebhookAuth,
 }
 
 /// Where operators ask.

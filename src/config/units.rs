@@ -42,15 +42,15 @@ const SIZE_UNITS: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB"
 /// `"600/min"`: how many, in which unit of time. A month has 30 days.
 pub(crate) fn parse_rate(text: &str) -> Option<Rate> {
     let (number, word) = text.split_once('/')?;
-    let messages = number.trim().parse().ok().filter(|number| *number > 0)?;
+    let count = number.trim().parse().ok().filter(|number| *number > 0)?;
     let (_, seconds) = RATE_UNITS.iter().find(|(known, _)| *known == word.trim())?;
-    Some(Rate { messages, time: Duration::from_secs(*seconds) })
+    Some(Rate { count, per: Duration::from_secs(*seconds) })
 }
 
 /// As [`rate`] reads it.
 pub(crate) fn format_rate(rate: Rate) -> String {
-    let unit = RATE_UNITS.iter().find(|(_, seconds)| rate.time.as_secs() == *seconds);
-    unit.map_or_else(String::new, |(word, _)| format!("{}/{word}", rate.messages))
+    let unit = RATE_UNITS.iter().find(|(_, seconds)| rate.per.as_secs() == *seconds);
+    unit.map_or_else(String::new, |(word, _)| format!("{}/{word}", rate.count))
 }
 
 /// `"50000/month"`: recipients of an upstream's plan, a day or a calendar month.
@@ -138,7 +138,7 @@ mod tests {
             [("600/min", 60), ("1/s", 1), ("5/h", 3600), ("7/day", 86_400), ("8/month", 2_592_000)]
         {
             let read = parse_rate(text).unwrap();
-            assert_eq!((read.time.as_secs(), format_rate(read).as_str()), (seconds, text));
+            assert_eq!((read.per.as_secs(), format_rate(read).as_str()), (seconds, text));
         }
         assert_eq!(["600", "0/s", "1/week", "/min"].map(parse_rate), [None; 4]);
         assert_eq!(parse_upstream_quota("50000/month").map(format_quota).as_deref(), Some("50000/month"));

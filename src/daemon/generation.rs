@@ -12,21 +12,23 @@ use crate::daemon::sockets::{BoundSocket, Sockets};
 use crate::daemon::store_maintenance::run_maintenance;
 use futures_util::future::join_all;
 use mailtrail_mail::{Clock, ClockWatch, TrackingIdGenerator};
-use mailtrail_net::odoo::Place;
-use mailtrail_net::provider_api::Account;
+use mailtrail_net::odoo::OdooInstance;
+use mailtrail_net::provider_api::ProviderApi;
 use mailtrail_net::tls::Server;
 use mailtrail_net::{RefusalLog, tls};
 use mailtrail_relay::admin::{AccessPolicy, ApiState};
-use mailtrail_relay::alarms::{Alarms, Herald, Kind, MACHINE, notifier};
+use mailtrail_relay::alarms::{AlarmKind, AlarmNotifier, AlarmRegistry, MACHINE_SUBJECT, notifier};
 use mailtrail_relay::inbound::InboundDelivery;
-use mailtrail_relay::monitoring::{Auditor, Census, Heartbeat, Monitor, Pulse};
+use mailtrail_relay::monitoring::{
+    ConsistencyChecker, Heartbeat, QueueGauges, ThresholdMonitor, UpstreamActivity,
+};
 use mailtrail_relay::reconcile::Reconciler;
 use mailtrail_relay::sink::SinkWorker;
 use mailtrail_relay::submission::{BoundListener, ConnectionLimiter, MemoryBudget};
 use mailtrail_relay::suppression_sync::SuppressionSync;
 use mailtrail_relay::webhook::inbound::InboundReceiver;
 use mailtrail_relay::webhook::{WebhookService, WebhookSource};
-use mailtrail_relay::{DsnReporter, HandIn, LoopbackProbe, admin, sink, webhook};
+use mailtrail_relay::{DsnReporter, LoopbackProbe, SubmitFn, admin, sink, webhook};
 use mailtrail_store::Store;
 use mailtrail_trail::provider::Provider;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -47,11 +49,11 @@ pub struct DaemonContext {
     /// The conversations, of former generations too.
     pub connections: ConnectionLimiter,
     pub spool_memory: MemoryBudget,
-    pub alarms: Alarms,
+    pub alarms: AlarmRegistry,
     /// What was told of them.
-    pub notifier_state: notifier::Memory,
+    pub notifier_state: notifier::NotifierState,
     /// What goes out and comes back.
-    pub upstream_activity: Pulse,
+    pub upstream_activity: UpstreamActivity,
     /// What knows whether the clock was set.
     pub clock_watch: ClockWatch,
     /// What knows whether a request comes to this process.
@@ -102,7 +104,7 @@ pub struct StagedGeneration {
     queue_plan: QueuePlan,
     reconciler: Reconciler,
     /// Whose accounts mail from outside is fetched with.
-    provider_apis: BTreeMap<String, Account>,
+    provider_apis: BTreeMap<String, ProviderApi>,
     api_state: ApiState,
     admin_socket: Option<UnixListener>,
     admin_listener: Option<TcpListener>,
@@ -119,9 +121,9 @@ impl DaemonContext {
             id_generator: Arc::default(),
             connections: ConnectionLimiter::default(),
             spool_memory: MemoryBudget::default(),
-            alarms: Alarms::new(clock),
-            notifier_state: notifier::Memory::default(),
-            upstream_activity: Pulse::default(),
+            alarms: AlarmRegistry::new(clock),
+            notifier_state: notifier::NotifierState::default(),
+            upstream_activity: UpstreamActivity::default(),
             clock_watch: ClockWatch::new(clock),
             loopback_probe: LoopbackProbe::default(),
             mail_shutdown: CancellationToken::new(),
@@ -217,7 +219,7 @@ impl StagedGeneration {
             ground.http_tasks.spawn(webhook::serve(http, inbox, settings, tls, shutdown.http.clone()));
         }
         let servers = self.submission.tls_servers();
-        let watch = tls::watch(servers.clone(), ground.clock);
+        let watch = tls::watch_certificates(servers.clone(), ground.clock);
         ground.mail_tasks.spawn(shutdown.background.clone().run_until_cancelled_owned(watch));
         if let Some(before) = before {
             before.shutdown.cancel_all();
@@ -274,7 +276,7 @@ impl ShutdownTokens {
 fn spawn_background_tasks(
     ground: &DaemonContext,
     config: &Config,
-    (reconciler, syncer, servers, hand_in): (Reconciler, SuppressionSync, Vec<Arc<Server>>, HandIn),
+    (reconciler, syncer, tls_servers, submit): (Reconciler, SuppressionSync, Vec<Arc<Server>>, SubmitFn),
     stopping: CancellationToken,
     before: Option<&ExclusiveTask>,
 ) -> ExclusiveTask {
@@ -283,38 +285,38 @@ fn spawn_background_tasks(
     let (id_generator, hostname) = (ground.id_generator.clone(), config.hostname.clone());
     let heartbeat = config.heartbeat.clone().map(|settings| Heartbeat {
         store: store.clone(),
-        hand_in,
+        submit,
         alarms: ground.alarms.clone(),
         settings,
     });
     let give_up_after = config.upstreams.iter().map(|upstream| upstream.retry.give_up_after).max();
-    let auditor = Auditor {
+    let auditor = ConsistencyChecker {
         store: store.clone(),
         clock,
         alarms: ground.alarms.clone(),
-        give_up_after: give_up_after.unwrap_or_default(),
+        max_message_age: give_up_after.unwrap_or_default(),
     };
     let upstreams = config.upstreams.iter();
-    let monitor = Monitor {
+    let monitor = ThresholdMonitor {
         store: store.clone(),
         clock,
         alarms: ground.alarms.clone(),
-        pulse: ground.upstream_activity.clone(),
-        watch: ground.clock_watch.clone(),
+        upstream_activity: ground.upstream_activity.clone(),
+        clock_watch: ground.clock_watch.clone(),
         upstreams: upstreams
             .map(|upstream| (upstream.transport.name.clone(), has_event_source(upstream, config)))
             .collect(),
-        servers,
+        tls_servers,
         thresholds: config.alarm_thresholds.clone(),
     };
-    let herald = Herald {
+    let herald = AlarmNotifier {
         store: store.clone(),
         clock,
-        mint: id_generator.clone(),
+        id_generator: id_generator.clone(),
         hostname: hostname.clone(),
         alarms: ground.alarms.clone(),
-        pulse: ground.upstream_activity.clone(),
-        memory: ground.notifier_state.clone(),
+        upstream_activity: ground.upstream_activity.clone(),
+        state: ground.notifier_state.clone(),
         upstreams: config.upstreams.iter().map(|upstream| upstream.transport.name.clone()).collect(),
         settings: config.alarm_notifications.clone(),
     };
@@ -329,10 +331,10 @@ fn spawn_background_tasks(
         hostname: hostname.clone(),
         targets: config.inbound_targets.clone(),
     };
-    let census = Census {
+    let census = QueueGauges {
         store: store.clone(),
         clock,
-        ways: Arc::new(upstream_selection(config)),
+        routes: Arc::new(upstream_selection(config)),
         upstreams: config.upstreams.iter().map(|upstream| upstream.transport.name.clone()).collect(),
     };
     let reporter = DsnReporter { store: store.clone(), clock, id_generator, hostname };
@@ -362,12 +364,14 @@ fn spawn_background_tasks(
 }
 
 /// Says which places cannot be listened on, and of the others that they can be.
-fn update_listener_alarms(alarms: &Alarms, sockets: &Sockets) {
+fn update_listener_alarms(alarms: &AlarmRegistry, sockets: &Sockets) {
     let missing = sockets.unbound();
-    alarms.retain(Kind::Listener, |place| missing.iter().any(|missing| missing.address() == place));
+    alarms.clear_unknown_subjects(AlarmKind::Listener, |place| {
+        missing.iter().any(|missing| missing.address() == place)
+    });
     for one in missing {
         let text = format!("{}. It is tried again every second; everything else works", one.error);
-        alarms.set(Kind::Listener, &one.address(), Some(text));
+        alarms.set(AlarmKind::Listener, &one.address(), Some(text));
     }
 }
 
@@ -378,23 +382,32 @@ fn access_policy(config: &Config) -> Option<AccessPolicy> {
 }
 
 /// Ends the alarms about what a configuration has no more: nobody else would.
-fn clear_stale_alarms(alarms: &Alarms, config: &Config) {
+fn clear_stale_alarms(alarms: &AlarmRegistry, config: &Config) {
     let upstream = |name: &str| config.upstreams.iter().any(|upstream| upstream.transport.name == name);
-    for kind in
-        [Kind::Silence, Kind::Signature, Kind::Slow, Kind::Stuck, Kind::Sync, Kind::Polls, Kind::Withheld]
-    {
-        alarms.retain(kind, upstream);
+    for kind in [
+        AlarmKind::MissingEvents,
+        AlarmKind::Signature,
+        AlarmKind::RelayLatency,
+        AlarmKind::UpstreamStuck,
+        AlarmKind::SuppressionSync,
+        AlarmKind::EventPolls,
+        AlarmKind::SuppressedRecipients,
+    ] {
+        alarms.clear_unknown_subjects(kind, upstream);
     }
-    alarms.retain(Kind::Clock, |subject| subject == MACHINE || upstream(subject));
-    alarms.retain(Kind::Sink, |name| config.sinks.iter().any(|sink| sink.name == name));
-    alarms.retain(Kind::Inbound, |name| config.inbound_targets.iter().any(|target| target.name == name));
-    alarms.retain(Kind::Heartbeat, |to| {
-        config.heartbeat.as_ref().is_some_and(|heartbeat| heartbeat.to.as_str() == to)
+    alarms
+        .clear_unknown_subjects(AlarmKind::Clock, |subject| subject == MACHINE_SUBJECT || upstream(subject));
+    alarms.clear_unknown_subjects(AlarmKind::Sink, |name| config.sinks.iter().any(|sink| sink.name == name));
+    alarms.clear_unknown_subjects(AlarmKind::Inbound, |name| {
+        config.inbound_targets.iter().any(|target| target.name == name)
+    });
+    alarms.clear_unknown_subjects(AlarmKind::Heartbeat, |to| {
+        config.heartbeat.as_ref().is_some_and(|heartbeat| heartbeat.recipient.as_str() == to)
     });
 }
 
 /// Where the records of the Odoos are shown that are told.
-fn odoo_instances(config: &Config) -> Vec<Place> {
+fn odoo_instances(config: &Config) -> Vec<OdooInstance> {
     let place = |settings: &sink::SinkSettings| match &settings.kind {
         sink::SinkKind::Odoo(odoo) => Some(odoo.instance.clone()),
         sink::SinkKind::File(_) | sink::SinkKind::Http(_) => None,
@@ -412,7 +425,7 @@ fn upstream_providers(config: &Config) -> BTreeMap<String, Provider> {
 fn webhook_service(
     ground: &DaemonContext,
     config: &Config,
-    accounts: BTreeMap<String, Account>,
+    accounts: BTreeMap<String, ProviderApi>,
 ) -> WebhookService {
     let of_upstream = |upstream: &Upstream| {
         let kind = match upstream.transport.provider {

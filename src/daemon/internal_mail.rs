@@ -5,7 +5,7 @@ use crate::daemon::generation::DaemonContext;
 use crate::daemon::listeners::SubmissionSetup;
 use crate::daemon::queue::has_event_source;
 use mailtrail_mail::{Envelope, HeaderCleanup, Mailbox, TrackingId};
-use mailtrail_relay::HandIn;
+use mailtrail_relay::SubmitFn;
 use mailtrail_relay::admin::TestMailer;
 use mailtrail_relay::submission::SubmissionService;
 use mailtrail_smtp::{Account, Reply};
@@ -28,15 +28,15 @@ pub fn internal_submit_fn(
     config: &Config,
     hall: &SubmissionSetup,
     user: &str,
-) -> HandIn {
+) -> SubmitFn {
     let front =
         config.listeners.first().map(|listener| Arc::new(hall.submission_service(ground, config, listener)));
     let account = Arc::new(Account {
         name: user.to_owned(),
-        client: "mailtrail".to_owned(),
-        senders: Vec::new(),
-        request_headers: Vec::new(),
-        cleanup: HeaderCleanup::NONE,
+        client_label: "mailtrail".to_owned(),
+        sender_patterns: Vec::new(),
+        allowed_request_headers: Vec::new(),
+        header_cleanup: HeaderCleanup::NONE,
     });
     Arc::new(move |envelope, message| Box::pin(submit(front.clone(), account.clone(), envelope, message)))
 }
@@ -52,7 +52,7 @@ async fn submit(
         Reply::Queued(id) => Ok(id),
         refusal => {
             let mut words = Vec::new();
-            refusal.write(&mut words);
+            refusal.write_to(&mut words);
             Err(String::from_utf8_lossy(&words).trim().to_owned())
         }
     }
@@ -60,7 +60,7 @@ async fn submit(
 
 /// From whom test mail is: as heartbeats, or from the domain that mail is sent for first.
 fn default_sender(config: &Config) -> Option<Mailbox> {
-    let heartbeat = config.heartbeat.as_ref().map(|heartbeat| heartbeat.from.clone());
+    let heartbeat = config.heartbeat.as_ref().map(|heartbeat| heartbeat.sender.clone());
     let domain = || config.upstreams.iter().find_map(|upstream| upstream.transport.domain.as_deref());
     let own = || format!("mailtrail@{}", domain().unwrap_or(&config.hostname)).parse().ok();
     heartbeat.or_else(own)

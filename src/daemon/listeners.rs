@@ -12,7 +12,7 @@ use mailtrail_relay::submission::{
     UserQuotas,
 };
 use mailtrail_relay::webhook;
-use mailtrail_smtp::Rules;
+use mailtrail_smtp::SessionPolicy;
 use mailtrail_trail::Routing;
 use mailtrail_trail::provider::Provider;
 use mailtrail_trail::suppression::{RecipientFilter, SuppressionMode};
@@ -150,14 +150,14 @@ fn recipient_filter(config: &Config) -> Option<RecipientFilter> {
     (settings.mode == SuppressionMode::Reject).then_some(RecipientFilter { settings, list_scopes })
 }
 
-fn session_policy(config: &Config, listener: &Listener) -> Rules {
-    Rules {
+fn session_policy(config: &Config, listener: &Listener) -> SessionPolicy {
+    SessionPolicy {
         hostname: config.hostname.clone(),
-        starttls: listener.tls == ListenerTls::StartTls,
+        offer_starttls: listener.tls == ListenerTls::StartTls,
         require_tls: listener.require_tls,
         authentication: listener.authentication,
-        message_size: config.limits.message_size,
-        recipients: config.limits.recipients,
+        max_message_bytes: config.limits.max_message_bytes,
+        max_recipients: config.limits.max_recipients,
     }
 }
 
@@ -186,7 +186,7 @@ fn open_tls_servers(config: &Config) -> Result<BTreeMap<Option<PathBuf>, Arc<Ser
 fn open_http_tls_server(config: &Config) -> Result<Option<Arc<Server>>, TlsError> {
     let HttpTls::Implicit(own) = &config.http_tls else { return Ok(None) };
     let files = server_files(config, own.as_ref().or(config.certificate.as_ref()))?;
-    Server::speaking(webhook::ALPN_PROTOCOLS, files).map(|server| Some(Arc::new(server)))
+    Server::open_with_alpn(webhook::ALPN_PROTOCOLS, files).map(|server| Some(Arc::new(server)))
 }
 
 /// Those that are given or, where none are, of the pair that we make.

@@ -22,7 +22,7 @@ use crate::daemon::generation::{DaemonContext, Generation, StagedGeneration};
 use crate::daemon::sockets::UnboundAddress;
 use crate::daemon::storage_full::Refusing;
 use mailtrail_mail::Clock;
-use mailtrail_net::provider_api::Fault;
+use mailtrail_net::provider_api::ApiError;
 use mailtrail_net::tls::TlsError;
 use mailtrail_store::{OpenError, OpenReport, Store, is_shortage};
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -49,7 +49,7 @@ pub enum StartError {
     Tls(#[from] TlsError),
     /// An account's client.
     #[error(transparent)]
-    ProviderApi(#[from] Fault),
+    ProviderApi(#[from] ApiError),
     /// A socket.
     #[error(
         "{listener} cannot listen on {address}: {source}; is another program there, or is the port below 1024?"
@@ -119,7 +119,9 @@ impl Daemon {
             store_maintenance::open_store(&config.data_dir, clock, &mut refusing).await?;
         let context = DaemonContext::new(store, clock, metrics);
         match context.store.newest_acceptance() {
-            Ok(newest) => newest.into_iter().for_each(|newest| context.clock_watch.compare_stored(newest)),
+            Ok(newest) => {
+                newest.into_iter().for_each(|newest| context.clock_watch.compare_with_stored(newest))
+            }
             Err(error) => tracing::warn!(%error, "the clock cannot be compared with what is stored"),
         }
         // The pair that listeners make where the configuration names none needs room on the disk.

@@ -3,7 +3,7 @@
 use crate::config::{Config, Upstream};
 use crate::daemon::StartError;
 use crate::daemon::generation::DaemonContext;
-use mailtrail_net::provider_api::Account;
+use mailtrail_net::provider_api::ProviderApi;
 use mailtrail_net::tls;
 use mailtrail_relay::reconcile::{PollSource, Reconciler};
 use mailtrail_relay::suppression_sync::{SuppressionSync, SyncPeer};
@@ -40,7 +40,7 @@ pub fn build_suppression_sync(
 pub fn connect_provider_apis(
     ground: &DaemonContext,
     config: &Config,
-) -> Result<BTreeMap<String, Account>, StartError> {
+) -> Result<BTreeMap<String, ProviderApi>, StartError> {
     let mut accounts = BTreeMap::new();
     for upstream in &config.upstreams {
         let Some(account) = connect_provider_api(ground, upstream)? else { continue };
@@ -49,8 +49,11 @@ pub fn connect_provider_apis(
     Ok(accounts)
 }
 
-fn connect_provider_api(ground: &DaemonContext, upstream: &Upstream) -> Result<Option<Account>, StartError> {
+fn connect_provider_api(
+    ground: &DaemonContext,
+    upstream: &Upstream,
+) -> Result<Option<ProviderApi>, StartError> {
     let Some(settings) = &upstream.provider_api else { return Ok(None) };
-    let tls = tls::connector(upstream.transport.ca_file.as_deref())?;
-    Ok(Some(Account::new(settings.clone(), &tls, ground.clock)?))
+    let tls = tls::build_connector(upstream.transport.ca_file.as_deref())?;
+    Ok(Some(ProviderApi::new(settings.clone(), &tls, ground.clock)?))
 }

@@ -7,7 +7,7 @@ use mailtrail_mail::fold_domain;
 use mailtrail_net::tls;
 use mailtrail_net::tls::TlsError;
 use mailtrail_net::transport::{UpstreamHealth, UpstreamSelection};
-use mailtrail_relay::alarms::Kind;
+use mailtrail_relay::alarms::AlarmKind;
 use mailtrail_relay::queue::{Scheduler, SchedulerDeps, UpstreamSpec};
 use mailtrail_trail::provider::Provider;
 use mailtrail_trail::suppression::ListScope;
@@ -87,8 +87,8 @@ impl StagedQueue {
         let alarms = ground.alarms.clone();
         let work = async move {
             // What the queue before found out is not known of these settings.
-            for kind in [Kind::Breaker, Kind::Account, Kind::Tls, Kind::Quota] {
-                alarms.retain(kind, |_| false);
+            for kind in [AlarmKind::Breaker, AlarmKind::UpstreamAccount, AlarmKind::Tls, AlarmKind::Quota] {
+                alarms.clear_unknown_subjects(kind, |_| false);
             }
             queue.run().await;
         };
@@ -125,7 +125,7 @@ fn build_scheduler(
             } else {
                 Duration::ZERO
             },
-            tls: tls::connector(upstream.transport.ca_file.as_deref())?,
+            tls: tls::build_connector(upstream.transport.ca_file.as_deref())?,
             suppression_lists: list_scope(config, upstream),
         })
     };

@@ -84,7 +84,7 @@ impl UnboundAddress {
 fn is_transient_bind_error(error: &io::Error) -> bool {
     use io::ErrorKind::{AddrInUse, AddrNotAvailable, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
     let kinds = [AddrInUse, AddrNotAvailable, QuotaExceeded, ReadOnlyFilesystem, StorageFull];
-    kinds.contains(&error.kind()) || descriptors::is_shortage(error)
+    kinds.contains(&error.kind()) || descriptors::is_descriptor_shortage(error)
 }
 
 /// A socket to listen on.

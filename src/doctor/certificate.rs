@@ -26,8 +26,8 @@ fn check_certificate(listener: &str, files: Option<&CertificateFiles>, now: Time
     };
     let subject = files.certificate.display().to_string();
     // Whatever serves must belong together, too.
-    let pair = tls::load(&files.certificate, &files.private_key).and_then(tls::acceptor);
-    let expiry = pair.and_then(|_| tls::expiry(&files.certificate));
+    let pair = tls::load_certified_key(&files.certificate, &files.private_key).and_then(tls::build_acceptor);
+    let expiry = pair.and_then(|_| tls::file_expiry(&files.certificate));
     match expiry {
         Ok(expiry) => evaluate_expiry(&subject, expiry, now, "renew it; it is taken up without a restart"),
         Err(error) => CheckResult::from_error(CheckStatus::Fail, CHECK_NAME, subject, &error, INSPECT_REMEDY),

@@ -3,7 +3,7 @@
 use crate::config::{Config, Upstream};
 use crate::doctor::check_result::{CheckResult, CheckStatus};
 use mailtrail_mail::{Clock, Timestamp};
-use mailtrail_net::provider_api::Whose;
+use mailtrail_net::provider_api::ProviderKind;
 use mailtrail_net::tls;
 use mailtrail_trail::provider::{Provider, Region};
 use reqwest::header::DATE;
@@ -35,8 +35,8 @@ fn api_url(upstream: &Upstream) -> Option<Url> {
     let api = || upstream.transport.api.as_ref().map(|api| api.base_url.clone());
     // The time is the same in every region.
     let usual = match upstream.transport.provider {
-        Provider::Brevo => Some(Whose::BREVO),
-        provider => provider.default_api(Region::Us),
+        Provider::Brevo => Some(ProviderKind::BREVO_BASE_URL),
+        provider => provider.default_api_url(Region::Us),
     };
     account.or_else(api).or_else(|| usual?.parse().ok())
 }
@@ -44,7 +44,7 @@ fn api_url(upstream: &Upstream) -> Option<Url> {
 /// The `Date` of an answer (RFC 9110 section 6.6.1), whatever else it says. Nobody is told who asks.
 async fn fetch_date(url: Url, ca_file: Option<&Path>) -> Option<Timestamp> {
     let client = Client::builder()
-        .tls_backend_preconfigured(tls::client_config(ca_file).ok()?)
+        .tls_backend_preconfigured(tls::build_client_config(ca_file).ok()?)
         .no_proxy()
         .redirect(redirect::Policy::none())
         .timeout(RESPONSE_TIMEOUT)

@@ -43,13 +43,13 @@ async fn check_running_daemon(config: &Config, subject: String) -> Vec<CheckResu
     match fetch_state(&config.admin.socket).await {
         Ok((breakers, shapes, alarms)) => {
             let mut findings = vec![CheckResult::ok(CHECK_NAME, subject, "it answers")];
-            findings.push(evaluate_queue(&shapes, config.alarm_thresholds.queue));
+            findings.push(evaluate_queue(&shapes, config.alarm_thresholds.max_queued_messages));
             findings.extend(breakers.iter().map(evaluate_breaker));
             findings.extend(alarms.iter().map(to_result));
             findings
         }
         Err(error) => {
-            let what = format!("it does not answer as it should: {}", error_chain::innermost(&error));
+            let what = format!("it does not answer as it should: {}", error_chain::root_cause(&error));
             let remedy = "its log says why; after an upgrade restart it: systemctl restart mailtrail";
             vec![CheckResult::problem(CheckStatus::Fail, CHECK_NAME, subject, what, remedy)]
         }
@@ -86,7 +86,7 @@ async fn fetch_state(
 fn build_client(socket: &Path) -> Result<Client, reqwest::Error> {
     let client = Client::builder().unix_socket(socket);
     // Nothing is encrypted on the socket; the client asks for TLS all the same.
-    match tls::client_config(None) {
+    match tls::build_client_config(None) {
         Ok(tls) => client.tls_backend_preconfigured(tls).build(),
         Err(_) => client.build(),
     }

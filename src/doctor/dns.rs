@@ -7,7 +7,7 @@ use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{RData, RecordType};
-use mailtrail_net::provider_api::{Account, Domain};
+use mailtrail_net::provider_api::{ProviderApi, SendingDomain};
 use mailtrail_trail::provider::Provider;
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -48,10 +48,10 @@ pub(super) struct DomainChecks {
 
 impl DomainChecks {
     /// Looks at all of it; the account, where there is one, says what should be there.
-    pub async fn run(&self, account: Option<Account>) -> Vec<CheckResult> {
+    pub async fn run(&self, account: Option<ProviderApi>) -> Vec<CheckResult> {
         let (mut findings, mut known) = (Vec::new(), None);
         if let Some(account) = account {
-            match account.domain(&self.domain).await {
+            match account.fetch_domain(&self.domain).await {
                 Ok(Some(domain)) => {
                     findings.push(self.evaluate_state(&domain));
                     known = Some(domain);
@@ -83,7 +83,7 @@ impl DomainChecks {
         findings
     }
 
-    fn evaluate_state(&self, domain: &Domain) -> CheckResult {
+    fn evaluate_state(&self, domain: &SendingDomain) -> CheckResult {
         let state = format!("the provider says: {}", domain.state);
         if domain.is_active {
             return CheckResult::ok("domain", &*self.domain, state);
@@ -160,8 +160,8 @@ impl DomainChecks {
     }
 
     /// Whether the keys are there that the provider signs with; only it knows their selectors.
-    async fn check_dkim(&self, known: Option<&Domain>) -> CheckResult {
-        let records = known.map(|domain| domain.records.as_slice()).unwrap_or_default();
+    async fn check_dkim(&self, known: Option<&SendingDomain>) -> CheckResult {
+        let records = known.map(|domain| domain.dns_records.as_slice()).unwrap_or_default();
         let keys: Vec<_> = records.iter().filter(|record| record.name.contains("._domainkey.")).collect();
         if keys.is_empty() && known.is_some_and(|domain| domain.is_active) {
             return CheckResult::ok("dkim", &*self.domain, "the provider has found its key");

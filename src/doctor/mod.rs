@@ -22,7 +22,7 @@ use crate::config::{Config, Upstream, is_loopback};
 use crate::doctor::dns::DomainChecks;
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 use mailtrail_mail::{Clock, fold_domain};
-use mailtrail_net::provider_api::Account;
+use mailtrail_net::provider_api::ProviderApi;
 use mailtrail_net::tls;
 use mailtrail_net::transport::Settings;
 use mailtrail_relay::sink::SinkKind;
@@ -152,7 +152,7 @@ fn sending_domains(
     config: &Config,
     question: &DoctorOptions,
     clock: Clock,
-) -> Vec<(String, Provider, Option<Account>)> {
+) -> Vec<(String, Provider, Option<ProviderApi>)> {
     let of_upstreams =
         config.upstreams.iter().filter_map(|upstream| Some((upstream.transport.domain.clone()?, upstream)));
     // Somebody else's domain is sent by the upstream that mail takes first.
@@ -162,8 +162,8 @@ fn sending_domains(
     let all = of_upstreams.chain(named).filter(|(domain, _)| seen.insert(fold_domain(domain)));
     all.map(|(domain, upstream)| {
         let account = upstream.provider_api.clone().and_then(|settings| {
-            let tls = tls::connector(upstream.transport.ca_file.as_deref()).ok()?;
-            Account::new(settings, &tls, clock).ok()
+            let tls = tls::build_connector(upstream.transport.ca_file.as_deref()).ok()?;
+            ProviderApi::new(settings, &tls, clock).ok()
         });
         (domain, upstream.transport.provider, account)
     })

@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::doctor::check_result::{CheckResult, CheckStatus};
 use crate::doctor::daemon;
 use futures_util::future::join_all;
-use mailtrail_net::provider_api::Webhook;
+use mailtrail_net::provider_api::RegisteredWebhook;
 use mailtrail_net::{error_chain, tls};
 use mailtrail_relay::LoopbackProbe;
 use mailtrail_relay::admin::ProbeChallenge;
@@ -17,24 +17,24 @@ use std::time::Duration;
 pub(super) async fn check_round_trip(
     config: &Config,
     name: &str,
-    webhooks: &[Webhook],
+    webhooks: &[RegisteredWebhook],
 ) -> Option<CheckResult> {
     let here = config.http_address?;
-    let ours = webhooks.iter().filter(|webhook| webhook.leads_to(name));
+    let ours = webhooks.iter().filter(|webhook| webhook.targets_upstream(name));
     let mut urls: Vec<Url> = ours.filter_map(|webhook| webhook.url.parse().ok()).collect();
     urls.sort();
     urls.dedup();
     let probe = daemon::request_challenge(&config.admin.socket, &format!("/webhooks/{name}")).await.ok()?;
     let client = Client::builder()
         // Providers trust public authorities and nobody else.
-        .tls_backend_preconfigured(tls::client_config(None).ok()?)
+        .tls_backend_preconfigured(tls::build_client_config(None).ok()?)
         .no_proxy()
         .redirect(redirect::Policy::none())
         .timeout(RESPONSE_TIMEOUT)
         .build()
         .ok()?;
     let findings = join_all(urls.into_iter().map(async |url| {
-        let shown = Webhook { event: String::new(), url: url.to_string() }.shown();
+        let shown = RegisteredWebhook { event: String::new(), url: url.to_string() }.redacted_url();
         let heard = send_probe(&client, url, &probe).await;
         evaluate_reply(
             name,
@@ -69,7 +69,7 @@ async fn send_probe(client: &Client, url: Url, probe: &ProbeChallenge) -> ProbeR
     match answer.await {
         Ok((_, body)) if body == probe.answer => ProbeReply::Ours,
         Ok((status, _)) => ProbeReply::Foreign(status),
-        Err(error) => ProbeReply::None(error_chain::of_request(error)),
+        Err(error) => ProbeReply::None(error_chain::request_error_text(error)),
     }
 }
 

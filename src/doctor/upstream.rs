@@ -4,16 +4,16 @@ use crate::config::{Config, Upstream};
 use crate::doctor::certificate;
 use crate::doctor::check_result::{CheckResult, CheckStatus};
 use mailtrail_mail::Clock;
-use mailtrail_net::provider_api::{Account, Fault};
+use mailtrail_net::provider_api::{ApiError, ProviderApi};
 use mailtrail_net::tls;
-use mailtrail_net::tls::Seen;
+use mailtrail_net::tls::PeerCertificateInfo;
 use mailtrail_net::transport::{Connection, Settings};
 use tokio_rustls::TlsConnector;
 
 /// Logs in as mail does, and sends nothing.
 pub(super) async fn check_login(config: &Config, upstream: &Upstream, clock: Clock) -> Vec<CheckResult> {
     let settings = &upstream.transport;
-    let (tls, seen) = match tls::observing_connector(settings.ca_file.as_deref()) {
+    let (tls, seen) = match tls::recording_connector(settings.ca_file.as_deref()) {
         Ok(connector) => connector,
         Err(error) => {
             return vec![CheckResult::from_error(
@@ -64,8 +64,8 @@ async fn check_api_key(upstream: &Upstream, tls: &TlsConnector, clock: Clock) ->
             "give api_key_file",
         );
     };
-    let asked = match Account::new(settings, tls, clock) {
-        Ok(account) => account.domain(domain).await,
+    let asked = match ProviderApi::new(settings, tls, clock) {
+        Ok(account) => account.fetch_domain(domain).await,
         Err(fault) => Err(fault),
     };
     match asked {
@@ -80,7 +80,7 @@ async fn check_api_key(upstream: &Upstream, tls: &TlsConnector, clock: Clock) ->
                 "check domain and region of this upstream",
             )
         }
-        Err(fault @ Fault::Key { .. }) => {
+        Err(fault @ ApiError::Unauthorized { .. }) => {
             let finding = CheckResult::from_error(CheckStatus::Warn, CHECK_NAME, name, &fault, "");
             let remedy = "a domain sending key is refused here and good enough for mail; any other is wrong";
             CheckResult { remedy: remedy.to_owned(), ..finding }
@@ -92,9 +92,9 @@ async fn check_api_key(upstream: &Upstream, tls: &TlsConnector, clock: Clock) ->
 }
 
 /// The certificate that was shown, if one was.
-fn check_peer_certificate(name: &str, seen: &Seen, clock: Clock) -> Option<CheckResult> {
+fn check_peer_certificate(name: &str, seen: &PeerCertificateInfo, clock: Clock) -> Option<CheckResult> {
     let remedy = "the provider has to renew it; nothing is sent once it has ended";
-    Some(certificate::evaluate_expiry(name, Some(seen.expiry()?), clock.now(), remedy))
+    Some(certificate::evaluate_expiry(name, Some(seen.earliest_expiry()?), clock.now(), remedy))
 }
 
 const CHECK_NAME: &str = "login";

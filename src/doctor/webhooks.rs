@@ -4,7 +4,7 @@ use crate::config::{Config, Upstream};
 use crate::doctor::check_result::{CheckResult, CheckStatus};
 use crate::doctor::round_trip;
 use mailtrail_mail::Clock;
-use mailtrail_net::provider_api::{Account, Webhook};
+use mailtrail_net::provider_api::{ProviderApi, RegisteredWebhook};
 use mailtrail_net::tls;
 use mailtrail_trail::provider::Provider;
 
@@ -45,9 +45,9 @@ pub(super) async fn check_webhooks(config: &Config, upstream: &Upstream, clock: 
         ));
         return findings;
     };
-    let asked = match tls::connector(upstream.transport.ca_file.as_deref()) {
-        Ok(tls) => match Account::new(settings, &tls, clock) {
-            Ok(account) => account.webhooks().await,
+    let asked = match tls::build_connector(upstream.transport.ca_file.as_deref()) {
+        Ok(tls) => match ProviderApi::new(settings, &tls, clock) {
+            Ok(account) => account.fetch_webhooks().await,
             Err(fault) => Err(fault),
         },
         Err(error) => {
@@ -79,13 +79,13 @@ pub(super) async fn check_webhooks(config: &Config, upstream: &Upstream, clock: 
     findings
 }
 
-fn evaluate_registration(name: &str, provider: Provider, webhooks: &[Webhook]) -> CheckResult {
+fn evaluate_registration(name: &str, provider: Provider, webhooks: &[RegisteredWebhook]) -> CheckResult {
     let needed: &[&str] = match provider {
         Provider::Mailgun => &MAILGUN_EVENTS,
         Provider::Brevo => &BREVO_EVENTS,
         Provider::Plain => &[],
     };
-    let ours: Vec<_> = webhooks.iter().filter(|webhook| webhook.leads_to(name)).collect();
+    let ours: Vec<_> = webhooks.iter().filter(|webhook| webhook.targets_upstream(name)).collect();
     let told = |event: &str| ours.iter().any(|webhook| webhook.event == event);
     let missing: Vec<_> = needed.iter().copied().filter(|event| !told(event)).collect();
     let remedy = format!(
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn names_missing_event_types() {
-        let webhook = |event: &&str| Webhook {
+        let webhook = |event: &&str| RegisteredWebhook {
             event: (*event).to_owned(),
             url: "https://relay.example.com/webhooks/up".to_owned(),
         };

@@ -1,13 +1,14 @@
 //! What holds for any bytes. Each function panics where it does not; `fuzz/` looks for such bytes with the same ones.
 
 use mailtrail_mail::{
-    BodyType, Envelope, Header, HeaderBlock, HeaderCleanup, Notify, Ret, Timestamp, is_usable_author,
+    BodyType, Envelope, HeaderCleanup, HeaderField, HeaderSection, Notify, Ret, Timestamp, is_usable_author,
     is_usable_date, is_usable_message_id,
 };
 use mailtrail_smtp::{
-    Account, Authentication, Command, Decoder, Encoder, Fed, Limits, Reply, Rules, Session, Step,
+    Account, Action, Authentication, Command, Decoder, DotStuffer, FeedResult, Limits, Reply, Session,
+    SessionPolicy,
 };
-use mailtrail_trail::provider::{OWN_ID_HEADER, Provider};
+use mailtrail_trail::provider::{Provider, TRACKING_ID_HEADER};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -73,7 +74,7 @@ pub fn data(wire: &[u8], cuts: &[u8]) {
 /// a mailbox file made fields, and not one other byte changed.
 pub fn relayed(message: &[u8], relayed: &[u8], provider: Provider, sender: &str) {
     let message = &*with_mbox_fields(message);
-    let block = HeaderBlock::of(message);
+    let block = HeaderSection::parse(message);
     let (header, body) = message.split_at(block.end());
     let mut kept = Vec::new();
     let mut at = 0;
@@ -86,28 +87,28 @@ pub fn relayed(message: &[u8], relayed: &[u8], provider: Provider, sender: &str)
     let end = kept.len();
     kept.extend_from_slice(body);
     let front = relayed.strip_suffix(&*kept).expect("all other bytes are as they were");
-    let front = if block.is_missing() { front.strip_suffix(b"\r\n").expect("a blank line") } else { front };
-    let block = HeaderBlock::ending(&kept, end);
+    let front = if block.is_absent() { front.strip_suffix(b"\r\n").expect("a blank line") } else { front };
+    let block = HeaderSection::with_end(&kept, end);
     assert!(front.ends_with(b"\r\n"));
-    let names: Vec<_> = HeaderBlock::of(front).fields().map(|field| field.name).collect();
-    let missing = |name: &&str| block.first(name).is_none() && (*name != "From" || !sender.is_empty());
+    let names: Vec<_> = HeaderSection::parse(front).fields().map(|field| field.name).collect();
+    let missing = |name: &&str| block.find_field(name).is_none() && (*name != "From" || !sender.is_empty());
     let added = ["Message-ID", "Date", "From"].into_iter().filter(missing);
-    assert_eq!(names, ["Received", OWN_ID_HEADER].into_iter().chain(added).collect::<Vec<_>>());
-    let whole = HeaderBlock::of(relayed);
+    assert_eq!(names, ["Received", TRACKING_ID_HEADER].into_iter().chain(added).collect::<Vec<_>>());
+    let whole = HeaderSection::parse(relayed);
     assert_eq!(whole.end(), front.len() + block.end());
-    let ids = whole.fields().filter(|field| field.name.eq_ignore_ascii_case(OWN_ID_HEADER));
+    let ids = whole.fields().filter(|field| field.name.eq_ignore_ascii_case(TRACKING_ID_HEADER));
     assert_eq!(ids.count(), 1);
 }
 
 fn with_mbox_fields(message: &[u8]) -> Vec<u8> {
-    let block = HeaderBlock::behind_mbox_lines(message);
+    let block = HeaderSection::parse_after_mbox_lines(message);
     let lines = block.mbox_lines();
     let mut whole = Vec::new();
     for line in lines.split_inclusive(|byte| *byte == b'\n') {
         whole.extend_from_slice(b"X-Mailbox-Line: ");
         whole.extend_from_slice(line);
     }
-    if !lines.is_empty() && block.is_missing() {
+    if !lines.is_empty() && block.is_absent() {
         whole.extend_from_slice(b"\r\n");
     }
     whole.extend_from_slice(&message[lines.len()..]);
@@ -115,18 +116,19 @@ fn with_mbox_fields(message: &[u8]) -> Vec<u8> {
 }
 
 /// Where those fields stand that do not go out.
-fn unwanted(block: &HeaderBlock<'_>, provider: Provider, has_sender: bool) -> Vec<Range<usize>> {
-    let is = |field: &Header<'_>, name: &str| field.name.eq_ignore_ascii_case(name);
-    let usable = |field: &Header<'_>| match () {
-        () if is(field, "Message-ID") => is_usable_message_id(&field.text()),
-        () if is(field, "Date") => is_usable_date(&field.text()),
+fn unwanted(block: &HeaderSection<'_>, provider: Provider, has_sender: bool) -> Vec<Range<usize>> {
+    let is = |field: &HeaderField<'_>, name: &str| field.name.eq_ignore_ascii_case(name);
+    let usable = |field: &HeaderField<'_>| match () {
+        () if is(field, "Message-ID") => is_usable_message_id(&field.to_text()),
+        () if is(field, "Date") => is_usable_date(&field.to_text()),
         () if is(field, "From") => is_usable_author(field.value),
         () => true,
     };
-    let another = |field: &Header<'_>| block.fields().any(|other| is(&other, field.name) && usable(&other));
-    let goes = |field: &Header<'_>| {
-        HeaderCleanup::DROPPABLE.iter().any(|name| is(field, name))
-            || provider.is_foreign(field, &[], Timestamp::from_secs(1_789_387_200))
+    let another =
+        |field: &HeaderField<'_>| block.fields().any(|other| is(&other, field.name) && usable(&other));
+    let goes = |field: &HeaderField<'_>| {
+        HeaderCleanup::DROPPABLE_HEADERS.iter().any(|name| is(field, name))
+            || provider.is_forbidden_header(field, &[], Timestamp::from_secs(1_789_387_200))
             || (!usable(field) && (!is(field, "From") || has_sender || another(field)))
     };
     block.fields().filter(goes).map(|field| field.span).collect()
@@ -154,32 +156,32 @@ pub struct Taken {
 
 /// A whole session: there is one reply to each line, of whole lines and of our own words; no mail is taken before
 /// TLS, a greeting and a login where they are asked for, nor without recipients or with too many.
-pub fn session(input: &[u8], rules: Rules) -> Talk {
+pub fn session(input: &[u8], rules: SessionPolicy) -> Talk {
     let rules = Arc::new(rules);
     let mut session = Session::new(rules.clone(), false, false);
     let (mut talk, mut chunks) = (Talk::default(), None);
     let (mut secured, mut greeted, mut recipients) = (false, false, Vec::new());
-    talk.codes.push(code(&session.greeting()));
+    talk.codes.push(code(&session.greeting_reply()));
     let mut rest = input;
     while let Some((line, behind)) = line(rest) {
         rest = behind;
         let step = match line {
-            Some(line) => session.line(line),
-            None => session.line_too_long(),
+            Some(line) => session.on_line(line),
+            None => session.on_line_too_long(),
         };
         let step = match step {
-            Step::Open { .. } => Step::Reply(Reply::SenderOk),
+            Action::OpenTransaction { .. } => Action::Reply(Reply::SenderOk),
             step => step,
         };
         let parsed = line.and_then(|line| Command::parse(line).ok());
-        if !session.is_in_chunks() {
+        if !session.is_receiving_chunks() {
             chunks = None;
         }
         match step {
-            Step::Reply(reply) => {
+            Action::Reply(reply) => {
                 talk.codes.push(code(&reply));
                 match (reply, parsed) {
-                    (Reply::Hello { .. }, _) => (greeted, recipients) = (true, Vec::new()),
+                    (Reply::Ehlo { .. }, _) => (greeted, recipients) = (true, Vec::new()),
                     (Reply::SenderOk, _) => {
                         assert!(greeted && (secured || !rules.require_tls));
                         assert!(session.account().is_some() || rules.authentication == Authentication::None);
@@ -189,39 +191,39 @@ pub fn session(input: &[u8], rules: Rules) -> Talk {
                     _ => {}
                 }
             }
-            Step::Recipient(recipient) => {
+            Action::CheckRecipient(recipient) => {
                 talk.codes.push(code(&Reply::RecipientOk));
                 recipients.push(recipient.to_string());
-                assert!(recipients.len() <= rules.recipients);
+                assert!(recipients.len() <= rules.max_recipients);
             }
-            Step::Close(reply) => {
+            Action::Close(reply) => {
                 talk.codes.push(code(&reply));
                 break;
             }
-            Step::StartTls(reply) => {
+            Action::StartTls(reply) => {
                 talk.codes.push(code(&reply));
-                assert!(rules.starttls && !secured);
-                session.secured();
+                assert!(rules.offer_starttls && !secured);
+                session.on_tls();
                 (secured, greeted, recipients) = (true, false, Vec::new());
                 assert!(session.account().is_none() && session.client_name().is_empty());
             }
-            Step::Authenticate(credentials) => {
+            Action::Authenticate(credentials) => {
                 assert!(secured || !rules.require_tls);
-                let reply = if credentials.user == credentials.password.reveal() {
-                    session.logged_in(Arc::new(account(credentials.user)))
+                let reply = if credentials.user == credentials.password.expose() {
+                    session.on_authenticated(Arc::new(account(credentials.user)))
                 } else {
                     Reply::AuthFailed
                 };
-                match session.count(reply) {
-                    Step::Reply(reply) => talk.codes.push(code(&reply)),
-                    Step::Close(reply) => {
+                match session.reply_counted(reply) {
+                    Action::Reply(reply) => talk.codes.push(code(&reply)),
+                    Action::Close(reply) => {
                         talk.codes.push(code(&reply));
                         break;
                     }
                     other => panic!("{other:?}"),
                 }
             }
-            Step::Receive(reply) => {
+            Action::ReceiveData(reply) => {
                 talk.codes.push(code(&reply));
                 assert!(!recipients.is_empty());
                 let (message, end) = decode([rest].into_iter(), LIMIT);
@@ -229,25 +231,25 @@ pub fn session(input: &[u8], rules: Rules) -> Talk {
                 rest = &rest[end..];
                 finish(&mut session, message, &mut recipients, &rules, &mut talk);
             }
-            Step::Chunk { size, last, refused } => {
+            Action::ReceiveChunk { size, last, rejection } => {
                 let Some((chunk, behind)) =
                     usize::try_from(size).ok().and_then(|size| rest.split_at_checked(size))
                 else {
                     break;
                 };
                 rest = behind;
-                if refused.is_none() {
-                    let (decoder, message) = chunks.get_or_insert((Decoder::of_chunks(LIMIT), Vec::new()));
+                if rejection.is_none() {
+                    let (decoder, message) = chunks.get_or_insert((Decoder::for_bdat(LIMIT), Vec::new()));
                     decoder.feed(chunk, message);
                     if last {
                         decoder.finish(message);
                     }
                 }
                 let taken = chunks.as_ref().map_or(0, |(_, message)| message.len() as u64);
-                match refused {
-                    Some(refusal) => match session.count(refusal) {
-                        Step::Reply(reply) => talk.codes.push(code(&reply)),
-                        Step::Close(reply) => {
+                match rejection {
+                    Some(refusal) => match session.reply_counted(refusal) {
+                        Action::Reply(reply) => talk.codes.push(code(&reply)),
+                        Action::Close(reply) => {
                             talk.codes.push(code(&reply));
                             break;
                         }
@@ -257,15 +259,15 @@ pub fn session(input: &[u8], rules: Rules) -> Talk {
                         let (_, message) = chunks.take().expect("there are chunks");
                         finish(&mut session, message, &mut recipients, &rules, &mut talk);
                     }
-                    None if taken > rules.message_size => {
+                    None if taken > rules.max_message_bytes => {
                         session.take_envelope();
-                        talk.codes.push(code(&Reply::TooLarge { limit: rules.message_size }));
+                        talk.codes.push(code(&Reply::MessageTooLarge { limit: rules.max_message_bytes }));
                     }
                     None => talk.codes.push(250),
                 }
             }
-            Step::Open { .. } => unreachable!("it is a reply by now"),
-            Step::Introduce(_) => panic!("nobody is trusted"),
+            Action::OpenTransaction { .. } => unreachable!("it is a reply by now"),
+            Action::ApplyXclient(_) => panic!("nobody is trusted"),
         }
     }
     talk
@@ -275,18 +277,18 @@ fn finish(
     session: &mut Session,
     message: Vec<u8>,
     recipients: &mut Vec<String>,
-    rules: &Rules,
+    rules: &SessionPolicy,
     talk: &mut Talk,
 ) {
     let envelope = session.take_envelope().expect("there is a transaction");
     let asked: Vec<_> = envelope.recipients.iter().map(ToString::to_string).collect();
     assert_eq!(asked, std::mem::take(recipients));
-    let reply = if message.len() as u64 > rules.message_size {
-        Reply::TooLarge { limit: rules.message_size }
-    } else if HeaderBlock::of(&message).bytes().contains(&0) {
+    let reply = if message.len() as u64 > rules.max_message_bytes {
+        Reply::MessageTooLarge { limit: rules.max_message_bytes }
+    } else if HeaderSection::parse(&message).as_bytes().contains(&0) {
         Reply::BadMessage("")
     } else {
-        session.kept();
+        session.on_message_accepted();
         talk.codes.push(250);
         let sender = envelope.sender.map(|sender| sender.to_string()).unwrap_or_default();
         talk.taken.push(Taken { sender, recipients: asked, message });
@@ -299,17 +301,17 @@ fn finish(
 fn line(input: &[u8]) -> Option<(Option<&[u8]>, &[u8])> {
     let (line, rest) = match input.iter().position(|&byte| byte == b'\n') {
         Some(end) => (&input[..end], &input[end + 1..]),
-        None if input.len() >= Limits::COMMAND_LINE => (input, &[][..]),
+        None if input.len() >= Limits::MAX_COMMAND_LINE_BYTES => (input, &[][..]),
         None => return None,
     };
-    let short = line.len() < Limits::COMMAND_LINE;
+    let short = line.len() < Limits::MAX_COMMAND_LINE_BYTES;
     Some((short.then(|| line.strip_suffix(b"\r").unwrap_or(line)), rest))
 }
 
 /// A reply's code, if it is of the form that RFC 5321 section 4.2 gives it.
 fn code(reply: &Reply) -> u16 {
     let mut wire = Vec::new();
-    reply.write(&mut wire);
+    reply.write_to(&mut wire);
     replies(&wire)[..].try_into().map(|[code]: [u16; 1]| code).expect("one reply")
 }
 
@@ -338,11 +340,11 @@ pub fn replies(wire: &[u8]) -> Vec<u16> {
 
 fn account(name: String) -> Account {
     Account {
-        client: name.clone(),
+        client_label: name.clone(),
         name,
-        senders: vec!["*@example.com".into()],
-        request_headers: Vec::new(),
-        cleanup: HeaderCleanup::default(),
+        sender_patterns: vec!["*@example.com".into()],
+        allowed_request_headers: Vec::new(),
+        header_cleanup: HeaderCleanup::default(),
     }
 }
 
@@ -351,18 +353,18 @@ fn decode<'a>(pieces: impl Iterator<Item = &'a [u8]>, limit: u64) -> (Vec<u8>, O
     let (mut decoder, mut out, mut taken) = (Decoder::new(limit), Vec::new(), 0);
     for piece in pieces {
         match decoder.feed(piece, &mut out) {
-            Fed::All => taken += piece.len(),
-            Fed::End(used) => return (out, Some(taken + used)),
+            FeedResult::NeedMore => taken += piece.len(),
+            FeedResult::Complete(used) => return (out, Some(taken + used)),
         }
     }
     (out, None)
 }
 
 fn encode<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
-    let (mut encoder, mut wire) = (Encoder::default(), Vec::new());
+    let (mut encoder, mut wire) = (DotStuffer::default(), Vec::new());
     for piece in pieces {
         let mut from = 0;
-        for at in encoder.dots(piece) {
+        for at in encoder.positions(piece) {
             wire.extend_from_slice(&piece[from..at]);
             wire.push(b'.');
             from = at;

@@ -211,7 +211,7 @@ impl MessageFamily {
             accepted.message.message_id == event.message_id
                 && accepted.message.id.timestamp() < event.at.saturating_add(Duration::from_secs(1))
                 && whom.is_none_or(|whom| {
-                    accepted.recipients.iter().any(|address| address.folded() == whom.to_lowercase())
+                    accepted.recipients.iter().any(|address| address.to_folded() == whom.to_lowercase())
                 })
         };
         let nameless = event.tracking_id.is_some() || event.message_id.is_none();

@@ -10,7 +10,7 @@ mod support;
 
 use fastrand::Rng;
 use mailtrail_mail::TrackingId;
-use mailtrail_smtp::{Authentication, Rules};
+use mailtrail_smtp::{Authentication, SessionPolicy};
 use mailtrail_trail::provider::Provider;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -69,7 +69,11 @@ async fn relay_matches_session_byte_for_byte() {
     for seed in 0..seed_count() / 20 {
         let mut random = Rng::with_seed(seed);
         let input = [&random_script(&mut random), &b"\r\n.\r\nRSET\r\nQUIT\r\n"[..]].concat();
-        let rules = Rules { message_size: 4 << 10, recipients: 3, ..session_policy(false, false, 3) };
+        let rules = SessionPolicy {
+            max_message_bytes: 4 << 10,
+            max_recipients: 3,
+            ..session_policy(false, false, 3)
+        };
         let talk = check::session(&input, rules);
         let said = exchange_in_pieces(&relay, &input, &mut random).await;
         assert_eq!(check::replies(&said), talk.codes, "seed {seed}");
@@ -115,14 +119,14 @@ async fn exchange_in_pieces(relay: &Relay, input: &[u8], random: &mut Rng) -> Ve
     listening.await.unwrap()
 }
 
-fn session_policy(starttls: bool, login: bool, recipients: usize) -> Rules {
-    Rules {
+fn session_policy(offer_starttls: bool, login: bool, max_recipients: usize) -> SessionPolicy {
+    SessionPolicy {
         hostname: "relay.example.com".into(),
-        starttls,
-        require_tls: starttls,
+        offer_starttls,
+        require_tls: offer_starttls,
         authentication: if login { Authentication::Required } else { Authentication::None },
-        message_size: 1000,
-        recipients,
+        max_message_bytes: 1000,
+        max_recipients,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::upkeep::{DAY_SECONDS, WEEK_RETENTION, clock_at_start, open_at, run_maintenance};
 use super::*;
-use mailtrail_trail::{InboundMail, InboundOutcome, InboundReceived, InboundState, InboundTransition};
+use mailtrail_trail::{InboundOutcome, InboundReceived, InboundState, InboundSummary, InboundTransition};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pending_mail_survives_and_finished_mail_does_not_return() {
@@ -55,7 +55,7 @@ async fn pending_mail_survives_and_finished_mail_does_not_return() {
     let waiting = in_state(&store, InboundState::Waiting);
     assert_eq!((waiting.len(), in_state(&store, InboundState::Delivered).len()), (21, 0));
     assert!(waiting.iter().all(|mail| store.read_inbound_body(mail.received.id).unwrap().is_some()));
-    assert_eq!(store.inbound_mail(message_id_at(1)).unwrap().unwrap().state_since, time_at(2 * DAY_SECONDS));
+    assert_eq!(store.load_inbound(message_id_at(1)).unwrap().unwrap().state_since, time_at(2 * DAY_SECONDS));
     for mail in waiting {
         let outcome = InboundOutcome::Delivered { target: "odoo".into(), reply: String::new() };
         store
@@ -121,7 +121,7 @@ fn rebuild_store(store: Store, data_dir: &Path, time: &'static mailtrail_mail::M
     open_at(data_dir, time)
 }
 
-fn in_state(store: &Store, leg: InboundState) -> Vec<InboundMail> {
+fn in_state(store: &Store, leg: InboundState) -> Vec<InboundSummary> {
     store.find_inbound(99, |mail| mail.state == leg).unwrap()
 }
 

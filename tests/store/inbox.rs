@@ -232,7 +232,7 @@ fn event_replay(id: TrackingId, before: Option<&ProviderEvent>, event: ProviderE
 }
 
 fn stored_events(store: &Store) -> Vec<StoredEvent> {
-    let segments = store.segments_since(time_at(0)).unwrap();
+    let segments = store.journal_segments_since(time_at(0)).unwrap();
     segments.into_iter().flat_map(|segment| store.events_in_segment(segment).unwrap()).collect()
 }
 

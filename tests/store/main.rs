@@ -11,7 +11,7 @@ mod upkeep;
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use futures_util::future::join_all;
-use mailtrail_mail::{BodyType, Clock, Lane, MessageId, Record, Timestamp, TrackingId};
+use mailtrail_mail::{BodyType, Clock, Lane, MessageId, OdooRecord, Timestamp, TrackingId};
 use mailtrail_store::{
     CheckReport, CommitError, Inconsistency, LogEntry, MessageBody, OpenError, OpenReport, QueueId, Store,
 };
@@ -52,7 +52,10 @@ async fn accepted_messages_survive_reopening() {
     assert_eq!(store.find_by_message_id(&one, 9).unwrap(), newest_first);
     assert_eq!(store.find_by_recipient("ADA@example.NET", 9).unwrap(), newest_first);
     assert_eq!(store.find_by_recipient("bob@example.org", 2).unwrap(), newest_first[..2]);
-    assert_eq!(store.find_by_odoo_record(&Record::parse("sale.order,42").unwrap(), 9).unwrap(), newest_first);
+    assert_eq!(
+        store.find_by_odoo_record(&OdooRecord::parse("sale.order,42").unwrap(), 9).unwrap(),
+        newest_first
+    );
     assert!(
         store.load_job(message_id_at(9)).unwrap().is_none()
             && store.load_trail(message_id_at(9)).unwrap().is_none()
@@ -1150,7 +1153,7 @@ fn sample_accepted(number: u64, message_id: &str, recipients: &[&str]) -> Accept
         body_type: BodyType::EightBitMime,
         message_id: MessageId::parse(message_id),
         subject: format!("Quotation {number} (Zażółć)"),
-        odoo_records: Record::parse("sale.order,42").into_iter().collect(),
+        odoo_records: OdooRecord::parse("sale.order,42").into_iter().collect(),
         tags: vec!["sale".into()],
         size: number,
         ..Message::new(message_id_at(number), "odoo")

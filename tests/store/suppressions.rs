@@ -190,7 +190,7 @@ async fn erases_all_spellings_and_recognizes_each() {
                 reason: erased,
                 at: time_at(50),
             };
-            here.erase(&erasing, &mut |_| {}).unwrap().0
+            here.erase_address(&erasing, &mut |_| {}).unwrap().0
         };
         let mentioned = tokio::task::spawn_blocking(work).await.unwrap();
         assert_eq!(mentioned.messages.len(), 4, "{erased}");

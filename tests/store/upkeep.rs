@@ -71,7 +71,10 @@ async fn expires_old_records_but_not_queued_messages() {
         store.find_by_recipient("ada@example.net", 99).unwrap(),
         [&newer[..], &[message_id_at(7)]].concat()
     );
-    assert_eq!(store.find_by_odoo_record(&Record::parse("sale.order,42").unwrap(), 99).unwrap().len(), 51);
+    assert_eq!(
+        store.find_by_odoo_record(&OdooRecord::parse("sale.order,42").unwrap(), 99).unwrap().len(),
+        51
+    );
     assert!(store.find_by_message_id(&MessageId::parse("3@example.com").unwrap(), 9).unwrap().is_empty());
     assert_eq!(read_body(&store, 7).await, Some(sample_body(7)));
     assert!(

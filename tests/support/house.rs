@@ -40,7 +40,7 @@ impl House {
             time_scale: 0.0,
             faults: FaultInjection::default(),
             clock: Clock::System,
-            tls: tls::self_signed(&here.join("sandbox"), "localhost").unwrap(),
+            tls: tls::load_self_signed(&here.join("sandbox"), "localhost").unwrap(),
         });
         let sandbox = sandbox.await.unwrap();
         let configuration = configuration(profile, &process, &sandbox);
@@ -50,7 +50,7 @@ impl House {
 
     /// Asks the provider's API.
     pub async fn api(&self, method: Method, path: &str, body: Option<Value>) -> (u16, Value) {
-        let tls = tls::client_config(None).unwrap();
+        let tls = tls::build_client_config(None).unwrap();
         let client = reqwest::Client::builder().tls_backend_preconfigured(tls).build().unwrap();
         let request = client.request(method, format!("http://{}{path}", self.sandbox.api_address()));
         let request = match self.face {

@@ -48,7 +48,7 @@ impl Scene {
         let config = config::parse(&text, Path::new("test.toml"), &BTreeMap::new()).unwrap();
         let clock = Clock::tokio_time(Timestamp::from_secs(seconds));
         let daemon = Daemon::start(&config, clock, None).await.unwrap();
-        let tls = mailtrail_net::tls::client_config(None).unwrap();
+        let tls = mailtrail_net::tls::build_client_config(None).unwrap();
         let client = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap();
         Self { daemon, client, config, clock, directory }
     }

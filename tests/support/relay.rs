@@ -72,7 +72,7 @@ impl Relay {
 
     /// Trust in it.
     pub fn trust(&self) -> TlsConnector {
-        mailtrail_net::tls::connector(Some(&self.certificate())).unwrap()
+        mailtrail_net::tls::build_connector(Some(&self.certificate())).unwrap()
     }
 
     pub fn store(&self) -> &Store {

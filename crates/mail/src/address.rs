@@ -25,7 +25,7 @@ impl Mailbox {
     }
 
     /// The one form that all spellings of the address have, for comparing: see [`fold_address`].
-    pub fn folded(&self) -> String {
+    pub fn to_folded(&self) -> String {
         fold_address(&self.0)
     }
 
@@ -45,17 +45,18 @@ impl Mailbox {
     }
 
     /// Whether it fits `pattern`: an address, `*@domain`, `*@*.domain` or `*`, however either is spelled.
-    pub fn matches(&self, pattern: &str) -> bool {
-        let folded = self.folded();
-        if fits(&folded, &fold_address(pattern)) {
+    pub fn matches_pattern(&self, pattern: &str) -> bool {
+        let folded = self.to_folded();
+        if address_matches_pattern(&folded, &fold_address(pattern)) {
             return true;
         }
         // A part of a label has no A-label form.
-        !pattern.is_ascii() && fits(&in_unicode(&folded), &compose(&pattern.to_lowercase()))
+        !pattern.is_ascii()
+            && address_matches_pattern(&domain_to_unicode(&folded), &normalize_nfc(&pattern.to_lowercase()))
     }
 }
 
-fn fits(address: &str, pattern: &str) -> bool {
+fn address_matches_pattern(address: &str, pattern: &str) -> bool {
     match pattern.split_once('*') {
         None => address == pattern,
         Some(("", "")) => true,
@@ -78,7 +79,7 @@ fn fits(address: &str, pattern: &str) -> bool {
 /// backslashes (RFC 5322 section 3.4.1). Texts that are no address keep a form in lower case.
 pub fn fold_address(text: &str) -> String {
     let Some((local, domain)) = text.rsplit_once('@') else {
-        return compose(&text.to_lowercase()).into_owned();
+        return normalize_nfc(&text.to_lowercase()).into_owned();
     };
     format!("{}@{}", fold_local_part(local), fold_domain(domain))
 }
@@ -89,13 +90,13 @@ pub fn fold_domain(domain: &str) -> String {
     let folded = if domain.is_ascii() {
         domain.to_ascii_lowercase()
     } else {
-        idna::domain_to_ascii(domain).unwrap_or_else(|_| compose(&domain.to_lowercase()).into_owned())
+        idna::domain_to_ascii(domain).unwrap_or_else(|_| normalize_nfc(&domain.to_lowercase()).into_owned())
     };
     folded.strip_suffix('.').map(str::to_owned).unwrap_or(folded)
 }
 
 /// A folded address with its domain in U-labels.
-pub fn in_unicode(folded: &str) -> Cow<'_, str> {
+pub fn domain_to_unicode(folded: &str) -> Cow<'_, str> {
     match folded.rsplit_once('@') {
         Some((local, domain)) if domain.contains("xn--") => {
             Cow::Owned(format!("{local}@{}", idna::domain_to_unicode(domain).0))
@@ -107,12 +108,13 @@ pub fn in_unicode(folded: &str) -> Cow<'_, str> {
 /// Whether an address, in any spelling, has `part` in it.
 pub fn address_contains(address: &str, part: &str) -> bool {
     let folded = fold_address(address);
-    folded.contains(&fold_address(part)) || in_unicode(&folded).contains(&*compose(&part.to_lowercase()))
+    folded.contains(&fold_address(part))
+        || domain_to_unicode(&folded).contains(&*normalize_nfc(&part.to_lowercase()))
 }
 
 /// Whether two folded addresses may be one that somebody rewrote: with its tag or its dots taken out, another domain, or
 /// letters that did not survive a charset.
-pub fn is_alike(one: &str, other: &str) -> bool {
+pub fn may_be_rewritten(one: &str, other: &str) -> bool {
     let bare = |local: &str| local.split('+').next().unwrap_or_default().replace('.', "");
     let damaged = |local: &str| !local.is_ascii() || local.contains(['?', '%']);
     match (one.rsplit_once('@'), other.rsplit_once('@')) {
@@ -124,27 +126,27 @@ pub fn is_alike(one: &str, other: &str) -> bool {
 }
 
 fn fold_local_part(local: &str) -> String {
-    let folded = compose(&local.to_lowercase()).into_owned();
+    let folded = normalize_nfc(&local.to_lowercase()).into_owned();
     let quoted = folded.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
-    let Some(quoted) = quoted.filter(|_| local_part_is_valid(&folded)) else { return folded };
+    let Some(quoted) = quoted.filter(|_| is_valid_local_part(&folded)) else { return folded };
     let (mut plain, mut escaped) = (String::with_capacity(quoted.len()), false);
     for c in quoted.chars() {
         escaped = !escaped && c == '\\';
         plain.extend((!escaped).then_some(c));
     }
-    if !plain.is_empty() && local_part_is_valid(&plain) {
+    if !plain.is_empty() && is_valid_local_part(&plain) {
         return plain;
     }
     format!("\"{}\"", plain.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
-fn compose(text: &str) -> Cow<'_, str> {
+fn normalize_nfc(text: &str) -> Cow<'_, str> {
     ComposingNormalizerBorrowed::new_nfc().normalize(text)
 }
 
 /// Why a text is no address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum NotAMailbox {
+pub enum ParseMailboxError {
     /// Nothing there.
     #[error("the address is empty")]
     Empty,
@@ -154,34 +156,34 @@ pub enum NotAMailbox {
     TooLong,
     /// No `@`, or nothing before or behind it.
     #[error("the address lacks its local part or its domain")]
-    Incomplete,
+    MissingPart,
     /// A control character, an unquoted blank or a bracket.
     #[error("the address holds a character that is not allowed there")]
-    Character,
+    InvalidCharacter,
 }
 
 impl FromStr for Mailbox {
-    type Err = NotAMailbox;
+    type Err = ParseMailboxError;
 
-    fn from_str(text: &str) -> Result<Self, NotAMailbox> {
+    fn from_str(text: &str) -> Result<Self, ParseMailboxError> {
         if text.is_empty() {
-            return Err(NotAMailbox::Empty);
+            return Err(ParseMailboxError::Empty);
         }
         if text.chars().any(char::is_control) {
-            return Err(NotAMailbox::Character);
+            return Err(ParseMailboxError::InvalidCharacter);
         }
         if text.eq_ignore_ascii_case("postmaster") {
             return Ok(Self(text.into()));
         }
-        let (local, domain) = text.rsplit_once('@').ok_or(NotAMailbox::Incomplete)?;
+        let (local, domain) = text.rsplit_once('@').ok_or(ParseMailboxError::MissingPart)?;
         if local.is_empty() || domain.is_empty() {
-            return Err(NotAMailbox::Incomplete);
+            return Err(ParseMailboxError::MissingPart);
         }
-        if local.len() > MAX_LOCAL_PART || domain.len() > MAX_DOMAIN {
-            return Err(NotAMailbox::TooLong);
+        if local.len() > MAX_LOCAL_PART_BYTES || domain.len() > MAX_DOMAIN_BYTES {
+            return Err(ParseMailboxError::TooLong);
         }
-        if !(local_part_is_valid(local) && domain_is_valid(domain)) {
-            return Err(NotAMailbox::Character);
+        if !(is_valid_local_part(local) && is_valid_domain(domain)) {
+            return Err(ParseMailboxError::InvalidCharacter);
         }
         Ok(Self(text.into()))
     }
@@ -199,7 +201,7 @@ impl fmt::Debug for Mailbox {
     }
 }
 
-fn local_part_is_valid(local: &str) -> bool {
+fn is_valid_local_part(local: &str) -> bool {
     match local.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
         Some(quoted) => {
             let mut escaped = false;
@@ -215,7 +217,7 @@ fn local_part_is_valid(local: &str) -> bool {
 }
 
 /// A host name or an address literal in brackets; more is left to whoever resolves it.
-fn domain_is_valid(domain: &str) -> bool {
+fn is_valid_domain(domain: &str) -> bool {
     let literal = domain.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     let inner = literal.unwrap_or(domain);
     let forbidden =
@@ -223,15 +225,15 @@ fn domain_is_valid(domain: &str) -> bool {
     !inner.is_empty() && !inner.contains(forbidden)
 }
 
-const MAX_LOCAL_PART: usize = 255;
-const MAX_DOMAIN: usize = 255;
+const MAX_LOCAL_PART_BYTES: usize = 255;
+const MAX_DOMAIN_BYTES: usize = 255;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_kept_as_written() {
+    fn preserves_the_written_form() {
         for text in [
             "ada@example.net",
             "\"odd name\"@example.net",
@@ -246,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_could_break_a_line_is_an_address() {
+    fn rejects_addresses_with_line_breaks() {
         for text in [
             "",
             "ada",
@@ -265,11 +267,14 @@ mod tests {
         ] {
             assert!(text.parse::<Mailbox>().is_err(), "{text:?}");
         }
-        assert_eq!(format!("{}@example.net", "a".repeat(256)).parse::<Mailbox>(), Err(NotAMailbox::TooLong));
+        assert_eq!(
+            format!("{}@example.net", "a".repeat(256)).parse::<Mailbox>(),
+            Err(ParseMailboxError::TooLong)
+        );
     }
 
     #[test]
-    fn every_spelling_has_one_form() {
+    fn folds_every_spelling_to_one_form() {
         for (folded, spellings) in [
             (
                 "jörg@xn--bcher-kva.example",
@@ -293,9 +298,10 @@ mod tests {
         ] {
             for spelling in spellings.iter().chain([&folded]) {
                 let address: Mailbox = spelling.parse().unwrap();
-                assert_eq!(address.folded(), folded, "{spelling}");
+                assert_eq!(address.to_folded(), folded, "{spelling}");
                 assert!(
-                    address.matches(folded) && folded.parse::<Mailbox>().unwrap().matches(spelling),
+                    address.matches_pattern(folded)
+                        && folded.parse::<Mailbox>().unwrap().matches_pattern(spelling),
                     "{spelling}"
                 );
                 assert!(
@@ -313,15 +319,19 @@ mod tests {
             "a@a..b",
         ] {
             let address: Mailbox = odd.parse().unwrap();
-            assert_eq!(address.folded(), fold_address(&address.folded()), "{odd}");
-            assert_eq!(odd.to_uppercase().parse::<Mailbox>().unwrap().folded(), address.folded(), "{odd}");
+            assert_eq!(address.to_folded(), fold_address(&address.to_folded()), "{odd}");
+            assert_eq!(
+                odd.to_uppercase().parse::<Mailbox>().unwrap().to_folded(),
+                address.to_folded(),
+                "{odd}"
+            );
         }
         assert_ne!(fold_address("ada@straße.example"), fold_address("ada@strasse.example"));
         assert_ne!(fold_address("ada.b@example.net"), fold_address("adab@example.net"));
     }
 
     #[test]
-    fn patterns_fit_every_spelling() {
+    fn patterns_match_every_spelling() {
         let ada: Mailbox = "ada@mail.bücher.example".parse().unwrap();
         for pattern in [
             "*@*.bücher.example",
@@ -331,10 +341,10 @@ mod tests {
             "ada@*",
             "\"ada\"@mail.xn--bcher-kva.example",
         ] {
-            assert!(ada.matches(pattern), "{pattern}");
-            assert!(ada.folded().parse::<Mailbox>().unwrap().matches(pattern), "{pattern}");
+            assert!(ada.matches_pattern(pattern), "{pattern}");
+            assert!(ada.to_folded().parse::<Mailbox>().unwrap().matches_pattern(pattern), "{pattern}");
         }
-        assert!(!ada.matches("*@bücher.example") && !ada.matches("*@*.bucher.example"));
+        assert!(!ada.matches_pattern("*@bücher.example") && !ada.matches_pattern("*@*.bucher.example"));
         assert!(
             address_contains("ada@xn--bcher-kva.example", "Bücher")
                 && !address_contains("ada@example.net", "ü")
@@ -342,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn domains_travel_in_a_labels() {
+    fn converts_domains_to_a_labels() {
         for (text, expected) in [
             ("ada@example.net", Some("ada@example.net")),
             ("Ada@B\u{fc}cher.Example", Some("Ada@xn--bcher-kva.example")),
@@ -357,13 +367,13 @@ mod tests {
     }
 
     #[test]
-    fn patterns_fit_whole_addresses() {
+    fn patterns_match_whole_addresses() {
         let ada: Mailbox = "Ada@mg.Example.com".parse().unwrap();
         for pattern in ["*", "*@mg.example.com", "ada@mg.example.com", "*@*.example.com", "ada@*"] {
-            assert!(ada.matches(pattern), "{pattern}");
+            assert!(ada.matches_pattern(pattern), "{pattern}");
         }
         for pattern in ["*@example.com", "bob@*", "ada@mg.example.co", "", "*@*.net"] {
-            assert!(!ada.matches(pattern), "{pattern}");
+            assert!(!ada.matches_pattern(pattern), "{pattern}");
         }
     }
 }

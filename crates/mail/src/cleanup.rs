@@ -11,33 +11,42 @@ pub struct HeaderCleanup {
     /// Whether a `Message-ID`, `Date` or `From` that says nothing is replaced (RFC 6409 section 8).
     pub replace_unusable: bool,
     /// Whether a first line of a mailbox file becomes a header field.
-    pub mbox_line: bool,
+    pub convert_mbox_line: bool,
     /// Whether Odoo's `List-Unsubscribe` is written plainly.
-    pub repair: bool,
+    pub rewrite_list_unsubscribe: bool,
 }
 
 impl HeaderCleanup {
     /// Fields that may be taken out: they belong to the envelope, and show it to all recipients.
-    pub const DROPPABLE: [&'static str; 3] = ["Bcc", "Resent-Bcc", "Return-Path"];
+    pub const DROPPABLE_HEADERS: [&'static str; 3] = ["Bcc", "Resent-Bcc", "Return-Path"];
 
     /// No change at all.
-    pub const NONE: Self =
-        Self { drop_headers: Vec::new(), replace_unusable: false, mbox_line: false, repair: false };
+    pub const NONE: Self = Self {
+        drop_headers: Vec::new(),
+        replace_unusable: false,
+        convert_mbox_line: false,
+        rewrite_list_unsubscribe: false,
+    };
 }
 
 impl Default for HeaderCleanup {
     /// All changes.
     fn default() -> Self {
-        Self { drop_headers: Self::DROPPABLE.to_vec(), replace_unusable: true, mbox_line: true, repair: true }
+        Self {
+            drop_headers: Self::DROPPABLE_HEADERS.to_vec(),
+            replace_unusable: true,
+            convert_mbox_line: true,
+            rewrite_list_unsubscribe: true,
+        }
     }
 }
 
 /// Whether a `Message-ID` names its message, in whatever form.
 pub fn is_usable_message_id(value: &str) -> bool {
-    let plain = without_comments(value);
+    let plain = strip_comments(value);
     let named = |word: &str| MessageId::parse(word).is_some() && word.contains(char::is_alphanumeric);
     // One that is too long for us may be fine for others.
-    plain.len() > LONGEST_ID || plain.split_whitespace().any(named)
+    plain.len() > MAX_MESSAGE_ID_BYTES || plain.split_whitespace().any(named)
 }
 
 /// Whether a `Date` can be read, be it without its zone.
@@ -51,7 +60,7 @@ pub fn is_usable_date(value: &str) -> bool {
 /// Whether a `From` names somebody: an address, a name of this machine without a domain, or a group. `value` is what
 /// stands behind the field's colon.
 pub fn is_usable_author(value: &[u8]) -> bool {
-    let plain = without_comments(&String::from_utf8_lossy(value));
+    let plain = strip_comments(&String::from_utf8_lossy(value));
     let field = format!("From:{plain}\r\n\r\n");
     let parser = MessageParser::new().header_address(HeaderName::From).default_header_ignore();
     let parsed = parser.parse_headers(field.as_bytes());
@@ -68,7 +77,7 @@ pub fn is_usable_author(value: &[u8]) -> bool {
 }
 
 /// A value without its comments (RFC 5322 section 3.2.2), which nest.
-fn without_comments(value: &str) -> String {
+fn strip_comments(value: &str) -> String {
     let (mut plain, mut depth, mut escaped, mut quoted) = (String::new(), 0u32, false, false);
     for c in value.chars() {
         let was_escaped = escaped;
@@ -90,14 +99,14 @@ fn without_comments(value: &str) -> String {
 }
 
 /// Characters from which on a Message-ID is not looked at.
-const LONGEST_ID: usize = 900;
+const MAX_MESSAGE_ID_BYTES: usize = 900;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn ids_that_name_nothing_are_found() {
+    fn rejects_unusable_message_ids() {
         for usable in [
             "<a@b>",
             "a@b",
@@ -117,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn dates_that_nobody_can_read_are_found() {
+    fn rejects_unparsable_dates() {
         for usable in [
             "Mon, 30 Nov 2026 12:00:00 +0000",
             "30 Nov 2026 12:00 +0100 (CET)",
@@ -144,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn authors_that_are_nobody_are_found() {
+    fn rejects_authors_without_address() {
         for usable in [
             " a@b",
             " A <a@b>",

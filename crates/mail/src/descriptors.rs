@@ -11,20 +11,20 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 /// Whether a call failed because this process, or the machine, has no descriptor left.
-pub fn is_shortage(error: &io::Error) -> bool {
+pub fn is_descriptor_shortage(error: &io::Error) -> bool {
     error
         .raw_os_error()
         .is_some_and(|code| [Errno::MFILE, Errno::NFILE].iter().any(|errno| errno.raw_os_error() == code))
 }
 
 /// Waits a little after a connection could not be taken: the next try would fail alike. A shortage is noted.
-pub async fn pause_listener(error: &io::Error) {
-    if is_shortage(error) {
+pub async fn backoff_after_accept_error(error: &io::Error) {
+    if is_descriptor_shortage(error) {
         SHORTAGES.send_modify(|count| *count += 1);
     } else {
         tracing::error!(%error, "a connection cannot be taken");
     }
-    tokio::time::sleep(AFTER_ERROR).await;
+    tokio::time::sleep(ACCEPT_ERROR_BACKOFF).await;
 }
 
 /// Opens the descriptor in reserve. Without one, clients wait for a descriptor as long as there is none.
@@ -44,7 +44,7 @@ pub async fn refuse_one<F: Future<Output = ()>>(
     let reserve = RESERVE.lock().unwrap_or_else(PoisonError::into_inner).take();
     let refused = reserve.is_some() && {
         drop(reserve);
-        match timeout(AFTER_ERROR, socket.accept()).await {
+        match timeout(ACCEPT_ERROR_BACKOFF, socket.accept()).await {
             Ok(Ok((stream, _))) => {
                 refuse(stream).await;
                 true
@@ -57,19 +57,19 @@ pub async fn refuse_one<F: Future<Output = ()>>(
 }
 
 /// Follows how often a connection could not be taken for want of a descriptor.
-pub fn follow_shortages() -> watch::Receiver<u64> {
+pub fn subscribe_shortages() -> watch::Receiver<u64> {
     SHORTAGES.subscribe()
 }
 
 /// Descriptors in use, and how many there may be; `None` where the system does not say.
-pub fn count_open() -> Option<(u64, u64)> {
+pub fn open_and_allowed() -> Option<(u64, u64)> {
     let allowed = getrlimit(Resource::Nofile).current?;
     let open = std::fs::read_dir("/proc/self/fd").ok()?.count();
     Some((open as u64, allowed))
 }
 
 /// Descriptors that this process can be allowed; `None`: as many as it likes.
-pub fn most_allowed() -> Option<u64> {
+pub fn hard_limit() -> Option<u64> {
     getrlimit(Resource::Nofile).maximum
 }
 
@@ -82,4 +82,4 @@ pub fn raise_limit() -> io::Result<()> {
 
 static RESERVE: Mutex<Option<File>> = Mutex::new(None);
 static SHORTAGES: LazyLock<watch::Sender<u64>> = LazyLock::new(|| watch::Sender::new(0));
-const AFTER_ERROR: Duration = Duration::from_millis(200);
+const ACCEPT_ERROR_BACKOFF: Duration = Duration::from_millis(200);

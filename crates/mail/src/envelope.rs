@@ -12,12 +12,12 @@ pub struct Envelope {
     /// Whether the client asked for SMTPUTF8 (RFC 6531).
     pub smtputf8: bool,
     /// What the client asked about reports.
-    pub dsn: Dsn,
+    pub dsn: DsnParameters,
 }
 
 /// What a client asked about reports on its message (RFC 3461). Texts are kept as they were written, in xtext.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Dsn {
+pub struct DsnParameters {
     /// `RET=`.
     pub ret: Option<Ret>,
     /// `ENVID=`: the client's name for the transaction, at most 100 characters.
@@ -26,9 +26,9 @@ pub struct Dsn {
     pub recipients: Vec<(u16, DsnRecipient)>,
 }
 
-impl Dsn {
+impl DsnParameters {
     /// What was asked about the recipient at that place, if anything.
-    pub fn recipient(&self, place: u16) -> Option<&DsnRecipient> {
+    pub fn parameters_of(&self, place: u16) -> Option<&DsnRecipient> {
         self.recipients.iter().find(|(wished, _)| *wished == place).map(|(_, wish)| wish)
     }
 }

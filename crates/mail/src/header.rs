@@ -13,18 +13,18 @@ impl HeaderLine {
         let mut line = String::with_capacity(name.len() + 2 + value.len());
         line.push_str(name);
         line.push_str(": ");
-        push_plain(&mut line, value);
+        push_without_controls(&mut line, value);
         Self(line)
     }
 
     /// A line whose value is given in parts that must not be broken, folded (RFC 5322 section 2.2.3) between them.
     pub fn folded(name: &'static str, parts: &[&str]) -> Self {
-        let length: usize = parts.iter().map(|part| FOLD.len() + part.len()).sum();
+        let length: usize = parts.iter().map(|part| FOLD_SEPARATOR.len() + part.len()).sum();
         let mut line = String::with_capacity(name.len() + length);
         line.push_str(name);
         for (place, part) in parts.iter().enumerate() {
-            line.push_str(if place == 0 { ": " } else { FOLD });
-            push_plain(&mut line, part);
+            line.push_str(if place == 0 { ": " } else { FOLD_SEPARATOR });
+            push_without_controls(&mut line, part);
         }
         Self(line)
     }
@@ -42,7 +42,7 @@ impl fmt::Display for HeaderLine {
 }
 
 /// Appends a value, its control characters made blanks.
-fn push_plain(line: &mut String, value: &str) {
+fn push_without_controls(line: &mut String, value: &str) {
     for (place, piece) in value.split(char::is_control).enumerate() {
         if place > 0 {
             line.push(' ');
@@ -51,11 +51,11 @@ fn push_plain(line: &mut String, value: &str) {
     }
 }
 
-const FOLD: &str = "\r\n\t";
+const FOLD_SEPARATOR: &str = "\r\n\t";
 
 /// The header section of a message whose line ends are CRLF, as it stands in its bytes.
 #[derive(Clone, Copy, Debug)]
-pub struct HeaderBlock<'a> {
+pub struct HeaderSection<'a> {
     message: &'a [u8],
     /// Where its lines begin, behind those of a mailbox file.
     start: usize,
@@ -64,7 +64,7 @@ pub struct HeaderBlock<'a> {
 
 /// One header field as it stands in a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Header<'a> {
+pub struct HeaderField<'a> {
     /// The field's name as written.
     pub name: &'a str,
     /// Behind the colon, with its folds and without the final CRLF.
@@ -73,30 +73,30 @@ pub struct Header<'a> {
     pub span: Range<usize>,
 }
 
-impl<'a> HeaderBlock<'a> {
+impl<'a> HeaderSection<'a> {
     /// Finds the header section. A first line that is no header field means that there is none.
-    pub fn of(message: &'a [u8]) -> Self {
-        Self::starting(message, 0)
+    pub fn parse(message: &'a [u8]) -> Self {
+        Self::parse_at(message, 0)
     }
 
     /// Finds the header section where lines of a mailbox file (see [`is_mbox_line`]) may stand in front of it; they belong
     /// to it.
-    pub fn behind_mbox_lines(message: &'a [u8]) -> Self {
+    pub fn parse_after_mbox_lines(message: &'a [u8]) -> Self {
         let mut start = 0;
-        while is_mbox_line(&message[start..line_end(message, start)]) {
-            start = line_end(message, start);
+        while is_mbox_line(&message[start..find_line_end(message, start)]) {
+            start = find_line_end(message, start);
         }
-        Self::starting(message, start)
+        Self::parse_at(message, start)
     }
 
     /// The first line at `start` decides whether there is a header.
-    fn starting(message: &'a [u8], start: usize) -> Self {
+    fn parse_at(message: &'a [u8], start: usize) -> Self {
         let mut block = Self { message, start, end: message.len() };
         let mut at = start;
         while at < message.len() {
-            let end = line_end(message, at);
+            let end = find_line_end(message, at);
             let blank = message[at..end] == *b"\r\n";
-            if blank || (at == start && field_name(&message[at..end]).is_none()) {
+            if blank || (at == start && parse_field_name(&message[at..end]).is_none()) {
                 block.end = at;
                 break;
             }
@@ -106,7 +106,7 @@ impl<'a> HeaderBlock<'a> {
     }
 
     /// The section that ends there, whatever it begins with: lines were taken out of it.
-    pub fn ending(message: &'a [u8], end: usize) -> Self {
+    pub fn with_end(message: &'a [u8], end: usize) -> Self {
         Self { message, start: 0, end }
     }
 
@@ -116,7 +116,7 @@ impl<'a> HeaderBlock<'a> {
     }
 
     /// The section as it stands.
-    pub fn bytes(&self) -> &'a [u8] {
+    pub fn as_bytes(&self) -> &'a [u8] {
         &self.message[..self.end]
     }
 
@@ -126,45 +126,45 @@ impl<'a> HeaderBlock<'a> {
     }
 
     /// Whether a blank line must follow lines that are put in front.
-    pub fn is_missing(&self) -> bool {
+    pub fn is_absent(&self) -> bool {
         self.end == self.start && !self.message[self.end..].starts_with(b"\r\n")
     }
 
     /// Whether more bytes behind these cannot change the section.
-    pub fn is_whole(&self) -> bool {
+    pub fn is_complete(&self) -> bool {
         memchr::memchr(b'\n', &self.message[self.end..]).is_some()
     }
 
     /// The fields in their order; lines that are no fields are passed over.
-    pub fn fields(&self) -> impl Iterator<Item = Header<'a>> + use<'a> {
+    pub fn fields(&self) -> impl Iterator<Item = HeaderField<'a>> + use<'a> {
         let (message, limit) = (self.message, self.end);
         let mut at = 0;
         std::iter::from_fn(move || {
             while at < limit {
                 let start = at;
-                at = line_end(message, at);
-                let Some(name) = field_name(&message[start..at]) else { continue };
+                at = find_line_end(message, at);
+                let Some(name) = parse_field_name(&message[start..at]) else { continue };
                 while at < limit && matches!(message[at], b' ' | b'\t') {
-                    at = line_end(message, at);
+                    at = find_line_end(message, at);
                 }
                 let colon = start + memchr::memchr(b':', &message[start..at])?;
                 let value = &message[colon + 1..at];
                 let value = value.strip_suffix(b"\r\n").unwrap_or(value);
-                return Some(Header { name, value, span: start..at });
+                return Some(HeaderField { name, value, span: start..at });
             }
             None
         })
     }
 
     /// The first field of that name, without regard to case.
-    pub fn first(&self, name: &str) -> Option<Header<'a>> {
+    pub fn find_field(&self, name: &str) -> Option<HeaderField<'a>> {
         self.fields().find(|field| field.name.eq_ignore_ascii_case(name))
     }
 }
 
-impl Header<'_> {
+impl HeaderField<'_> {
     /// The value as text: unfolded, trimmed, what is not UTF-8 replaced, controls made blanks.
-    pub fn text(&self) -> String {
+    pub fn to_text(&self) -> String {
         let text = String::from_utf8_lossy(self.value).replace("\r\n", "");
         text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
     }
@@ -174,15 +174,15 @@ impl Header<'_> {
 /// field `From :` is none.
 pub fn is_mbox_line(line: &[u8]) -> bool {
     let quotes = line.iter().take_while(|byte| **byte == b'>').count();
-    line[quotes..].starts_with(b"From ") && field_name(line).is_none()
+    line[quotes..].starts_with(b"From ") && parse_field_name(line).is_none()
 }
 
-fn line_end(message: &[u8], at: usize) -> usize {
+fn find_line_end(message: &[u8], at: usize) -> usize {
     memchr::memchr(b'\n', &message[at..]).map_or(message.len(), |newline| at + newline + 1)
 }
 
 /// The name of the field that starts this line (RFC 5322 section 2.2; blanks before the colon are tolerated).
-fn field_name(line: &[u8]) -> Option<&str> {
+fn parse_field_name(line: &[u8]) -> Option<&str> {
     let colon = memchr::memchr(b':', line)?;
     let name = std::str::from_utf8(&line[..colon]).ok()?.trim_end_matches([' ', '\t']);
     let fine = !name.is_empty() && name.bytes().all(|b| (33..=126).contains(&b));
@@ -194,28 +194,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_keep_their_place() {
+    fn fields_have_their_spans() {
         let message = b"Subject: a\r\n b\r\nmessage-id : <x@y>\r\njunk\r\nTo:\r\n\r\nNo: field\r\n";
-        let block = HeaderBlock::of(message);
+        let block = HeaderSection::parse(message);
         let fields: Vec<_> = block.fields().collect();
         assert_eq!(fields.iter().map(|f| f.name).collect::<Vec<_>>(), ["Subject", "message-id", "To"]);
         assert_eq!(&message[fields[0].span.clone()], b"Subject: a\r\n b\r\n");
-        assert_eq!(fields[0].text(), "a b");
-        assert_eq!(block.first("Message-ID").map(|f| f.text()), Some("<x@y>".into()));
+        assert_eq!(fields[0].to_text(), "a b");
+        assert_eq!(block.find_field("Message-ID").map(|f| f.to_text()), Some("<x@y>".into()));
         assert_eq!(&message[block.end()..], b"\r\nNo: field\r\n");
     }
 
     #[test]
-    fn a_message_may_have_no_header() {
+    fn parses_messages_without_header() {
         for (message, missing) in
             [(&b"just text\r\n"[..], true), (b"\r\ntext\r\n", false), (b"", true), (b"A: b\r\n", false)]
         {
-            assert_eq!(HeaderBlock::of(message).is_missing(), missing, "{message:?}");
+            assert_eq!(HeaderSection::parse(message).is_absent(), missing, "{message:?}");
         }
     }
 
     #[test]
-    fn a_section_is_whole_when_its_end_is_there() {
+    fn section_is_complete_with_its_end() {
         for message in [
             "A: b\r\nC: d\r\n\r\nE: f\r\n",
             "just text\r\nA: b\r\n\r\n",
@@ -224,21 +224,21 @@ mod tests {
             "From a\r\njust text\r\nA: b\r\n\r\n",
             "From : a\r\n\r\nA: b\r\n",
         ] {
-            for find in [HeaderBlock::of, HeaderBlock::behind_mbox_lines] {
+            for find in [HeaderSection::parse, HeaderSection::parse_after_mbox_lines] {
                 let whole = find(message.as_bytes());
                 let sections = (1..=message.len()).map(|cut| find(&message.as_bytes()[..cut]));
-                let seen: Vec<_> = sections.filter(HeaderBlock::is_whole).collect();
+                let seen: Vec<_> = sections.filter(HeaderSection::is_complete).collect();
                 assert!(
                     !seen.is_empty() && seen.iter().all(|block| block.end() == whole.end()),
                     "{message:?}"
                 );
-                assert!(seen.iter().all(|block| block.is_missing() == whole.is_missing()), "{message:?}");
+                assert!(seen.iter().all(|block| block.is_absent() == whole.is_absent()), "{message:?}");
             }
         }
     }
 
     #[test]
-    fn lines_of_a_mailbox_file_are_told_from_fields() {
+    fn separates_mbox_lines_from_fields() {
         for (message, lines, end, missing) in [
             ("From a b\r\nA: b\r\n\r\nc", "From a b\r\n", 16, false),
             ("From a b: c\r\n>>From x\r\nhi\r\nA: b\r\n", "From a b: c\r\n>>From x\r\n", 23, true),
@@ -250,14 +250,14 @@ mod tests {
             ("from a\r\n\r\n", "", 0, true),
             ("From\r\n", "", 0, true),
         ] {
-            let block = HeaderBlock::behind_mbox_lines(message.as_bytes());
+            let block = HeaderSection::parse_after_mbox_lines(message.as_bytes());
             assert_eq!(block.mbox_lines(), lines.as_bytes(), "{message:?}");
-            assert_eq!((block.end(), block.is_missing()), (end, missing), "{message:?}");
+            assert_eq!((block.end(), block.is_absent()), (end, missing), "{message:?}");
         }
     }
 
     #[test]
-    fn no_value_can_end_a_line() {
+    fn values_cannot_break_lines() {
         let line = HeaderLine::new("X-A", "b\r\nBcc: evil@example.net\u{85}");
         assert_eq!(line.to_string(), "X-A: b  Bcc: evil@example.net ");
         let line = HeaderLine::folded("Received", &["from a", "by b\nc"]);

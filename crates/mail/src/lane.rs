@@ -10,7 +10,7 @@ pub enum Lane {
 
 impl Lane {
     /// The word for tables and JSON.
-    pub const fn word(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Transactional => "transactional",
             Self::Bulk => "bulk",

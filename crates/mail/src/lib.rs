@@ -18,17 +18,19 @@ mod subject;
 mod tracking_id;
 mod unqualified;
 
-pub use address::{Mailbox, address_contains, fold_address, fold_domain, in_unicode, is_alike};
+pub use address::{
+    Mailbox, address_contains, domain_to_unicode, fold_address, fold_domain, may_be_rewritten,
+};
 pub use cleanup::{HeaderCleanup, is_usable_author, is_usable_date, is_usable_message_id};
 pub use clock::{Clock, ClockStep, ClockWatch, ManualClock, Timestamp};
-pub use envelope::{BodyType, Dsn, DsnRecipient, Envelope, Notify, Ret};
-pub use header::{Header, HeaderBlock, HeaderLine, is_mbox_line};
+pub use envelope::{BodyType, DsnParameters, DsnRecipient, Envelope, Notify, Ret};
+pub use header::{HeaderField, HeaderLine, HeaderSection, is_mbox_line};
 pub use lane::Lane;
-pub use list_unsubscribe::repaired_unsubscribe;
-pub use message_id::{MessageId, Record};
+pub use list_unsubscribe::decode_list_unsubscribe;
+pub use message_id::{MessageId, OdooRecord};
 pub use pseudonym::Pseudonym;
 pub use rate::Rate;
 pub use secret::Secret;
-pub use subject::subject;
+pub use subject::decode_subject;
 pub use tracking_id::{TrackingId, TrackingIdGenerator};
-pub use unqualified::missing_domains;
+pub use unqualified::find_missing_domains;

@@ -5,7 +5,7 @@ use mail_parser::{HeaderName, MessageParser};
 /// What a `List-Unsubscribe` field says, in one line, where it is in encoded words altogether and they hold nothing but
 /// well-formed addresses in brackets; `None` for any other, which may be right as it is or is beyond repair. `value` is
 /// what stands behind the field's colon.
-pub fn repaired_unsubscribe(value: &[u8]) -> Option<String> {
+pub fn decode_list_unsubscribe(value: &[u8]) -> Option<String> {
     let encoded = |word: &str| word.len() > 6 && word.starts_with("=?") && word.ends_with("?=");
     let mut words = std::str::from_utf8(value).ok()?.split_ascii_whitespace().peekable();
     words.peek()?;
@@ -16,20 +16,20 @@ pub fn repaired_unsubscribe(value: &[u8]) -> Option<String> {
     let parser = MessageParser::new().header_text(HeaderName::ListUnsubscribe).default_header_ignore();
     let message = parser.parse_headers(&field)?;
     let text = message.headers().first()?.value.as_text()?;
-    let addresses: Vec<_> = text.split(',').map(bracketed).collect::<Option<_>>()?;
+    let addresses: Vec<_> = text.split(',').map(angle_addr).collect::<Option<_>>()?;
     let line = addresses.iter().map(|address| format!("<{address}>")).collect::<Vec<_>>().join(", ");
-    (line.len() <= LONGEST).then_some(line)
+    (line.len() <= MAX_VALUE_CHARS).then_some(line)
 }
 
 /// The address in brackets, if it is a web or mail address of characters that RFC 3986 allows.
-fn bracketed(text: &str) -> Option<&str> {
+fn angle_addr(text: &str) -> Option<&str> {
     let address = text.trim().strip_prefix('<')?.strip_suffix('>')?;
-    let rest = SCHEMES.iter().find_map(|scheme| address.strip_prefix(scheme))?;
+    let rest = URI_SCHEMES.iter().find_map(|scheme| address.strip_prefix(scheme))?;
     let named = rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '[');
-    (named && is_well_formed(address.as_bytes())).then_some(address)
+    (named && is_valid_uri_text(address.as_bytes())).then_some(address)
 }
 
-fn is_well_formed(address: &[u8]) -> bool {
+fn is_valid_uri_text(address: &[u8]) -> bool {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~:/?#[]@!$&'()*+;=".contains(byte);
     let mut at = 0;
     while at < address.len() {
@@ -44,16 +44,16 @@ fn is_well_formed(address: &[u8]) -> bool {
     true
 }
 
-const SCHEMES: [&str; 3] = ["https://", "http://", "mailto:"];
+const URI_SCHEMES: [&str; 3] = ["https://", "http://", "mailto:"];
 /// Characters of a line, without the field's name (RFC 5322 section 2.1.1).
-const LONGEST: usize = 998 - "List-Unsubscribe: ".len();
+const MAX_VALUE_CHARS: usize = 998 - "List-Unsubscribe: ".len();
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn encoded_addresses_are_written_plainly() {
+    fn decodes_encoded_addresses() {
         for (value, expected) in [
             (
                 " =?utf-8?q?=3Chttps=3A//odoo=2Eexample=2Ecom/a=3Fb=3D1=26?=\r\n =?utf-8?q?c=3D2=2540d=3E?=",
@@ -65,13 +65,13 @@ mod tests {
                 "<mailto:a@b.c>, <http://d.e/>",
             ),
         ] {
-            assert_eq!(repaired_unsubscribe(value.as_bytes()).as_deref(), Some(expected), "{value}");
+            assert_eq!(decode_list_unsubscribe(value.as_bytes()).as_deref(), Some(expected), "{value}");
         }
     }
 
     #[test]
-    fn what_is_right_or_beyond_repair_stays() {
-        let long = format!(" =?utf-8?q?=3Chttps=3A//a=2Eb/{}=3E?=", "x".repeat(LONGEST));
+    fn leaves_valid_and_undecodable_fields() {
+        let long = format!(" =?utf-8?q?=3Chttps=3A//a=2Eb/{}=3E?=", "x".repeat(MAX_VALUE_CHARS));
         for value in [
             " <https://a.example/x>",
             "",
@@ -89,7 +89,7 @@ mod tests {
             " =?utf-8?q?=3Chttps=3A//a=2Eb/=3E=2C?=",
             &long,
         ] {
-            assert_eq!(repaired_unsubscribe(value.as_bytes()), None, "{value}");
+            assert_eq!(decode_list_unsubscribe(value.as_bytes()), None, "{value}");
         }
     }
 }

@@ -11,18 +11,18 @@ impl MessageId {
     /// comment around them, folded within, in quotes, with needless quotes around its left part. `None` when nothing is
     /// left, or it holds blanks or controls.
     pub fn parse(text: &str) -> Option<Self> {
-        let text = inner(text);
+        let text = strip_brackets(text);
         // Between brackets a blank is what a fold left behind.
         let text: Cow<'_, str> = match text.find(char::is_whitespace) {
             Some(_) if text.starts_with('<') || text.contains(['\r', '\n']) => {
-                unfold(text)?.chars().filter(|c| !matches!(c, ' ' | '\t')).collect::<String>().into()
+                unfold_text(text)?.chars().filter(|c| !matches!(c, ' ' | '\t')).collect::<String>().into()
             }
             _ => text.into(),
         };
         let text = text.trim_start_matches('<').trim_end_matches('>');
-        let text = without_needless_quotes(text);
+        let text = strip_needless_quotes(text);
         let fine = !text.is_empty()
-            && text.len() <= MAX_LENGTH
+            && text.len() <= MAX_MESSAGE_ID_BYTES
             && !text.chars().any(|c| c.is_whitespace() || c.is_control() || c == '<' || c == '>');
         fine.then(|| Self(text.into()))
     }
@@ -39,11 +39,11 @@ impl MessageId {
 
     /// Odoo's record, when Odoo made this id:
     /// `<15 digits.unix time.15 digits-openerp-<record id>-<model>@host>` (Odoo 18, `odoo/tools/mail.py`).
-    pub fn odoo_record(&self) -> Option<Record> {
+    pub fn odoo_record(&self) -> Option<OdooRecord> {
         let (left, _) = self.0.rsplit_once('@')?;
         let (_, tag) = left.split_once("-openerp-")?;
         let (id, model) = tag.split_once('-')?;
-        Record::new(model, id)
+        OdooRecord::new(model, id)
     }
 }
 
@@ -60,7 +60,7 @@ impl fmt::Debug for MessageId {
 }
 
 /// What stands within the blanks and quotes around an id, or before a comment.
-fn inner(text: &str) -> &str {
+fn strip_brackets(text: &str) -> &str {
     let text = text.trim();
     let text = text.strip_prefix("&lt;").and_then(|rest| rest.strip_suffix("&gt;")).unwrap_or(text);
     let bare =
@@ -74,13 +74,13 @@ fn inner(text: &str) -> &str {
 }
 
 /// Without line ends that a blank follows; `None` where another one stands.
-fn unfold(text: &str) -> Option<String> {
+fn unfold_text(text: &str) -> Option<String> {
     let unfolded = text.replace("\r\n", "\n").replace("\n ", " ").replace("\n\t", "\t");
     (!unfolded.contains(['\r', '\n'])).then_some(unfolded)
 }
 
 /// The quotes of `"left"@right` say nothing where `left` needs none (RFC 5322 section 3.6.4 has none at all).
-fn without_needless_quotes(text: &str) -> Cow<'_, str> {
+fn strip_needless_quotes(text: &str) -> Cow<'_, str> {
     let parts = text.rsplit_once('@').and_then(|(left, right)| {
         let plain = left.strip_prefix('"')?.strip_suffix('"')?;
         let fine =
@@ -92,15 +92,15 @@ fn without_needless_quotes(text: &str) -> Cow<'_, str> {
 
 /// The business record that Odoo sent a mail about; written `model,id` as Odoo's references are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record {
+pub struct OdooRecord {
     model: Box<str>,
     id: u64,
 }
 
-impl Record {
+impl OdooRecord {
     fn new(model: &str, id: &str) -> Option<Self> {
         let named = !model.is_empty()
-            && model.len() <= MAX_MODEL
+            && model.len() <= MAX_MODEL_BYTES
             && model.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.' || b == b'_');
         let id = id.parse().ok().filter(|_| named && !id.starts_with('+'))?;
         Some(Self { model: model.into(), id })
@@ -129,22 +129,22 @@ impl Record {
     }
 }
 
-impl fmt::Display for Record {
+impl fmt::Display for OdooRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{},{}", self.model, self.id)
     }
 }
 
 /// A header line's limit (RFC 5322 section 2.1.1).
-const MAX_LENGTH: usize = 998;
-const MAX_MODEL: usize = 128;
+const MAX_MESSAGE_ID_BYTES: usize = 998;
+const MAX_MODEL_BYTES: usize = 128;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn brackets_are_not_part_of_the_id() {
+    fn strips_brackets() {
         for text in ["<a.b@c>", " <a.b@c> ", "a.b@c"] {
             assert_eq!(MessageId::parse(text).map(|id| id.to_string()), Some("a.b@c".into()));
         }
@@ -169,13 +169,13 @@ mod tests {
     }
 
     #[test]
-    fn odoo_records_are_read_from_either_place() {
+    fn parses_odoo_records_from_both_headers() {
         let id =
             MessageId::parse("<110238984183935.1795250271.027339696884155-openerp-2-crm.lead@vm>").unwrap();
         assert_eq!(id.odoo_record().map(|r| r.to_string()), Some("crm.lead,2".into()));
         assert!(id.is_odoo());
         assert!(!MessageId::parse("20260914.1@app-openerp-1").unwrap().is_odoo());
-        assert_eq!(Record::from_odoo_object(" crm.lead-2"), Record::parse("crm.lead,2"));
+        assert_eq!(OdooRecord::from_odoo_object(" crm.lead-2"), OdooRecord::parse("crm.lead,2"));
         for tag in ["private", "reply_to", "message-notify", "loop-detection-bounce-email"] {
             let id = MessageId::parse(&format!("1.2.3-openerp-{tag}@vm")).unwrap();
             assert_eq!((id.odoo_record(), id.is_odoo()), (None, true), "{tag}");

@@ -7,43 +7,43 @@ pub enum Pseudonym {
     /// In trails, events and the log; the key is thrown away, so nobody can try addresses against it.
     Trail,
     /// On the suppression list; the key is kept, so that the address is known again when mail is to go there.
-    Listed,
+    Suppression,
 }
 
 impl Pseudonym {
     /// That of an address (in lower case) under a key.
-    pub fn of(self, folded: &str, key: &[u8; 16]) -> String {
+    pub fn derive(self, folded: &str, key: &[u8; 16]) -> String {
         let mac = Hmac::<Sha256>::new_from_slice(key).map(|mac| mac.chain_update(folded).finalize());
         let mac = mac.map(|mac| mac.into_bytes().to_vec()).unwrap_or_default();
-        let hex: String = mac.iter().take(self.bytes()).map(|byte| format!("{byte:02x}")).collect();
-        format!("{}{hex}{DOMAIN}", self.start())
+        let hex: String = mac.iter().take(self.digest_bytes()).map(|byte| format!("{byte:02x}")).collect();
+        format!("{}{hex}{PSEUDONYM_DOMAIN}", self.prefix())
     }
 
     /// Whether an address is such a one.
-    pub fn fits(self, address: &str) -> bool {
-        let hex = address.strip_prefix(self.start()).and_then(|rest| rest.strip_suffix(DOMAIN));
+    pub fn is_pseudonym(self, address: &str) -> bool {
+        let hex = address.strip_prefix(self.prefix()).and_then(|rest| rest.strip_suffix(PSEUDONYM_DOMAIN));
         hex.is_some_and(|hex| {
-            hex.len() == 2 * self.bytes() && hex.bytes().all(|byte| byte.is_ascii_hexdigit())
+            hex.len() == 2 * self.digest_bytes() && hex.bytes().all(|byte| byte.is_ascii_hexdigit())
         })
     }
 
-    const fn start(self) -> &'static str {
+    const fn prefix(self) -> &'static str {
         match self {
             Self::Trail => "erased-",
-            Self::Listed => "suppressed-",
+            Self::Suppression => "suppressed-",
         }
     }
 
     /// How much of the code is taken: one that is looked for must not be met by chance.
-    const fn bytes(self) -> usize {
+    const fn digest_bytes(self) -> usize {
         match self {
             Self::Trail => 8,
-            Self::Listed => 16,
+            Self::Suppression => 16,
         }
     }
 }
 
-const DOMAIN: &str = "@invalid";
+const PSEUDONYM_DOMAIN: &str = "@invalid";
 
 #[cfg(test)]
 mod tests {
@@ -51,15 +51,18 @@ mod tests {
     use crate::address::Mailbox;
 
     #[test]
-    fn a_pseudonym_is_an_address_that_says_nothing() {
-        for kind in [Pseudonym::Trail, Pseudonym::Listed] {
-            let of = |address, key: u8| kind.of(address, &[key; 16]);
+    fn pseudonym_is_an_opaque_address() {
+        for kind in [Pseudonym::Trail, Pseudonym::Suppression] {
+            let of = |address, key: u8| kind.derive(address, &[key; 16]);
             let name = of("ada@example.net", 1);
-            assert!(kind.fits(&name) && name.parse::<Mailbox>().is_ok() && !name.contains("ada"), "{name}");
+            assert!(
+                kind.is_pseudonym(&name) && name.parse::<Mailbox>().is_ok() && !name.contains("ada"),
+                "{name}"
+            );
             assert_eq!(of("ada@example.net", 1), name);
             assert!(of("ada@example.net", 2) != name && of("bob@example.net", 1) != name);
         }
-        assert!(!Pseudonym::Trail.fits(&Pseudonym::Listed.of("ada@example.net", &[1; 16])));
-        assert!(!Pseudonym::Trail.fits("erased-ada@invalid"));
+        assert!(!Pseudonym::Trail.is_pseudonym(&Pseudonym::Suppression.derive("ada@example.net", &[1; 16])));
+        assert!(!Pseudonym::Trail.is_pseudonym("erased-ada@invalid"));
     }
 }

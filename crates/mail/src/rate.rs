@@ -6,7 +6,7 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
     /// At least one.
-    pub messages: u64,
+    pub count: u64,
     /// More than none.
-    pub time: Duration,
+    pub per: Duration,
 }

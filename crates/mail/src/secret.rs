@@ -17,13 +17,13 @@ impl Secret {
     }
 
     /// The text itself, for the one place that sends or compares it.
-    pub fn reveal(&self) -> &str {
+    pub fn expose(&self) -> &str {
         &self.0
     }
 
     /// Whether a stranger named it. How long that takes tells nothing of either, not even their lengths. What is empty
     /// is no secret.
-    pub fn is(&self, named: &[u8]) -> bool {
+    pub fn ct_eq(&self, named: &[u8]) -> bool {
         let digests = [self.0.as_bytes(), named].map(Sha256::digest);
         !self.0.is_empty() && bool::from(digests[0].ct_eq(&digests[1]))
     }
@@ -46,19 +46,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn never_prints_itself() {
+    fn is_redacted_in_output() {
         let secret = Secret::new("hunter2");
         assert_eq!(format!("{secret} {secret:?} {:?}", Some(&secret)), "****** ****** Some(******)");
-        assert_eq!(secret.reveal(), "hunter2");
+        assert_eq!(secret.expose(), "hunter2");
     }
 
     #[test]
-    fn is_recognised_whole() {
+    fn compares_the_whole_secret() {
         let secret = Secret::new("hunter2");
-        assert!(secret.is(b"hunter2"));
+        assert!(secret.ct_eq(b"hunter2"));
         for other in ["", "hunter", "hunter22", "Hunter2"] {
-            assert!(!secret.is(other.as_bytes()), "{other}");
+            assert!(!secret.ct_eq(other.as_bytes()), "{other}");
         }
-        assert!(!Secret::new("").is(b""));
+        assert!(!Secret::new("").ct_eq(b""));
     }
 }

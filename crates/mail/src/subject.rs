@@ -1,4 +1,4 @@
-use crate::header::HeaderBlock;
+use crate::header::HeaderSection;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use base64::prelude::BASE64_STANDARD;
 use base64::{Engine as _, alphabet};
@@ -9,19 +9,20 @@ use std::borrow::Cow;
 use std::sync::LazyLock;
 
 /// The subject that a header section names, decoded, its first 200 characters; empty where there is none.
-pub fn subject(header: &[u8]) -> String {
-    let Some(field) = HeaderBlock::ending(header, header.len()).first("Subject") else {
+pub fn decode_subject(header: &[u8]) -> String {
+    let Some(field) = HeaderSection::with_end(header, header.len()).find_field("Subject") else {
         return String::new();
     };
-    let line = [b"Subject:", &*join_words(&to_utf8(field.value, header)), b"\r\n\r\n"].concat();
+    let line =
+        [b"Subject:", &*join_encoded_words(&decode_bare_bytes(field.value, header)), b"\r\n\r\n"].concat();
     let parser = MessageParser::new().header_text(HeaderName::Subject).default_header_ignore();
     let parsed = parser.parse_headers(&line);
     let subject = parsed.as_ref().and_then(|message| message.subject()).unwrap_or_default();
-    subject.chars().map(|c| if c.is_control() { ' ' } else { c }).take(SUBJECT).collect()
+    subject.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_SUBJECT_CHARS).collect()
 }
 
 /// What stands in a header without being encoded is UTF-8, or in the charset of the body.
-fn to_utf8<'a>(value: &'a [u8], header: &[u8]) -> Cow<'a, [u8]> {
+fn decode_bare_bytes<'a>(value: &'a [u8], header: &[u8]) -> Cow<'a, [u8]> {
     let decoded =
         |charset: &'static Encoding| charset.decode_without_bom_handling(value).0.into_owned().into_bytes();
     if memchr::memmem::find(value, ISO_2022_JP_SHIFT).is_some() {
@@ -40,14 +41,14 @@ fn to_utf8<'a>(value: &'a [u8], header: &[u8]) -> Cow<'a, [u8]> {
 
 /// Makes one of encoded words (RFC 2047) of the same charset that follow each other: programs that cut bytes and not
 /// characters leave a part of a character in each.
-fn join_words(value: &[u8]) -> Cow<'_, [u8]> {
-    RUN.replace_all(value, |run: &Captures<'_>| {
+fn join_encoded_words(value: &[u8]) -> Cow<'_, [u8]> {
+    ENCODED_WORD_RUN.replace_all(value, |run: &Captures<'_>| {
         let mut joined: Vec<(&[u8], Vec<u8>)> = Vec::new();
-        for word in WORD.captures_iter(&run[0]) {
+        for word in ENCODED_WORD.captures_iter(&run[0]) {
             let (charset, [encoding, text]) =
                 (word.get(1).map_or(&b""[..], |charset| charset.as_bytes()), [&word[2], &word[3]]);
             let bytes =
-                if encoding.eq_ignore_ascii_case(b"B") { from_base64(text) } else { from_quoted(text) };
+                if encoding.eq_ignore_ascii_case(b"B") { decode_base64(text) } else { decode_quoted(text) };
             match joined.last_mut().filter(|(last, _)| last.eq_ignore_ascii_case(charset)) {
                 Some((_, last)) => last.extend(bytes),
                 None => joined.push((charset, bytes)),
@@ -60,13 +61,13 @@ fn join_words(value: &[u8]) -> Cow<'_, [u8]> {
     })
 }
 
-fn from_base64(text: &[u8]) -> Vec<u8> {
+fn decode_base64(text: &[u8]) -> Vec<u8> {
     let plain: Vec<u8> = text.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
-    LENIENT.decode(&plain).unwrap_or_default()
+    LENIENT_BASE64.decode(&plain).unwrap_or_default()
 }
 
 /// RFC 2047 section 4.2.
-fn from_quoted(text: &[u8]) -> Vec<u8> {
+fn decode_quoted(text: &[u8]) -> Vec<u8> {
     let (mut bytes, mut rest) = (Vec::with_capacity(text.len()), text);
     while let [first, behind @ ..] = rest {
         let pair =
@@ -86,11 +87,11 @@ fn from_quoted(text: &[u8]) -> Vec<u8> {
 }
 
 /// Characters of a subject that are kept.
-const SUBJECT: usize = 200;
+const MAX_SUBJECT_CHARS: usize = 200;
 /// How Japanese begins in ISO-2022-JP, which has no byte above 127.
 const ISO_2022_JP_SHIFT: &[u8] = b"\x1b$";
 
-const LENIENT: GeneralPurpose = GeneralPurpose::new(
+const LENIENT_BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new()
         .with_decode_allow_trailing_bits(true)
@@ -98,14 +99,15 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
 );
 
 /// An encoded word: its charset without a language (RFC 2231 section 5), its encoding, its text.
-static WORD: LazyLock<Regex> = LazyLock::new(|| regex(r"=\?([^?*\s]+)(?:\*[^?\s]*)?\?([bBqQ])\?([^?]*)\?="));
+static ENCODED_WORD: LazyLock<Regex> =
+    LazyLock::new(|| compile_regex(r"=\?([^?*\s]+)(?:\*[^?\s]*)?\?([bBqQ])\?([^?]*)\?="));
 /// Two words and more with nothing but blanks between them.
-static RUN: LazyLock<Regex> = LazyLock::new(|| {
+static ENCODED_WORD_RUN: LazyLock<Regex> = LazyLock::new(|| {
     let word = r"=\?[^?*\s]+(?:\*[^?\s]*)?\?[bBqQ]\?[^?]*\?=";
-    regex(&format!(r"{word}(?:\s+{word})+"))
+    compile_regex(&format!(r"{word}(?:\s+{word})+"))
 });
 
-fn regex(pattern: &str) -> Regex {
+fn compile_regex(pattern: &str) -> Regex {
     Regex::new(&format!("(?-u){pattern}")).expect("the pattern is one")
 }
 
@@ -113,12 +115,12 @@ fn regex(pattern: &str) -> Regex {
 mod tests {
     use super::*;
 
-    fn of(value: &[u8]) -> String {
-        subject(&[b"Subject: ", value, b"\r\n"].concat())
+    fn decode_value(value: &[u8]) -> String {
+        decode_subject(&[b"Subject: ", value, b"\r\n"].concat())
     }
 
     #[test]
-    fn subjects_of_east_asia_are_read() {
+    fn decodes_east_asian_subjects() {
         for (value, expected) in [
             ("=?ISO-2022-JP?B?GyRCQEE1YT1xGyhC?= 7", "請求書 7"),
             ("=?Shift_JIS?B?kL+LgY+R?=", "請求書"),
@@ -132,13 +134,13 @@ mod tests {
             ("=?koi8-r?B?897F1A==?=", "Счет"),
             ("=?windows-1252?Q?Rechnung_=80_7?=", "Rechnung € 7"),
         ] {
-            assert_eq!(of(value.as_bytes()), expected, "{value}");
+            assert_eq!(decode_value(value.as_bytes()), expected, "{value}");
         }
     }
 
     /// Programs that cut the bytes, not the characters, into words.
     #[test]
-    fn a_character_in_two_words_is_one() {
+    fn joins_characters_split_over_two_words() {
         for (value, expected) in [
             (
                 "=?UTF-8?B?UmVjaG51bmcgw7w=?=\r\n =?UTF-8?B?YmVyIMM=?=\r\n =?UTF-8?B?pHB0?=",
@@ -152,23 +154,23 @@ mod tests {
             ("Re: =?utf-8?Q?a?= =?iso-8859-1?Q?=FC?= b =?utf-8?Q?c?=", "Re: aü b c"),
             ("=?utf-8?Q?a?= and =?utf-8?Q?b?=", "a and b"),
         ] {
-            assert_eq!(of(value.as_bytes()), expected, "{value}");
+            assert_eq!(decode_value(value.as_bytes()), expected, "{value}");
         }
     }
 
     /// Programs that write their characters as they have them.
     #[test]
-    fn bare_bytes_are_read_in_the_charset_of_the_body() {
+    fn decodes_bare_bytes_in_the_body_charset() {
         let header = |charset: &str, value: &[u8]| {
             let kind = format!("\r\nContent-Type: text/plain; charset={charset}\r\n");
-            subject(&[b"Subject: ", value, kind.as_bytes()].concat())
+            decode_subject(&[b"Subject: ", value, kind.as_bytes()].concat())
         };
         assert_eq!(header("utf-8", "grüße".as_bytes()), "grüße");
         assert_eq!(header("utf-8", b"gr\xfc\xdfe"), "grüße");
         assert_eq!(header("\"Shift_JIS\"", b"\x90\xbf\x8b\x81\x8f\x91"), "請求書");
         assert_eq!(header("gb2312", b"\xb7\xa2\xc6\xb1"), "发票");
         assert_eq!(header("windows-1251", b"\xd1\xf7\xe5\xf2"), "Счет");
-        assert_eq!(of(b"\x80 7"), "€ 7");
-        assert_eq!(of(b"\x1b$B@A5a=q\x1b(B 7"), "請求書 7");
+        assert_eq!(decode_value(b"\x80 7"), "€ 7");
+        assert_eq!(decode_value(b"\x1b$B@A5a=q\x1b(B 7"), "請求書 7");
     }
 }

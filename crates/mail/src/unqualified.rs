@@ -1,79 +1,86 @@
 /// Where in the value of an address field a domain is missing: behind each address that has none, as `root` and
 /// `Cron <root>`. A text of several words without brackets is left alone, as are names of groups.
-pub fn missing_domains(value: &[u8]) -> Vec<usize> {
-    let mut scan = Scan::default();
+pub fn find_missing_domains(value: &[u8]) -> Vec<usize> {
+    let mut scan = AddressScanner::default();
     let (mut quoted, mut comments, mut at) = (false, 0usize, 0);
     while at < value.len() {
         let byte = value[at];
         match byte {
             b'\\' if quoted => {
-                scan.word(at, byte);
+                scan.push_word_byte(at, byte);
                 at += 1;
-                scan.word(at, byte);
+                scan.push_word_byte(at, byte);
             }
             b'\\' if comments > 0 => at += 1,
             b'"' if comments == 0 => {
                 quoted = !quoted;
-                scan.word(at, byte);
+                scan.push_word_byte(at, byte);
             }
-            _ if quoted => scan.word(at, byte),
+            _ if quoted => scan.push_word_byte(at, byte),
             b'(' => comments += 1,
             b')' if comments > 0 => comments -= 1,
             _ if comments > 0 => {}
-            byte => scan.take(at, byte),
+            byte => scan.feed_byte(at, byte),
         }
         at += 1;
     }
     if !quoted {
-        scan.end();
+        scan.finish_address();
     }
-    scan.found
+    scan.positions
 }
 
 /// What was seen of the present address.
 #[derive(Default)]
-struct Scan {
-    found: Vec<usize>,
-    words: usize,
+struct AddressScanner {
+    positions: Vec<usize>,
+    word_count: usize,
     /// Behind the last byte of its last word.
-    end: usize,
+    word_end: usize,
     /// Whether a domain follows, or it is none that one could be given to.
-    whole: bool,
-    bracketed: bool,
+    is_qualified: bool,
+    is_bracketed: bool,
 }
 
-impl Scan {
-    fn take(&mut self, at: usize, byte: u8) {
+impl AddressScanner {
+    fn feed_byte(&mut self, at: usize, byte: u8) {
         match byte {
             b'<' => {
-                *self = Self { found: std::mem::take(&mut self.found), bracketed: true, ..Self::default() }
+                *self = Self {
+                    positions: std::mem::take(&mut self.positions),
+                    is_bracketed: true,
+                    ..Self::default()
+                }
             }
-            b'>' if self.bracketed => {
-                self.end();
-                self.whole = true;
+            b'>' if self.is_bracketed => {
+                self.finish_address();
+                self.is_qualified = true;
             }
-            b',' | b';' if !self.bracketed => self.end(),
+            b',' | b';' if !self.is_bracketed => self.finish_address(),
             // The name of a group, or within brackets a route.
             b':' => {
-                *self =
-                    Self { found: std::mem::take(&mut self.found), whole: self.bracketed, ..Self::default() }
+                *self = Self {
+                    positions: std::mem::take(&mut self.positions),
+                    is_qualified: self.is_bracketed,
+                    ..Self::default()
+                }
             }
             b' ' | b'\t' | b'\r' | b'\n' => {}
-            byte => self.word(at, byte),
+            byte => self.push_word_byte(at, byte),
         }
     }
 
-    fn word(&mut self, at: usize, byte: u8) {
-        self.words += usize::from(self.words == 0 || at > self.end);
-        self.end = at + 1;
-        self.whole |= matches!(byte, b'@' | b'=') || !byte.is_ascii();
+    fn push_word_byte(&mut self, at: usize, byte: u8) {
+        self.word_count += usize::from(self.word_count == 0 || at > self.word_end);
+        self.word_end = at + 1;
+        self.is_qualified |= matches!(byte, b'@' | b'=') || !byte.is_ascii();
     }
 
-    fn end(&mut self) {
-        if self.words == 1 && !self.whole {
-            self.found.push(self.end);
+    fn finish_address(&mut self) {
+        if self.word_count == 1 && !self.is_qualified {
+            self.positions.push(self.word_end);
         }
-        *self = Self { found: std::mem::take(&mut self.found), ..Self::default() };
+        *self = Self { positions: std::mem::take(&mut self.positions), ..Self::default() };
     }
 }
 
@@ -82,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_address_gets_a_domain() {
+    fn finds_every_missing_domain() {
         for (value, expected) in [
             (" root (Cron Daemon)", " root@h (Cron Daemon)"),
             ("root", "root@h"),
@@ -107,7 +114,10 @@ mod tests {
             (" \"a\\", " \"a\\"),
         ] {
             let mut written = value.to_owned();
-            missing_domains(value.as_bytes()).into_iter().rev().for_each(|at| written.insert_str(at, "@h"));
+            find_missing_domains(value.as_bytes())
+                .into_iter()
+                .rev()
+                .for_each(|at| written.insert_str(at, "@h"));
             assert_eq!(written, expected, "{value}");
         }
     }

@@ -5,32 +5,32 @@ use tokio::time::Instant;
 
 /// What is remembered of strangers, of [`MOST`] at once: they choose how many they are.
 #[derive(Debug)]
-pub struct Register<K, V>(HashMap<K, V>);
+pub struct BoundedMap<K, V>(HashMap<K, V>);
 
 /// Something that is worth remembering for a while.
-pub trait Fades {
+pub trait Expires {
     /// From then on it says no more than its absence.
-    fn fades(&self) -> Instant;
+    fn expires_at(&self) -> Instant;
 }
 
-impl<K, V> Default for Register<K, V> {
+impl<K, V> Default for BoundedMap<K, V> {
     fn default() -> Self {
         Self(HashMap::new())
     }
 }
 
-impl<K: Eq + Hash + Copy, V: Fades> Register<K, V> {
+impl<K: Eq + Hash + Copy, V: Expires> BoundedMap<K, V> {
     /// What is remembered.
-    pub fn recall(&self, key: &K) -> Option<&V> {
+    pub fn get(&self, key: &K) -> Option<&V> {
         self.0.get(key)
     }
 
     /// The entry, made anew where there is none. For it the one that fades first may be forgotten.
-    pub fn entry(&mut self, key: K, now: Instant, new: impl FnOnce() -> V) -> &mut V {
-        if self.0.len() >= MOST && !self.0.contains_key(&key) {
-            self.0.retain(|_, value| value.fades() > now);
-            if self.0.len() >= MOST {
-                let first = self.0.iter().min_by_key(|(_, value)| value.fades()).map(|(key, _)| *key);
+    pub fn get_or_insert_with(&mut self, key: K, now: Instant, new: impl FnOnce() -> V) -> &mut V {
+        if self.0.len() >= MAX_ENTRIES && !self.0.contains_key(&key) {
+            self.0.retain(|_, value| value.expires_at() > now);
+            if self.0.len() >= MAX_ENTRIES {
+                let first = self.0.iter().min_by_key(|(_, value)| value.expires_at()).map(|(key, _)| *key);
                 first.map(|first| self.0.remove(&first));
             }
         }
@@ -41,40 +41,40 @@ impl<K: Eq + Hash + Copy, V: Fades> Register<K, V> {
     }
 
     /// Remembers it no more.
-    pub fn forget(&mut self, key: &K) {
+    pub fn remove(&mut self, key: &K) {
         self.0.remove(key);
     }
 }
 
 /// Entries of one register; a few hundred bytes each at most.
-pub const MOST: usize = 10_000;
+pub const MAX_ENTRIES: usize = 10_000;
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::time::Duration;
 
-    impl Fades for Instant {
-        fn fades(&self) -> Instant {
+    impl Expires for Instant {
+        fn expires_at(&self) -> Instant {
             *self
         }
     }
 
     #[test]
-    fn never_more_than_so_many_and_the_first_to_fade_goes() {
+    fn evicts_the_earliest_expiry_when_full() {
         let now = Instant::now();
-        let mut register: Register<usize, Instant> = Register::default();
-        for key in 0..MOST {
-            register.entry(key, now, || now + Duration::from_secs(1 + key as u64));
+        let mut register: BoundedMap<usize, Instant> = BoundedMap::default();
+        for key in 0..MAX_ENTRIES {
+            register.get_or_insert_with(key, now, || now + Duration::from_secs(1 + key as u64));
         }
-        register.entry(MOST, now, || now + Duration::from_secs(5));
-        assert_eq!(register.0.len(), MOST);
-        assert!(register.recall(&0).is_none() && register.recall(&1).is_some());
-        register.entry(1, now, || unreachable!());
+        register.get_or_insert_with(MAX_ENTRIES, now, || now + Duration::from_secs(5));
+        assert_eq!(register.0.len(), MAX_ENTRIES);
+        assert!(register.get(&0).is_none() && register.get(&1).is_some());
+        register.get_or_insert_with(1, now, || unreachable!());
         let later = now + Duration::from_secs(1000);
-        register.entry(MOST + 1, later, || later + Duration::from_secs(1));
-        assert_eq!(register.0.len(), MOST - 1000 + 1);
-        register.forget(&(MOST + 1));
-        assert!(register.recall(&(MOST + 1)).is_none());
+        register.get_or_insert_with(MAX_ENTRIES + 1, later, || later + Duration::from_secs(1));
+        assert_eq!(register.0.len(), MAX_ENTRIES - 1000 + 1);
+        register.remove(&(MAX_ENTRIES + 1));
+        assert!(register.get(&(MAX_ENTRIES + 1)).is_none());
     }
 }

@@ -2,26 +2,26 @@ use std::net::{IpAddr, Ipv6Addr};
 
 /// Whoever is counted as one: an IPv4 address, or the /64 of an IPv6 address, which one machine may have to itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Origin(IpAddr);
+pub struct ClientNetwork(IpAddr);
 
-impl From<IpAddr> for Origin {
+impl From<IpAddr> for ClientNetwork {
     fn from(address: IpAddr) -> Self {
         match address.to_canonical() {
-            IpAddr::V6(v6) => Self(Ipv6Addr::from_bits(v6.to_bits() & NETWORK).into()),
+            IpAddr::V6(v6) => Self(Ipv6Addr::from_bits(v6.to_bits() & IPV6_NETWORK_MASK).into()),
             v4 => Self(v4),
         }
     }
 }
 
-const NETWORK: u128 = !(u64::MAX as u128);
+const IPV6_NETWORK_MASK: u128 = !(u64::MAX as u128);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn one_machine_is_one() {
-        let origin = |text: &str| Origin::from(text.parse::<IpAddr>().unwrap());
+    fn groups_ipv6_addresses_by_64() {
+        let origin = |text: &str| ClientNetwork::from(text.parse::<IpAddr>().unwrap());
         assert_eq!(origin("192.0.2.1"), origin("::ffff:192.0.2.1"));
         assert_ne!(origin("192.0.2.1"), origin("192.0.2.2"));
         assert_eq!(origin("2001:db8:0:1::1"), origin("2001:db8:0:1:ffff::2"));

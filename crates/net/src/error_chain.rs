@@ -3,7 +3,7 @@
 use std::error::Error;
 
 /// The cause itself, and not what wraps it.
-pub fn innermost<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+pub fn root_cause<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
     let mut cause = error;
     while let Some(source) = cause.source() {
         cause = source;
@@ -12,9 +12,9 @@ pub fn innermost<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'stat
 }
 
 /// Of a request that was not answered.
-pub fn of_request(error: reqwest::Error) -> String {
+pub fn request_error_text(error: reqwest::Error) -> String {
     if error.is_timeout() {
         return "no answer in time".to_owned();
     }
-    innermost(&error.without_url()).to_string()
+    root_cause(&error.without_url()).to_string()
 }

@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 /// What connections are taken from.
-pub trait Listen: Send + 'static {
+pub trait HttpListener: Send + 'static {
     /// A connection.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
     /// What is known of its other end.
@@ -31,7 +31,7 @@ pub trait Listen: Send + 'static {
     fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Self::Peer)>> + Send;
 }
 
-impl Listen for TcpListener {
+impl HttpListener for TcpListener {
     type Stream = TcpStream;
     type Peer = SocketAddr;
 
@@ -43,7 +43,7 @@ impl Listen for TcpListener {
     }
 }
 
-impl Listen for UnixListener {
+impl HttpListener for UnixListener {
     type Stream = UnixStream;
     type Peer = Option<UCred>;
 
@@ -56,7 +56,7 @@ impl Listen for UnixListener {
 
 /// Answers what comes over `listener` until it is to be `quiet`; requests under way are answered to their end. Each
 /// request carries what `introduce` makes of the connection's other end.
-pub async fn serve<L: Listen, I: Clone + Send + Sync + 'static>(
+pub async fn serve<L: HttpListener, I: Clone + Send + Sync + 'static>(
     listener: L,
     most: usize,
     router: Router,
@@ -72,13 +72,13 @@ pub async fn serve<L: Listen, I: Clone + Send + Sync + 'static>(
         let Some((place, accepted)) = quiet.run_until_cancelled(next).await else { break };
         match accepted {
             Ok((stream, peer)) => {
-                let answering = answer(stream, router.clone(), introduce(peer), quiet.clone());
+                let answering = serve_connection(stream, router.clone(), introduce(peer), quiet.clone());
                 connections.spawn(async move {
                     let _place = place;
                     answering.await;
                 });
             }
-            Err(error) => descriptors::pause_listener(&error).await,
+            Err(error) => descriptors::backoff_after_accept_error(&error).await,
         }
     }
     // What waits there is not to wait for us.
@@ -87,7 +87,7 @@ pub async fn serve<L: Listen, I: Clone + Send + Sync + 'static>(
     connections.wait().await;
 }
 
-async fn answer<I: Clone + Send + Sync + 'static>(
+async fn serve_connection<I: Clone + Send + Sync + 'static>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     router: Router,
     introduction: I,
@@ -98,7 +98,7 @@ async fn answer<I: Clone + Send + Sync + 'static>(
         router.clone().oneshot(request)
     });
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(BUFFER);
+    builder.timer(TokioTimer::new()).header_read_timeout(HEADER_READ_TIMEOUT).max_buf_size(MAX_HEADER_BYTES);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -113,6 +113,6 @@ async fn answer<I: Clone + Send + Sync + 'static>(
 }
 
 /// For the head of a request, and between two requests.
-const HEAD: Duration = Duration::from_secs(30);
+const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes of a connection's buffer, which a request's head must fit into.
-const BUFFER: usize = 64 << 10;
+const MAX_HEADER_BYTES: usize = 64 << 10;

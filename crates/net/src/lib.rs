@@ -16,8 +16,8 @@ pub mod tls;
 pub mod transport;
 pub mod webhook_client;
 
-pub use bounded_map::{Fades, Register};
-pub use client_network::Origin;
+pub use bounded_map::{BoundedMap, Expires};
+pub use client_network::ClientNetwork;
 pub use host_addresses::HostAddresses;
 pub use refusals::{Refusal, RefusalLog};
-pub use webhook_client::{Endpoint, Settings, Signing};
+pub use webhook_client::{WebhookClient, WebhookEndpoint, WebhookSigner};

@@ -1,7 +1,7 @@
 //! What the log says of clients that are refused before anything is known of them. They choose how often they come, so of
 //! each network and reason one line a minute is written.
 
-use crate::client_network::Origin;
+use crate::client_network::ClientNetwork;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -22,9 +22,9 @@ pub enum Refusal {
     /// XCLIENT names no user.
     ProxiedUser,
     /// There are as many connections as may be.
-    Connections,
+    TooManyConnections,
     /// The same, at the listener of webhooks.
-    HttpConnections,
+    TooManyHttpConnections,
     /// TLS where SMTP begins in clear.
     TlsOnClearPort,
     /// TLS where HTTP is spoken in clear.
@@ -38,11 +38,11 @@ pub enum Refusal {
     /// No cipher suite, curve or signature in common.
     TlsAlgorithms,
     /// The client does not trust our certificate.
-    Distrusted,
+    CertificateDistrusted,
     /// Its own certificate is not trusted.
     ClientCertificate,
     /// It left in the middle of the handshake.
-    TlsLeft,
+    TlsAborted,
     /// The handshake did not end in time.
     TlsTimeout,
     /// The same, at the listener of webhooks.
@@ -58,15 +58,15 @@ pub enum Refusal {
     /// STARTTLS where there is none.
     TlsNotOffered,
     /// A sender that the user may not have.
-    Sender,
+    SenderNotAllowed,
     /// XCLIENT from an address that may not say it.
-    Xclient,
+    XclientNotAllowed,
     /// Another protocol than SMTP.
     NotSmtp,
     /// A request to a path that nothing has.
-    Path,
+    UnknownPath,
     /// A path with another method than POST.
-    Method,
+    MethodNotAllowed,
     /// What is no HTTP.
     HttpFraming,
     /// An API request whose Host names another machine.
@@ -79,30 +79,30 @@ pub enum Refusal {
 
 impl Refusal {
     /// The word for metrics.
-    pub const fn word(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Network | Self::ProxiedNetwork => "network",
             Self::ProxyHeader => "proxy-header",
             Self::ProxiedUser => "proxied-user",
-            Self::Connections | Self::HttpConnections => "connections",
+            Self::TooManyConnections | Self::TooManyHttpConnections => "connections",
             Self::TlsOnClearPort | Self::TlsOnHttpPort => "tls-on-clear-port",
             Self::ClearOnTlsPort | Self::HttpOnTlsPort => "clear-on-tls-port",
             Self::TlsVersion => "tls-version",
             Self::TlsAlgorithms => "tls-algorithms",
-            Self::Distrusted => "certificate-distrusted",
+            Self::CertificateDistrusted => "certificate-distrusted",
             Self::ClientCertificate => "client-certificate",
-            Self::TlsLeft => "tls-left",
+            Self::TlsAborted => "tls-left",
             Self::TlsTimeout | Self::HttpsTimeout => "tls-timeout",
             Self::TlsHandshake => "tls-handshake",
             Self::BeforeTls => "before-tls",
             Self::BeforeLogin => "before-login",
             Self::LoginNotOffered => "login-not-offered",
             Self::TlsNotOffered => "tls-not-offered",
-            Self::Sender => "sender",
-            Self::Xclient => "xclient",
+            Self::SenderNotAllowed => "sender",
+            Self::XclientNotAllowed => "xclient",
             Self::NotSmtp => "not-smtp",
-            Self::Path => "path",
-            Self::Method => "method",
+            Self::UnknownPath => "path",
+            Self::MethodNotAllowed => "method",
             Self::HttpFraming => "http-framing",
             Self::ApiHost => "api-host",
             Self::ApiOrigin => "api-origin",
@@ -111,7 +111,7 @@ impl Refusal {
     }
 
     /// What happened, and what helps.
-    const fn text(self) -> &'static str {
+    const fn description(self) -> &'static str {
         match self {
             Self::Network => {
                 "connection from outside the allowed networks refused; see `allow` of the listener"
@@ -121,10 +121,10 @@ impl Refusal {
             }
             Self::ProxyHeader => "a proxy's connection refused; see `proxy_protocol_from` of the listener",
             Self::ProxiedUser => "XCLIENT names a user that is not configured; see [[user]]",
-            Self::Connections => {
+            Self::TooManyConnections => {
                 "too many connections; see `connections` and `connections_per_ip` in [limits]"
             }
-            Self::HttpConnections => {
+            Self::TooManyHttpConnections => {
                 "too many connections; see `connections` and `connections_per_ip` in [http]"
             }
             Self::TlsOnClearPort => {
@@ -148,14 +148,14 @@ impl Refusal {
             Self::TlsAlgorithms => {
                 "TLS handshake failed: the client has no cipher suite or curve in common; update its TLS library"
             }
-            Self::Distrusted => {
+            Self::CertificateDistrusted => {
                 "TLS handshake failed: the client does not trust our certificate; let it trust the issuer, or set \
                  `certificate` in [tls] or [http] to one that it trusts"
             }
             Self::ClientCertificate => {
                 "TLS handshake failed: the client's certificate is not trusted; see `client_ca_file` of the listener"
             }
-            Self::TlsLeft => {
+            Self::TlsAborted => {
                 "TLS handshake failed: the client closed it; it may not trust our certificate: see `certificate` in [tls] \
                  or [http]"
             }
@@ -182,11 +182,15 @@ impl Refusal {
             Self::TlsNotOffered => {
                 "STARTTLS on a listener without it refused; switch it off in the client, or see `tls` of the listener"
             }
-            Self::Sender => "a sender that the user may not have was refused; see `senders` of the [[user]]",
-            Self::Xclient => "XCLIENT refused; see `xclient_from` of the listener",
+            Self::SenderNotAllowed => {
+                "a sender that the user may not have was refused; see `senders` of the [[user]]"
+            }
+            Self::XclientNotAllowed => "XCLIENT refused; see `xclient_from` of the listener",
             Self::NotSmtp => "another protocol than SMTP refused; the client has the wrong port",
-            Self::Path => "a request to an unknown path was refused; correct the address at the provider",
-            Self::Method => "a request with another method than POST was refused",
+            Self::UnknownPath => {
+                "a request to an unknown path was refused; correct the address at the provider"
+            }
+            Self::MethodNotAllowed => "a request with another method than POST was refused",
             Self::HttpFraming => {
                 "a request that is not HTTP was refused; look at the client and what is on the way"
             }
@@ -205,81 +209,81 @@ impl Refusal {
 
 /// Writes and counts refusals. Its clones are one.
 #[derive(Clone, Debug, Default)]
-pub struct RefusalLog(Arc<Mutex<Windows>>);
+pub struct RefusalLog(Arc<Mutex<RateLimitState>>);
 
 #[derive(Debug, Default)]
-struct Windows {
-    open: HashMap<(Origin, Cow<'static, str>), Window>,
+struct RateLimitState {
+    open: HashMap<(ClientNetwork, Cow<'static, str>), LogWindow>,
     /// Refusals that found [`MOST_WINDOWS`] open.
-    more: u64,
-    is_swept: bool,
+    suppressed: u64,
+    has_sweeper: bool,
 }
 
 /// The minute after a line.
 #[derive(Debug)]
-struct Window {
+struct LogWindow {
     address: IpAddr,
-    ends: Instant,
+    ends_at: Instant,
     /// Lines that were left out.
     repeated: u64,
 }
 
 impl RefusalLog {
     /// Counts a refusal and says why, unless that was said within a minute. `detail` must hold no secret.
-    pub fn note(&self, address: IpAddr, refusal: Refusal, detail: &dyn Display) {
-        metrics::counter!("mailtrail_client_refusals_total", "reason" => refusal.word()).increment(1);
-        if self.admits(address, refusal.word()) {
+    pub fn record_refusal(&self, address: IpAddr, refusal: Refusal, detail: &dyn Display) {
+        metrics::counter!("mailtrail_client_refusals_total", "reason" => refusal.as_str()).increment(1);
+        if self.should_log(address, refusal.as_str()) {
             let (peer, detail) = (address.to_canonical(), detail.to_string());
             let detail = Some(detail).filter(|detail| !detail.is_empty());
-            tracing::warn!(%peer, detail, "{}", refusal.text());
+            tracing::warn!(%peer, detail, "{}", refusal.description());
         }
     }
 
     /// Whether a line with this cause is to be written: none was within a minute.
-    pub fn admits(&self, address: IpAddr, cause: impl Into<Cow<'static, str>>) -> bool {
-        let (now, key) = (Instant::now(), (Origin::from(address), cause.into()));
+    pub fn should_log(&self, address: IpAddr, cause: impl Into<Cow<'static, str>>) -> bool {
+        let (now, key) = (Instant::now(), (ClientNetwork::from(address), cause.into()));
         let mut windows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_full = windows.open.len() >= MOST_WINDOWS;
+        let is_full = windows.open.len() >= MAX_OPEN_WINDOWS;
         match windows.open.get_mut(&key) {
-            Some(window) if now < window.ends => {
+            Some(window) if now < window.ends_at => {
                 window.repeated += 1;
                 return false;
             }
             None if is_full => {
-                windows.more += 1;
+                windows.suppressed += 1;
                 return false;
             }
             _ => {}
         }
-        let window = Window { address: address.to_canonical(), ends: now + WINDOW, repeated: 0 };
+        let window = LogWindow { address: address.to_canonical(), ends_at: now + LOG_WINDOW, repeated: 0 };
         if let Some(ended) = windows.open.insert(key.clone(), window) {
-            ended.report(&key.1);
+            ended.log_repeated(&key.1);
         }
-        if !std::mem::replace(&mut windows.is_swept, true) {
-            tokio::spawn(self.clone().sweep());
+        if !std::mem::replace(&mut windows.has_sweeper, true) {
+            tokio::spawn(self.clone().close_windows());
         }
         true
     }
 
     /// Closes windows as they end, and says what was left out in each.
-    async fn sweep(self) {
-        while let Some(next) = self.close_ended() {
+    async fn close_windows(self) {
+        while let Some(next) = self.close_ended_windows() {
             tokio::time::sleep_until(next).await;
         }
     }
 
     /// When the next window ends; `None` where none is open.
-    fn close_ended(&self) -> Option<Instant> {
+    fn close_ended_windows(&self) -> Option<Instant> {
         let (now, mut ended) = (Instant::now(), Vec::new());
         let (more, next) = {
             let mut windows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            ended.extend(windows.open.extract_if(|_, window| now >= window.ends));
-            let next = windows.open.values().map(|window| window.ends).min();
-            windows.is_swept = next.is_some();
-            let more = if ended.is_empty() { 0 } else { std::mem::take(&mut windows.more) };
+            ended.extend(windows.open.extract_if(|_, window| now >= window.ends_at));
+            let next = windows.open.values().map(|window| window.ends_at).min();
+            windows.has_sweeper = next.is_some();
+            let more = if ended.is_empty() { 0 } else { std::mem::take(&mut windows.suppressed) };
             (more, next)
         };
-        ended.iter().for_each(|((_, cause), window)| window.report(cause));
+        ended.iter().for_each(|((_, cause), window)| window.log_repeated(cause));
         if more > 0 {
             tracing::info!(
                 repeated = more,
@@ -290,8 +294,8 @@ impl RefusalLog {
     }
 }
 
-impl Window {
-    fn report(&self, reason: &str) {
+impl LogWindow {
+    fn log_repeated(&self, reason: &str) {
         if self.repeated > 0 {
             let (peer, repeated) = (self.address, self.repeated);
             tracing::info!(%peer, reason, repeated, "a client was refused as before within a minute");
@@ -299,9 +303,9 @@ impl Window {
     }
 }
 
-const WINDOW: Duration = Duration::from_secs(60);
+const LOG_WINDOW: Duration = Duration::from_secs(60);
 /// Lines of a minute, whoever comes from wherever.
-const MOST_WINDOWS: usize = 1000;
+const MAX_OPEN_WINDOWS: usize = 1000;
 
 #[cfg(test)]
 #[path = "../../../tests/support/log.rs"]
@@ -313,41 +317,41 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn one_line_a_minute_for_each_network_and_reason_and_the_rest_as_a_number() {
+    async fn logs_one_line_a_minute_per_network_and_reason() {
         let log = Log::default();
         let _listening = log.listen();
         let refusals = RefusalLog::default();
         for _ in 0..500 {
             for address in ["192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2"] {
                 let address = address.parse().unwrap();
-                refusals.note(address, Refusal::Network, &"");
-                refusals.note(address, Refusal::BeforeTls, &"");
+                refusals.record_refusal(address, Refusal::Network, &"");
+                refusals.record_refusal(address, Refusal::BeforeTls, &"");
             }
         }
         assert_eq!(log.lines("WARN").len(), 6);
         assert_eq!(log.lines("repeated=").len(), 0);
-        tokio::time::sleep(WINDOW).await;
+        tokio::time::sleep(LOG_WINDOW).await;
         tokio::task::yield_now().await;
         assert_eq!(log.lines("peer=192.0.2.1 reason=\"network\" repeated=499").len(), 1);
         assert_eq!(log.lines("peer=2001:db8::1 reason=\"network\" repeated=999").len(), 1);
         assert_eq!(log.lines("repeated=").len(), 6);
         let windows = refusals.0.lock().unwrap();
-        assert!(windows.open.is_empty() && !windows.is_swept, "nothing is left");
+        assert!(windows.open.is_empty() && !windows.has_sweeper, "nothing is left");
         drop(windows);
-        refusals.note("192.0.2.1".parse().unwrap(), Refusal::Network, &"");
+        refusals.record_refusal("192.0.2.1".parse().unwrap(), Refusal::Network, &"");
         assert_eq!(log.lines("WARN").len(), 7);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn however_many_addresses_come_lines_and_memory_are_bounded() {
+    async fn bounds_lines_and_memory_for_many_addresses() {
         let log = Log::default();
         let _listening = log.listen();
         let refusals = RefusalLog::default();
-        for number in 0..MOST_WINDOWS as u32 + 500 {
-            refusals.note(IpAddr::V4(number.into()), Refusal::Network, &"");
+        for number in 0..MAX_OPEN_WINDOWS as u32 + 500 {
+            refusals.record_refusal(IpAddr::V4(number.into()), Refusal::Network, &"");
         }
-        assert_eq!(log.lines("WARN").len(), MOST_WINDOWS);
-        tokio::time::sleep(WINDOW).await;
+        assert_eq!(log.lines("WARN").len(), MAX_OPEN_WINDOWS);
+        tokio::time::sleep(LOG_WINDOW).await;
         tokio::task::yield_now().await;
         assert_eq!(log.lines("clients of more addresses were refused").len(), 1);
         assert_eq!(log.lines("repeated=500").len(), 1);

@@ -16,42 +16,42 @@ use tokio_util::sync::CancellationToken;
 
 /// Where something is posted, with the headers of Standard Webhooks 1.0.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct WebhookEndpoint {
     /// The endpoint.
     pub url: Url,
     /// What it is signed with, two during a rotation; every one signs.
     pub secrets: Vec<Secret>,
     /// Whether the endpoint may be at a private, local or otherwise not public address.
-    pub allow_private: bool,
+    pub allow_private_address: bool,
     /// How long a request and its answer may take.
     pub timeout: Duration,
 }
 
 /// An endpoint, and how it is reached.
-pub struct Endpoint {
-    settings: Settings,
+pub struct WebhookClient {
+    endpoint: WebhookEndpoint,
     client: Option<Client>,
 }
 
-impl Endpoint {
+impl WebhookClient {
     /// Nothing is sent yet.
-    pub fn new(settings: Settings) -> Self {
-        Self { settings, client: None }
+    pub fn new(endpoint: WebhookEndpoint) -> Self {
+        Self { endpoint, client: None }
     }
 
     /// Begins the signature of what has that id and is posted now.
-    pub fn sign(&self, id: &str) -> Signing {
+    pub fn start_signature(&self, id: &str) -> WebhookSigner {
         let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        Signing::new(&self.settings.secrets, id, &seconds.to_string())
+        WebhookSigner::new(&self.endpoint.secrets, id, &seconds.to_string())
     }
 
     /// A request with the three headers; the body that was signed is still to come. The error says why there is none.
-    pub fn post(&mut self, signing: Signing) -> Result<RequestBuilder, String> {
+    pub fn build_request(&mut self, signing: WebhookSigner) -> Result<RequestBuilder, String> {
         let client = match self.client.take() {
             Some(client) => client,
-            None => client(&self.settings)?,
+            None => build_http_client(&self.endpoint)?,
         };
-        let request = self.client.insert(client).post(self.settings.url.clone());
+        let request = self.client.insert(client).post(self.endpoint.url.clone());
         Ok(request
             .header("webhook-id", &signing.id)
             .header("webhook-timestamp", &signing.timestamp)
@@ -60,60 +60,60 @@ impl Endpoint {
 }
 
 /// A client that follows nobody elsewhere and uses no proxy; without `allow_private` it finds public addresses only.
-fn client(settings: &Settings) -> Result<Client, String> {
-    let Settings { url, allow_private, timeout, .. } = settings;
-    if !allow_private
-        && let Some(address) = literal(url)
-        && !is_public(address)
+fn build_http_client(settings: &WebhookEndpoint) -> Result<Client, String> {
+    let WebhookEndpoint { url, allow_private_address, timeout, .. } = settings;
+    if !allow_private_address
+        && let Some(address) = ip_literal(url)
+        && !is_public_address(address)
     {
         return Err(format!("{address} is no public address; allow_private = true allows it"));
     }
-    let tls = tls::client_config(None).map_err(|error| error.to_string())?;
+    let tls = tls::build_client_config(None).map_err(|error| error.to_string())?;
     let resolver = PreferredResolver::new(url, Arc::default());
     let builder = Client::builder()
         .tls_backend_preconfigured(tls)
         .redirect(reqwest::redirect::Policy::none())
         .timeout(*timeout)
         .no_proxy();
-    let builder = if *allow_private {
+    let builder = if *allow_private_address {
         builder.dns_resolver(Arc::new(resolver))
     } else {
-        builder.dns_resolver(Arc::new(PublicOnly(resolver)))
+        builder.dns_resolver(Arc::new(PublicAddressResolver(resolver)))
     };
     builder.build().map_err(|error| error.to_string())
 }
 
 /// A client of an Odoo that has not logged in. The error says why there is none.
-pub fn odoo(settings: &odoo::Settings) -> Result<odoo::Client, String> {
-    let tls = tls::client_config(settings.ca_file.as_deref()).map_err(|error| error.to_string())?;
-    odoo::Client::new(settings.clone(), tls).map_err(|fault| fault.to_string())
+pub fn build_odoo_client(settings: &odoo::OdooConnection) -> Result<odoo::OdooClient, String> {
+    let tls = tls::build_client_config(settings.ca_file.as_deref()).map_err(|error| error.to_string())?;
+    odoo::OdooClient::new(settings.clone(), tls).map_err(|fault| fault.to_string())
 }
 
 /// Returns when a delivery that is under way while we stop, or while another configuration waits for its turn, takes
 /// too long.
-pub async fn too_late(stopping: &CancellationToken) {
+pub async fn shutdown_grace_elapsed(stopping: &CancellationToken) {
     stopping.cancelled().await;
-    tokio::time::sleep(GRACE).await;
+    tokio::time::sleep(SHUTDOWN_GRACE).await;
 }
 
 /// Why nobody answered; the innermost cause says most.
-pub fn cause(error: reqwest::Error) -> String {
-    format!("it cannot be reached: {}", error_chain::innermost(&error.without_url()))
+pub fn request_error_text(error: reqwest::Error) -> String {
+    format!("it cannot be reached: {}", error_chain::root_cause(&error.without_url()))
 }
 
 /// The `webhook-signature` of a request (Standard Webhooks 1.0), made while its body passes by.
-pub struct Signing {
+pub struct WebhookSigner {
     id: String,
     timestamp: String,
     macs: Vec<Hmac<Sha256>>,
 }
 
-impl Signing {
+impl WebhookSigner {
     /// For a request with that `webhook-id` and `webhook-timestamp`; each of `secrets` signs. One that begins with
     /// `whsec_` is base64 itself.
     pub fn new(secrets: &[Secret], id: &str, timestamp: &str) -> Self {
         let mac = |secret: &Secret| {
-            let text = secret.reveal();
+            let text = secret.expose();
             let key = text.strip_prefix("whsec_").and_then(|key| BASE64_STANDARD.decode(key).ok());
             let key = key.unwrap_or_else(|| text.as_bytes().to_vec());
             let mac =
@@ -138,18 +138,18 @@ impl Signing {
 }
 
 /// The address in a URL that has no name.
-fn literal(url: &Url) -> Option<IpAddr> {
+fn ip_literal(url: &Url) -> Option<IpAddr> {
     url.host_str()?.trim_start_matches('[').trim_end_matches(']').parse().ok()
 }
 
 /// Finds public addresses only, whatever the name says: it is looked at when it is used.
-struct PublicOnly(PreferredResolver);
+struct PublicAddressResolver(PreferredResolver);
 
-impl Resolve for PublicOnly {
+impl Resolve for PublicAddressResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let resolver = self.0.clone();
         Box::pin(async move {
-            let mut public = resolver.find(&name, is_public).await?.peekable();
+            let mut public = resolver.find(&name, is_public_address).await?.peekable();
             if public.peek().is_none() {
                 let text =
                     format!("{} has no public address; allow_private = true allows others", name.as_str());
@@ -161,7 +161,7 @@ impl Resolve for PublicOnly {
 }
 
 /// Whether an address leads to anywhere in the public network (RFC 6890).
-fn is_public(address: IpAddr) -> bool {
+fn is_public_address(address: IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(v4) => {
             let [a, b, c, _] = v4.octets();
@@ -190,25 +190,25 @@ fn is_public(address: IpAddr) -> bool {
 }
 
 /// How long such a delivery may go on.
-const GRACE: Duration = Duration::from_secs(10);
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_signature_is_that_of_the_standard() {
+    fn signs_the_specification_example() {
         // The example of the specification.
         let secret = Secret::new("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
-        let mut signing = Signing::new(&[secret], "msg_p5jXN8AQM9LWM0D4loKWxJek", "1614265330");
+        let mut signing = WebhookSigner::new(&[secret], "msg_p5jXN8AQM9LWM0D4loKWxJek", "1614265330");
         ["{\"test\": ", "2432232314}"].iter().for_each(|piece| signing.update(piece.as_bytes()));
         assert_eq!(signing.finish(), "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
     }
 
     #[test]
-    fn public_is_what_everybody_reaches() {
+    fn recognizes_public_addresses() {
         for text in ["93.184.216.34", "2606:2800:220:1::1", "100.128.0.1", "198.20.0.1"] {
-            assert!(is_public(text.parse().unwrap()), "{text}");
+            assert!(is_public_address(text.parse().unwrap()), "{text}");
         }
         for text in [
             "127.0.0.1",
@@ -231,7 +231,7 @@ mod tests {
             "198.18.0.1",
             "192.0.0.1",
         ] {
-            assert!(!is_public(text.parse().unwrap()), "{text}");
+            assert!(!is_public_address(text.parse().unwrap()), "{text}");
         }
     }
 }

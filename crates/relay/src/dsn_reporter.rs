@@ -102,7 +102,7 @@ impl PerSenderLimit {
         if minute != self.minute {
             (self.minute, self.counts) = (minute, HashMap::new());
         }
-        let used = self.counts.entry(sender.folded()).or_default();
+        let used = self.counts.entry(sender.to_folded()).or_default();
         *used += 1;
         *used <= MAX_DSNS_PER_MINUTE
     }

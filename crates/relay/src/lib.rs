@@ -29,6 +29,6 @@ pub mod suppression_sync;
 pub mod webhook;
 
 pub use dsn_reporter::DsnReporter;
-pub use internal_mail::HandIn;
+pub use internal_mail::SubmitFn;
 pub use log_line::{LogLine, TimelineEntry};
 pub use loopback_probe::LoopbackProbe;

@@ -37,7 +37,7 @@ use crate::state::SandboxState;
 use crate::time_scale::TimeScale;
 use mailtrail_mail::{Clock, Secret};
 use mailtrail_net::tls;
-use mailtrail_net::tls::{Pair, TlsError};
+use mailtrail_net::tls::{CertifiedKey, TlsError};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -71,7 +71,7 @@ pub struct SandboxSettings {
     /// The time of events.
     pub clock: Clock,
     /// For STARTTLS.
-    pub tls: Pair,
+    pub tls: CertifiedKey,
 }
 
 /// Why a sandbox does not start.
@@ -108,7 +108,7 @@ pub struct Sandbox {
 pub async fn start(settings: SandboxSettings) -> Result<Sandbox, SandboxError> {
     let pace =
         TimeScale::new(settings.time_scale).ok_or(SandboxError::InvalidTimeScale(settings.time_scale))?;
-    let acceptor = tls::acceptor(settings.tls.clone())?;
+    let acceptor = tls::build_acceptor(settings.tls.clone())?;
     let (listener, smtp_address) = bind_listener(settings.smtp_address).await?;
     let (api_listener, api_address) = bind_listener(settings.api_address).await?;
     let state = Arc::new(SandboxState::new(settings, pace)?);

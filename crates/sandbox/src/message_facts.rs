@@ -1,6 +1,6 @@
 use crate::webhook_client::{encode_hex, random_bytes};
 use mail_parser::{Address, MessageParser, MessagePart, MimeHeaders};
-use mailtrail_mail::{Envelope, Header, HeaderBlock, Mailbox, MessageId};
+use mailtrail_mail::{Envelope, HeaderField, HeaderSection, Mailbox, MessageId};
 use memchr::memmem;
 use serde_json::{Map, Value, json};
 use std::net::IpAddr;
@@ -49,10 +49,10 @@ impl MessageFacts {
         domain: &str,
         made_up: &str,
     ) -> Self {
-        let block = HeaderBlock::of(raw);
+        let block = HeaderSection::parse(raw);
         let message_id = block
-            .first("Message-ID")
-            .and_then(|id| MessageId::parse(&id.text()))
+            .find_field("Message-ID")
+            .and_then(|id| MessageId::parse(&id.to_text()))
             .or_else(|| MessageId::parse(made_up))
             .or_else(|| MessageId::parse(&encode_hex(&random_bytes::<12>())))
             .expect("hexadecimal digits are an id");
@@ -65,17 +65,19 @@ impl MessageFacts {
             sender: envelope.sender.as_ref().map_or("", Mailbox::as_str).to_owned(),
             origin: SubmissionOrigin::Http(Vec::new()),
             message: message_json(parsed.as_ref(), &message_id, raw.len()),
-            tags: headers_named(&block, "X-Mailgun-Tag").map(|tag| tag.text()).take(MAX_TAGS).collect(),
+            tags: headers_named(&block, "X-Mailgun-Tag").map(|tag| tag.to_text()).take(MAX_TAGS).collect(),
             variables: merge_variables(&block),
             storage: json!({ "region": "us-east4", "env": "production", "key": key, "url": url }),
             first_link: parsed
                 .as_ref()
                 .and_then(find_first_link)
                 .unwrap_or_else(|| format!("https://{domain}/")),
-            is_test_mode: block.first("X-Mailgun-Drop-Message").is_some_and(|answer| is_yes(&answer.text())),
+            is_test_mode: block
+                .find_field("X-Mailgun-Drop-Message")
+                .is_some_and(|answer| is_yes(&answer.to_text())),
             author: author.unwrap_or_default().to_owned(),
-            mailin_tag: block.first("X-Mailin-Tag").map(|tag| tag.text()),
-            mailin_custom: block.first("X-Mailin-custom").map(|custom| custom.text()),
+            mailin_tag: block.find_field("X-Mailin-Tag").map(|tag| tag.to_text()),
+            mailin_custom: block.find_field("X-Mailin-custom").map(|custom| custom.to_text()),
             message_id,
         };
         if let SubmissionOrigin::Http(parameters) = &origin {
@@ -138,10 +140,10 @@ fn format_addresses(list: Option<&Address<'_>>) -> String {
 
 /// The maps of all headers combined. What is not an object is lost without a word, as with Mailgun, and so is the end
 /// of a long value.
-fn merge_variables(block: &HeaderBlock<'_>) -> Map<String, Value> {
+fn merge_variables(block: &HeaderSection<'_>) -> Map<String, Value> {
     let mut all_of_them = Map::new();
     for header in headers_named(block, "X-Mailgun-Variables") {
-        if let Ok(map) = serde_json::from_str::<Map<String, Value>>(&header.text()) {
+        if let Ok(map) = serde_json::from_str::<Map<String, Value>>(&header.to_text()) {
             all_of_them.extend(map.into_iter().map(|(name, value)| (name, stringify_value(value))));
         }
     }
@@ -167,9 +169,9 @@ fn find_first_link(parsed: &mail_parser::Message<'_>) -> Option<String> {
 }
 
 fn headers_named<'a>(
-    block: &HeaderBlock<'a>,
+    block: &HeaderSection<'a>,
     name: &'static str,
-) -> impl Iterator<Item = Header<'a>> + use<'a> {
+) -> impl Iterator<Item = HeaderField<'a>> + use<'a> {
     block.fields().filter(move |field| field.name.eq_ignore_ascii_case(name))
 }
 

@@ -17,7 +17,7 @@ use crate::webhook_client::{WebhookClient, WebhookEndpoint, WebhookTarget, encod
 use crate::{SandboxError, SandboxSettings, brevo, lifecycle};
 use axum::http::HeaderMap;
 use bytes::Bytes;
-use mailtrail_mail::{Clock, Envelope, HeaderBlock, MessageId, Secret, Timestamp};
+use mailtrail_mail::{Clock, Envelope, HeaderSection, MessageId, Secret, Timestamp};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -135,9 +135,10 @@ impl SandboxState {
     /// Whether a recipient has this fate and sees this Message-ID for the first time.
     pub(crate) fn is_first_attempt(&self, envelope: &Envelope, raw: &[u8], fate: Scenario) -> bool {
         let concerned = envelope.recipients.iter().filter(|to| Scenario::for_recipient(to) == fate);
-        let id = || HeaderBlock::of(raw).first("Message-ID").map(|id| id.text()).unwrap_or_default();
+        let id =
+            || HeaderSection::parse(raw).find_field("Message-ID").map(|id| id.to_text()).unwrap_or_default();
         let first = concerned.filter(|to| {
-            self.seen_counter.record_seen(format!("{} {} {}", fate.as_str(), id(), to.folded())) == 0
+            self.seen_counter.record_seen(format!("{} {} {}", fate.as_str(), id(), to.to_folded())) == 0
         });
         first.count() > 0
     }

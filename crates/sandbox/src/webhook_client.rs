@@ -61,7 +61,7 @@ impl WebhookClient {
     ) -> Result<Self, SandboxError> {
         let client = Client::builder()
             // Without it the client asks for a process-wide default, which nothing here sets.
-            .tls_backend_preconfigured(tls::client_config(None)?)
+            .tls_backend_preconfigured(tls::build_client_config(None)?)
             .no_proxy()
             .redirect(redirect::Policy::none())
             .timeout(RESPONSE_TIMEOUT)
@@ -86,7 +86,7 @@ impl WebhookClient {
         let has_login = Url::parse(&url).is_ok_and(|url| !url.username().is_empty());
         if self.face == ProviderProfile::Brevo
             && !has_login
-            && let Ok(token) = HeaderValue::from_str(&format!("Bearer {}", self.signing_key.reveal()))
+            && let Ok(token) = HeaderValue::from_str(&format!("Bearer {}", self.signing_key.expose()))
         {
             headers.insert(AUTHORIZATION, token);
         }
@@ -96,7 +96,7 @@ impl WebhookClient {
     /// The whole body of a request of Mailgun's; its retries carry the same one, signature included.
     pub(crate) fn sign_body(&self, data: Map<String, Value>, now: u64) -> Bytes {
         let (timestamp, token) = (now.to_string(), encode_hex(&random_bytes::<25>()));
-        let signature = mailgun::sign(&self.signing_key, &timestamp, &token);
+        let signature = mailgun::sign_webhook(&self.signing_key, &timestamp, &token);
         let body = json!({
             "signature": { "token": token, "timestamp": timestamp, "signature": signature },
             "event-data": data,

@@ -16,7 +16,7 @@ pub enum Command<'a> {
         /// How.
         mechanism: Mechanism,
         /// Base64, `=` for an empty one.
-        initial: Option<&'a str>,
+        initial_response: Option<&'a str>,
     },
     /// MAIL FROM.
     Mail {
@@ -70,65 +70,69 @@ pub enum Mechanism {
 
 /// Why a line is no command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Syntax {
+pub enum CommandError {
     /// Not a verb that we know, or not text at all.
-    Unknown,
+    UnknownCommand,
     /// The arguments are missing or wrong; what would be right.
-    Arguments(&'static str),
+    InvalidArguments(&'static str),
     /// The sender's address is none.
-    Sender,
+    InvalidSender,
     /// The recipient's address is none.
-    Recipient,
+    InvalidRecipient,
     /// A parameter that we did not offer.
-    Parameter,
+    UnknownParameter,
     /// A login mechanism that we do not have.
-    Mechanism,
+    UnknownMechanism,
     /// Another protocol's, such as HTTP: a browser was made to talk to us.
-    Foreign,
+    ForeignProtocol,
 }
 
 impl<'a> Command<'a> {
     /// Parses a line without its line end. An address without a domain is refused.
-    pub fn parse(line: &'a [u8]) -> Result<Self, Syntax> {
-        Self::parse_at(line, None)
+    pub fn parse(line: &'a [u8]) -> Result<Self, CommandError> {
+        Self::parse_with_domain(line, None)
     }
 
     /// Parses a line as [`Self::parse`] does; an address without a domain gets `domain`, as Postfix does it.
-    pub fn parse_at(line: &'a [u8], domain: Option<&str>) -> Result<Self, Syntax> {
+    pub fn parse_with_domain(line: &'a [u8], domain: Option<&str>) -> Result<Self, CommandError> {
         let line = line.trim_ascii();
-        let Ok(line) = std::str::from_utf8(line) else { return hello_of_bytes(line).ok_or(Syntax::Unknown) };
+        let Ok(line) = std::str::from_utf8(line) else {
+            return parse_non_utf8_hello(line).ok_or(CommandError::UnknownCommand);
+        };
         let (verb, rest) = line.split_once([' ', '\t']).unwrap_or((line, ""));
         let rest = rest.trim_start();
         let parsed = match verb.len() {
             4 => Self::parse_short(verb, rest, domain),
-            8 if verb.eq_ignore_ascii_case("STARTTLS") => alone(Self::StartTls, rest),
+            8 if verb.eq_ignore_ascii_case("STARTTLS") => without_arguments(Self::StartTls, rest),
             7 if verb.eq_ignore_ascii_case("XCLIENT") => Ok(Self::XClient(rest)),
-            _ => Err(Syntax::Unknown),
+            _ => Err(CommandError::UnknownCommand),
         };
         match parsed {
-            Err(Syntax::Unknown) if FOREIGN.contains(&verb) && rest.contains("HTTP/") => Err(Syntax::Foreign),
+            Err(CommandError::UnknownCommand) if HTTP_VERBS.contains(&verb) && rest.contains("HTTP/") => {
+                Err(CommandError::ForeignProtocol)
+            }
             parsed => parsed,
         }
     }
 
-    fn parse_short(verb: &str, rest: &'a str, domain: Option<&str>) -> Result<Self, Syntax> {
+    fn parse_short(verb: &str, rest: &'a str, domain: Option<&str>) -> Result<Self, CommandError> {
         let is = |word| verb.eq_ignore_ascii_case(word);
         if is("MAIL") {
-            mail(rest, domain)
+            parse_mail(rest, domain)
         } else if is("RCPT") {
-            rcpt(rest, domain)
+            parse_rcpt(rest, domain)
         } else if is("DATA") {
-            alone(Self::Data, rest)
+            without_arguments(Self::Data, rest)
         } else if is("EHLO") {
-            name(rest.chars()).map(Self::Ehlo)
+            parse_client_name(rest.chars()).map(Self::Ehlo)
         } else if is("HELO") {
-            name(rest.chars()).map(Self::Helo)
+            parse_client_name(rest.chars()).map(Self::Helo)
         } else if is("AUTH") {
-            auth(rest)
+            parse_auth(rest)
         } else if is("BDAT") {
-            bdat(rest)
+            parse_bdat(rest)
         } else if is("RSET") {
-            alone(Self::Rset, rest)
+            without_arguments(Self::Rset, rest)
         } else if is("NOOP") {
             Ok(Self::Noop)
         } else if is("VRFY") {
@@ -140,32 +144,37 @@ impl<'a> Command<'a> {
         } else if is("QUIT") {
             Ok(Self::Quit)
         } else {
-            Err(Syntax::Unknown)
+            Err(CommandError::UnknownCommand)
         }
     }
 }
 
-fn alone<'a>(command: Command<'a>, rest: &str) -> Result<Command<'a>, Syntax> {
-    if rest.is_empty() { Ok(command) } else { Err(Syntax::Arguments("This command takes no parameters")) }
+fn without_arguments<'a>(command: Command<'a>, rest: &str) -> Result<Command<'a>, CommandError> {
+    if rest.is_empty() {
+        Ok(command)
+    } else {
+        Err(CommandError::InvalidArguments("This command takes no parameters"))
+    }
 }
 
 /// The name that a client gives itself: mostly a domain or an address literal, but Windows programs send the computer's
 /// name, with blanks and in their code page. A character that a Received field cannot carry becomes `?`.
-fn name(characters: impl Iterator<Item = char>) -> Result<String, Syntax> {
+fn parse_client_name(characters: impl Iterator<Item = char>) -> Result<String, CommandError> {
     let plain = |c: char| if c.is_ascii_graphic() && !"<>();,\\\"".contains(c) { c } else { '?' };
-    let name: String = characters.take(LONGEST_NAME).map(plain).collect();
+    let name: String = characters.take(MAX_CLIENT_NAME_CHARS).map(plain).collect();
     if name.is_empty() {
-        Err(Syntax::Arguments("Give your host name: EHLO host.example.com"))
+        Err(CommandError::InvalidArguments("Give your host name: EHLO host.example.com"))
     } else {
         Ok(name)
     }
 }
 
 /// EHLO or HELO with a name that is not UTF-8.
-fn hello_of_bytes<'a>(line: &[u8]) -> Option<Command<'a>> {
+fn parse_non_utf8_hello<'a>(line: &[u8]) -> Option<Command<'a>> {
     let (verb, rest) = line.split_at_checked(4)?;
     let given = rest.trim_ascii_start();
-    let name = name(given.iter().copied().map(char::from)).ok().filter(|_| given.len() < rest.len())?;
+    let name =
+        parse_client_name(given.iter().copied().map(char::from)).ok().filter(|_| given.len() < rest.len())?;
     match verb {
         verb if verb.eq_ignore_ascii_case(b"EHLO") => Some(Command::Ehlo(name)),
         verb if verb.eq_ignore_ascii_case(b"HELO") => Some(Command::Helo(name)),
@@ -173,79 +182,81 @@ fn hello_of_bytes<'a>(line: &[u8]) -> Option<Command<'a>> {
     }
 }
 
-fn auth(rest: &str) -> Result<Command<'_>, Syntax> {
-    let (mechanism, initial) = match rest.split_once(' ') {
+fn parse_auth(rest: &str) -> Result<Command<'_>, CommandError> {
+    let (mechanism, initial_response) = match rest.split_once(' ') {
         Some((mechanism, initial)) => (mechanism, Some(initial.trim())),
         None => (rest, None),
     };
     let mechanism = match mechanism {
-        "" => return Err(Syntax::Arguments("Name a mechanism: AUTH PLAIN or AUTH LOGIN")),
+        "" => return Err(CommandError::InvalidArguments("Name a mechanism: AUTH PLAIN or AUTH LOGIN")),
         m if m.eq_ignore_ascii_case("PLAIN") => Mechanism::Plain,
         m if m.eq_ignore_ascii_case("LOGIN") => Mechanism::Login,
         m if m.eq_ignore_ascii_case("EXTERNAL") => Mechanism::External,
-        _ => return Err(Syntax::Mechanism),
+        _ => return Err(CommandError::UnknownMechanism),
     };
-    Ok(Command::Auth { mechanism, initial })
+    Ok(Command::Auth { mechanism, initial_response })
 }
 
-fn mail<'a>(rest: &'a str, domain: Option<&str>) -> Result<Command<'a>, Syntax> {
-    let (path, parameters) = path(rest, "FROM:")
-        .ok_or(Syntax::Arguments("Write MAIL FROM:<address>"))?
-        .map_err(|()| Syntax::Sender)?;
+fn parse_mail<'a>(rest: &'a str, domain: Option<&str>) -> Result<Command<'a>, CommandError> {
+    let (path, parameters) = split_path(rest, "FROM:")
+        .ok_or(CommandError::InvalidArguments("Write MAIL FROM:<address>"))?
+        .map_err(|()| CommandError::InvalidSender)?;
     let sender = match path {
         "" => None,
-        address => Some(mailbox(address, domain).ok_or(Syntax::Sender)?),
+        address => Some(parse_mailbox(address, domain).ok_or(CommandError::InvalidSender)?),
     };
     let mut envelope = Envelope { sender, ..Envelope::default() };
     let (mut size, mut body) = (None, None);
-    for (key, value) in pairs(parameters) {
+    for (key, value) in parse_parameters(parameters) {
         let is = |word| key.eq_ignore_ascii_case(word);
         if is("SIZE") {
-            let bytes = value.parse().map_err(|_| Syntax::Arguments("SIZE= takes a number of bytes"))?;
-            once(&mut size, bytes)?;
+            let bytes =
+                value.parse().map_err(|_| CommandError::InvalidArguments("SIZE= takes a number of bytes"))?;
+            set_once(&mut size, bytes)?;
         } else if is("BODY") {
-            once(&mut body, body_type(value)?)?;
+            set_once(&mut body, parse_body_type(value)?)?;
         } else if is("SMTPUTF8") && value.is_empty() {
             envelope.smtputf8 = true;
         } else if is("RET") {
-            once(&mut envelope.dsn.ret, ret(value)?)?;
+            set_once(&mut envelope.dsn.ret, parse_ret(value)?)?;
         } else if is("ENVID") {
             let why = "ENVID= takes up to 100 printable characters, others as +XX";
-            once(&mut envelope.dsn.envid, xtext(value, 100, why)?)?;
+            set_once(&mut envelope.dsn.envid, parse_xtext(value, 100, why)?)?;
         } else if !is("AUTH") {
             // AUTH= (RFC 4954 section 5) is read and means nothing to us.
-            return Err(Syntax::Parameter);
+            return Err(CommandError::UnknownParameter);
         }
     }
     envelope.body = body.unwrap_or_default();
     Ok(Command::Mail { envelope, size })
 }
 
-fn rcpt<'a>(rest: &'a str, domain: Option<&str>) -> Result<Command<'a>, Syntax> {
-    let (path, parameters) = path(rest, "TO:")
-        .ok_or(Syntax::Arguments("Write RCPT TO:<address>"))?
-        .map_err(|()| Syntax::Recipient)?;
-    let recipient = mailbox(path, domain).ok_or(Syntax::Recipient)?;
+fn parse_rcpt<'a>(rest: &'a str, domain: Option<&str>) -> Result<Command<'a>, CommandError> {
+    let (path, parameters) = split_path(rest, "TO:")
+        .ok_or(CommandError::InvalidArguments("Write RCPT TO:<address>"))?
+        .map_err(|()| CommandError::InvalidRecipient)?;
+    let recipient = parse_mailbox(path, domain).ok_or(CommandError::InvalidRecipient)?;
     let mut dsn = DsnRecipient::default();
-    for (key, value) in pairs(parameters) {
+    for (key, value) in parse_parameters(parameters) {
         if key.eq_ignore_ascii_case("NOTIFY") {
-            once(&mut dsn.notify, notify(value)?)?;
+            set_once(&mut dsn.notify, parse_notify(value)?)?;
         } else if key.eq_ignore_ascii_case("ORCPT") {
             let why = "ORCPT= takes a type, a semicolon and an address";
             if !value.split_once(';').is_some_and(|(kind, address)| !kind.is_empty() && !address.is_empty()) {
-                return Err(Syntax::Arguments(why));
+                return Err(CommandError::InvalidArguments(why));
             }
-            once(&mut dsn.orcpt, xtext(value, 500, why)?)?;
+            set_once(&mut dsn.orcpt, parse_xtext(value, 500, why)?)?;
         } else {
-            return Err(Syntax::Parameter);
+            return Err(CommandError::UnknownParameter);
         }
     }
     Ok(Command::Rcpt { recipient, dsn })
 }
 
-fn bdat(rest: &str) -> Result<Command<'_>, Syntax> {
+fn parse_bdat(rest: &str) -> Result<Command<'_>, CommandError> {
     let (size, last) = rest.split_once(' ').map_or((rest, ""), |(size, last)| (size, last.trim_start()));
-    let why = Syntax::Arguments("Write BDAT and a number of bytes, behind the last of them LAST");
+    let why =
+        CommandError::InvalidArguments("Write BDAT and a number of bytes, behind the last of them LAST");
     let digits = !size.is_empty() && size.bytes().all(|byte| byte.is_ascii_digit());
     let last_is_fine = last.is_empty() || last.eq_ignore_ascii_case("LAST");
     let size = size.parse().ok().filter(|_| digits && last_is_fine).ok_or(why)?;
@@ -253,35 +264,35 @@ fn bdat(rest: &str) -> Result<Command<'_>, Syntax> {
 }
 
 /// The parameters of MAIL and RCPT: `KEY=value` or `KEY`.
-fn pairs(parameters: &str) -> impl Iterator<Item = (&str, &str)> {
+fn parse_parameters(parameters: &str) -> impl Iterator<Item = (&str, &str)> {
     parameters.split_ascii_whitespace().map(|parameter| parameter.split_once('=').unwrap_or((parameter, "")))
 }
 
 /// Sets what may be given only once.
-fn once<T>(place: &mut Option<T>, value: T) -> Result<(), Syntax> {
+fn set_once<T>(place: &mut Option<T>, value: T) -> Result<(), CommandError> {
     match place.replace(value) {
         None => Ok(()),
-        Some(_) => Err(Syntax::Arguments("A parameter is given twice")),
+        Some(_) => Err(CommandError::InvalidArguments("A parameter is given twice")),
     }
 }
 
-fn body_type(value: &str) -> Result<BodyType, Syntax> {
+fn parse_body_type(value: &str) -> Result<BodyType, CommandError> {
     match value {
         v if v.eq_ignore_ascii_case("7BIT") => Ok(BodyType::SevenBit),
         v if v.eq_ignore_ascii_case("8BITMIME") => Ok(BodyType::EightBitMime),
-        _ => Err(Syntax::Arguments("BODY= takes 7BIT or 8BITMIME")),
+        _ => Err(CommandError::InvalidArguments("BODY= takes 7BIT or 8BITMIME")),
     }
 }
 
-fn ret(value: &str) -> Result<Ret, Syntax> {
+fn parse_ret(value: &str) -> Result<Ret, CommandError> {
     match value {
         v if v.eq_ignore_ascii_case("FULL") => Ok(Ret::Full),
         v if v.eq_ignore_ascii_case("HDRS") => Ok(Ret::Headers),
-        _ => Err(Syntax::Arguments("RET= takes FULL or HDRS")),
+        _ => Err(CommandError::InvalidArguments("RET= takes FULL or HDRS")),
     }
 }
 
-fn notify(value: &str) -> Result<Notify, Syntax> {
+fn parse_notify(value: &str) -> Result<Notify, CommandError> {
     let mut notify = Notify::default();
     if value.eq_ignore_ascii_case("NEVER") {
         return Ok(notify);
@@ -291,26 +302,30 @@ fn notify(value: &str) -> Result<Notify, Syntax> {
             w if w.eq_ignore_ascii_case("SUCCESS") => notify.success = true,
             w if w.eq_ignore_ascii_case("FAILURE") => notify.failure = true,
             w if w.eq_ignore_ascii_case("DELAY") => notify.delay = true,
-            _ => return Err(Syntax::Arguments("NOTIFY= takes NEVER, or SUCCESS, FAILURE and DELAY")),
+            _ => {
+                return Err(CommandError::InvalidArguments(
+                    "NOTIFY= takes NEVER, or SUCCESS, FAILURE and DELAY",
+                ));
+            }
         }
     }
     Ok(notify)
 }
 
 /// A text of at most `limit` bytes in the form of RFC 3461 section 4, or of RFC 6533 for addresses in UTF-8.
-fn xtext(value: &str, limit: usize, why: &'static str) -> Result<Box<str>, Syntax> {
+fn parse_xtext(value: &str, limit: usize, why: &'static str) -> Result<Box<str>, CommandError> {
     let mut rest = value.bytes();
     let mut fine = !value.is_empty() && value.len() <= limit && !value.contains(char::is_control);
     while let Some(byte) = rest.next() {
         let hex = |digit: Option<u8>| digit.is_some_and(|digit| matches!(digit, b'0'..=b'9' | b'A'..=b'F'));
         fine &= byte != b'=' && (byte != b'+' || (hex(rest.next()) && hex(rest.next())));
     }
-    if fine { Ok(value.into()) } else { Err(Syntax::Arguments(why)) }
+    if fine { Ok(value.into()) } else { Err(CommandError::InvalidArguments(why)) }
 }
 
 /// An address as legacy applications write it: with blanks around its `@`, or without a domain, in place of which it
 /// gets `domain`.
-fn mailbox(text: &str, domain: Option<&str>) -> Option<Mailbox> {
+fn parse_mailbox(text: &str, domain: Option<&str>) -> Option<Mailbox> {
     match (text.rsplit_once('@'), domain) {
         (Some((local, domain)), _) => format!("{}@{}", local.trim_end(), domain.trim_start()).parse().ok(),
         (None, Some(domain)) => text.parse().or_else(|_| format!("{text}@{domain}").parse()).ok(),
@@ -320,7 +335,7 @@ fn mailbox(text: &str, domain: Option<&str>) -> Option<Mailbox> {
 
 /// Splits `FROM:<path> parameters` into path and parameters. A blank behind the colon, missing brackets, doubled ones and
 /// a name in front of the address are tolerated: legacy applications write all of them. `None`: the keyword is missing.
-fn path<'a>(rest: &'a str, keyword: &str) -> Option<Result<(&'a str, &'a str), ()>> {
+fn split_path<'a>(rest: &'a str, keyword: &str) -> Option<Result<(&'a str, &'a str), ()>> {
     let (head, rest) = rest.split_at_checked(keyword.len())?;
     if !head.eq_ignore_ascii_case(keyword) {
         return None;
@@ -328,12 +343,12 @@ fn path<'a>(rest: &'a str, keyword: &str) -> Option<Result<(&'a str, &'a str), (
     let rest = rest.trim_start();
     let Some(inner) = rest.strip_prefix('<') else {
         let (path, parameters) =
-            rest.split_at(unquoted(rest, |b, _| matches!(b, b' ' | b'\t')).unwrap_or(rest.len()));
+            rest.split_at(find_unquoted(rest, |b, _| matches!(b, b' ' | b'\t')).unwrap_or(rest.len()));
         let path = path.strip_suffix('>').unwrap_or(path);
         return Some(if path.is_empty() { Err(()) } else { Ok((path, parameters.trim())) });
     };
-    let Some(close) = unquoted(inner, |b, depth| b == b'>' && depth == 0) else { return Some(Err(())) };
-    let (path, parameters) = (innermost(&inner[..close]).trim(), &inner[close + 1..]);
+    let Some(close) = find_unquoted(inner, |b, depth| b == b'>' && depth == 0) else { return Some(Err(())) };
+    let (path, parameters) = (innermost_path(&inner[..close]).trim(), &inner[close + 1..]);
     // A source route (RFC 5321 section 4.1.1.3) is to be ignored.
     let path = if path.starts_with('@') { path.split_once(':').map_or(path, |(_, path)| path) } else { path };
     let separated = parameters.is_empty() || parameters.starts_with([' ', '\t']);
@@ -341,15 +356,15 @@ fn path<'a>(rest: &'a str, keyword: &str) -> Option<Result<(&'a str, &'a str), (
 }
 
 /// `a@b` of `<a@b>` and `Ada <a@b>`.
-fn innermost(path: &str) -> &str {
-    match unquoted(path, |b, _| b == b'<') {
-        Some(open) => innermost(path[open + 1..].trim_end_matches('>')),
+fn innermost_path(path: &str) -> &str {
+    match find_unquoted(path, |b, _| b == b'<') {
+        Some(open) => innermost_path(path[open + 1..].trim_end_matches('>')),
         None => path,
     }
 }
 
 /// Where the first byte outside of quotes is that is `wanted`, given how many brackets are open before it.
-fn unquoted(text: &str, wanted: impl Fn(u8, usize) -> bool) -> Option<usize> {
+fn find_unquoted(text: &str, wanted: impl Fn(u8, usize) -> bool) -> Option<usize> {
     let (mut quoted, mut escaped, mut depth) = (false, false, 0usize);
     text.bytes().position(|b| {
         let found = !quoted && wanted(b, depth);
@@ -365,17 +380,17 @@ fn unquoted(text: &str, wanted: impl Fn(u8, usize) -> bool) -> Option<usize> {
 }
 
 /// Characters of a client's name that are kept.
-const LONGEST_NAME: usize = 255;
+const MAX_CLIENT_NAME_CHARS: usize = 255;
 /// The verbs that browsers and other HTTP clients begin with.
-const FOREIGN: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "OPTIONS", "CONNECT"];
+const HTTP_VERBS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "OPTIONS", "CONNECT"];
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mailtrail_mail::Dsn;
+    use mailtrail_mail::DsnParameters;
 
     #[test]
-    fn what_odoo_sends_is_understood() {
+    fn parses_odoo_commands() {
         assert_eq!(Command::parse(b"ehlo [127.0.0.1]"), Ok(Command::Ehlo("[127.0.0.1]".into())));
         let Ok(Command::Mail { envelope: Envelope { sender: Some(sender), .. }, size }) =
             Command::parse(b"mail FROM:<bounce@example.com> size=4786")
@@ -396,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn legacy_spellings_are_tolerated() {
+    fn tolerates_legacy_spellings() {
         for line in
             ["MAIL FROM: <a@b.c>", "mail from:a@b.c", "MAIL FROM: a@b.c SIZE=1", "MAIL FROM:<@x,@y:a@b.c>"]
         {
@@ -413,7 +428,7 @@ mod tests {
 
     /// As a Postfix 3.7 takes them.
     #[test]
-    fn what_postfix_takes_for_an_address_is_one() {
+    fn accepts_addresses_that_postfix_accepts() {
         for (path, address) in [
             ("<\"a>b\"@c.d>", "\"a>b\"@c.d"),
             ("<\"a b\"@c.d>", "\"a b\"@c.d"),
@@ -436,11 +451,12 @@ mod tests {
         ] {
             let (rcpt, mail) = (format!("RCPT TO:{path}"), format!("MAIL FROM: {path}"));
             let here = Some("here.example");
-            let Ok(Command::Rcpt { recipient, .. }) = Command::parse_at(rcpt.as_bytes(), here) else {
+            let Ok(Command::Rcpt { recipient, .. }) = Command::parse_with_domain(rcpt.as_bytes(), here)
+            else {
                 panic!("{rcpt}")
             };
             assert_eq!(recipient.as_str(), address, "{path}");
-            let Ok(Command::Mail { envelope, .. }) = Command::parse_at(mail.as_bytes(), here) else {
+            let Ok(Command::Mail { envelope, .. }) = Command::parse_with_domain(mail.as_bytes(), here) else {
                 panic!("{mail}")
             };
             assert_eq!(envelope.sender.unwrap().as_str(), address, "{path}");
@@ -456,14 +472,14 @@ mod tests {
             "<a@>",
         ] {
             let line = format!("RCPT TO:{path}");
-            let why = Command::parse_at(line.as_bytes(), Some("here.example"));
-            assert_eq!(why, Err(Syntax::Recipient), "{path}");
+            let why = Command::parse_with_domain(line.as_bytes(), Some("here.example"));
+            assert_eq!(why, Err(CommandError::InvalidRecipient), "{path}");
         }
-        assert_eq!(Command::parse(b"RCPT TO:<root>"), Err(Syntax::Recipient));
+        assert_eq!(Command::parse(b"RCPT TO:<root>"), Err(CommandError::InvalidRecipient));
     }
 
     #[test]
-    fn clients_call_themselves_all_sorts_of_things() {
+    fn accepts_unusual_client_names() {
         for (line, name) in [
             (&b"EHLO my computer"[..], "my?computer"),
             (b" ehlo\tx ", "x"),
@@ -478,29 +494,29 @@ mod tests {
         }
         let line = format!("HELO {}", "x".repeat(900));
         let long = Command::parse(line.as_bytes());
-        assert_eq!(long, Ok(Command::Helo("x".repeat(LONGEST_NAME))));
+        assert_eq!(long, Ok(Command::Helo("x".repeat(MAX_CLIENT_NAME_CHARS))));
         for line in [&b"\xfc"[..], b"EHLO\xfc", b"EHL\xfc", b"MAIL FROM:<\xfc@a.b>", b"NOOP \xfc"] {
-            assert_eq!(Command::parse(line), Err(Syntax::Unknown));
+            assert_eq!(Command::parse(line), Err(CommandError::UnknownCommand));
         }
     }
 
     #[test]
-    fn bad_lines_say_why() {
+    fn rejects_invalid_lines_with_reason() {
         for (line, why) in [
-            (&b""[..], Syntax::Unknown),
-            (b"GET", Syntax::Unknown),
-            (b"GET / HTTP/1.1", Syntax::Foreign),
-            (b"POST / HTTP/1.1", Syntax::Foreign),
-            (b"CONNECT a:25 HTTP/1.1", Syntax::Foreign),
-            (b"\xff\xfe", Syntax::Unknown),
-            (b"MAIL FROM:<a@b.c> NOTIFY=NEVER", Syntax::Parameter),
-            (b"RCPT TO:<a@b.c> RET=FULL", Syntax::Parameter),
-            (b"MAIL FROM:<a b@c>", Syntax::Sender),
-            (b"MAIL FROM:<a@b.c", Syntax::Sender),
-            (b"MAIL FROM:<a@b.c>SIZE=1", Syntax::Sender),
-            (b"RCPT TO:<>", Syntax::Recipient),
-            (b"RCPT TO:<a\0@b.c>", Syntax::Recipient),
-            (b"AUTH CRAM-MD5", Syntax::Mechanism),
+            (&b""[..], CommandError::UnknownCommand),
+            (b"GET", CommandError::UnknownCommand),
+            (b"GET / HTTP/1.1", CommandError::ForeignProtocol),
+            (b"POST / HTTP/1.1", CommandError::ForeignProtocol),
+            (b"CONNECT a:25 HTTP/1.1", CommandError::ForeignProtocol),
+            (b"\xff\xfe", CommandError::UnknownCommand),
+            (b"MAIL FROM:<a@b.c> NOTIFY=NEVER", CommandError::UnknownParameter),
+            (b"RCPT TO:<a@b.c> RET=FULL", CommandError::UnknownParameter),
+            (b"MAIL FROM:<a b@c>", CommandError::InvalidSender),
+            (b"MAIL FROM:<a@b.c", CommandError::InvalidSender),
+            (b"MAIL FROM:<a@b.c>SIZE=1", CommandError::InvalidSender),
+            (b"RCPT TO:<>", CommandError::InvalidRecipient),
+            (b"RCPT TO:<a\0@b.c>", CommandError::InvalidRecipient),
+            (b"AUTH CRAM-MD5", CommandError::UnknownMechanism),
         ] {
             assert_eq!(Command::parse(line), Err(why), "{:?}", String::from_utf8_lossy(line));
         }
@@ -524,15 +540,22 @@ mod tests {
             "BDAT 1 FIRST",
             "BDAT 99999999999999999999",
         ] {
-            assert!(matches!(Command::parse(line.as_bytes()), Err(Syntax::Arguments(_))), "{line}");
+            assert!(
+                matches!(Command::parse(line.as_bytes()), Err(CommandError::InvalidArguments(_))),
+                "{line}"
+            );
         }
     }
 
     #[test]
-    fn reports_are_asked_for() {
+    fn parses_dsn_parameters() {
         let mail = Command::parse(b"MAIL FROM:<a@b.c> RET=hdrs ENVID=QQ+2B314159");
         let Ok(Command::Mail { envelope, .. }) = mail else { panic!("{mail:?}") };
-        let dsn = Dsn { ret: Some(Ret::Headers), envid: Some("QQ+2B314159".into()), recipients: Vec::new() };
+        let dsn = DsnParameters {
+            ret: Some(Ret::Headers),
+            envid: Some("QQ+2B314159".into()),
+            recipients: Vec::new(),
+        };
         assert_eq!(envelope.dsn, dsn);
         for (text, notify) in [
             ("never", Notify::default()),
@@ -547,7 +570,7 @@ mod tests {
     }
 
     #[test]
-    fn chunks_are_announced() {
+    fn parses_bdat() {
         for (line, size, last) in
             [("BDAT 0 LAST", 0, true), ("bdat 1000", 1000, false), ("BDAT 1 last ", 1, true)]
         {

@@ -10,23 +10,23 @@ use memchr::{memchr2, memmem};
 #[derive(Debug)]
 pub struct Decoder {
     /// Whether lines that begin with a dot are special.
-    dots: bool,
-    at: At,
-    limit: u64,
-    taken: u64,
+    dot_unstuffing: bool,
+    state: DecoderState,
+    max_bytes: u64,
+    decoded_bytes: u64,
 }
 
 /// What became of a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fed {
+pub enum FeedResult {
     /// All of it belongs to the message; more is to come.
-    All,
+    NeedMore,
     /// The message ended; this many bytes of the piece belong to it and its end.
-    End(usize),
+    Complete(usize),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum At {
+enum DecoderState {
     LineStart { after_crlf: bool },
     Dot { after_crlf: bool },
     DotCr { after_crlf: bool },
@@ -36,36 +36,41 @@ enum At {
 
 impl Decoder {
     /// A decoder of DATA that keeps at most `limit` bytes; what is over is read and dropped.
-    pub fn new(limit: u64) -> Self {
-        Self { dots: true, at: At::LineStart { after_crlf: true }, limit, taken: 0 }
+    pub fn new(max_bytes: u64) -> Self {
+        Self {
+            dot_unstuffing: true,
+            state: DecoderState::LineStart { after_crlf: true },
+            max_bytes,
+            decoded_bytes: 0,
+        }
     }
 
     /// The same for BDAT (RFC 3030): only its caller knows the end, and says so with [`Decoder::finish`].
-    pub fn of_chunks(limit: u64) -> Self {
-        Self { dots: false, ..Self::new(limit) }
+    pub fn for_bdat(limit: u64) -> Self {
+        Self { dot_unstuffing: false, ..Self::new(limit) }
     }
 
     /// The chunks are over; a last line without an end gets one.
     pub fn finish(&mut self, out: &mut Vec<u8>) {
-        if !matches!(self.at, At::LineStart { .. }) {
-            self.keep(b"\r\n", out);
-            self.at = At::LineStart { after_crlf: true };
+        if !matches!(self.state, DecoderState::LineStart { .. }) {
+            self.append_within_limit(b"\r\n", out);
+            self.state = DecoderState::LineStart { after_crlf: true };
         }
     }
 
     /// Whether the message is larger than the limit.
-    pub fn overflowed(&self) -> bool {
-        self.taken > self.limit
+    pub fn is_over_limit(&self) -> bool {
+        self.decoded_bytes > self.max_bytes
     }
 
     /// Decodes a piece and appends it to `out`.
-    pub fn feed(&mut self, piece: &[u8], out: &mut Vec<u8>) -> Fed {
+    pub fn feed(&mut self, piece: &[u8], out: &mut Vec<u8>) -> FeedResult {
         let mut index = 0;
         while index < piece.len() {
-            let in_text = match self.at {
-                At::Text => true,
-                At::LineStart { .. } => match piece[index] {
-                    b'.' => !self.dots,
+            let in_text = match self.state {
+                DecoderState::Text => true,
+                DecoderState::LineStart { .. } => match piece[index] {
+                    b'.' => !self.dot_unstuffing,
                     byte => byte != b'\r' && byte != b'\n',
                 },
                 _ => false,
@@ -75,13 +80,13 @@ impl Decoder {
                 let run = memchr2(b'\r', b'\n', rest).unwrap_or(rest.len());
                 if rest[run..].starts_with(b"\r\n") {
                     // The usual line, in one piece.
-                    self.keep(&rest[..run + 2], out);
-                    self.at = At::LineStart { after_crlf: true };
+                    self.append_within_limit(&rest[..run + 2], out);
+                    self.state = DecoderState::LineStart { after_crlf: true };
                     index += run + 2;
                     continue;
                 }
-                self.keep(&rest[..run], out);
-                self.at = At::Text;
+                self.append_within_limit(&rest[..run], out);
+                self.state = DecoderState::Text;
                 index += run;
                 if index == piece.len() {
                     break;
@@ -89,58 +94,60 @@ impl Decoder {
             }
             let byte = piece[index];
             index += 1;
-            if self.step(byte, out) {
-                return Fed::End(index);
+            if self.feed_byte(byte, out) {
+                return FeedResult::Complete(index);
             }
         }
-        Fed::All
+        FeedResult::NeedMore
     }
 
     /// One byte where it matters; true at the end of the data.
-    fn step(&mut self, byte: u8, out: &mut Vec<u8>) -> bool {
-        self.at = match (self.at, byte) {
-            (At::LineStart { after_crlf }, b'.') if self.dots => At::Dot { after_crlf },
-            (At::DotCr { after_crlf: true }, b'\n') => return true,
-            (At::DotCr { after_crlf: false }, b'\n') => {
-                self.keep(b".\r\n", out);
-                At::LineStart { after_crlf: true }
+    fn feed_byte(&mut self, byte: u8, out: &mut Vec<u8>) -> bool {
+        self.state = match (self.state, byte) {
+            (DecoderState::LineStart { after_crlf }, b'.') if self.dot_unstuffing => {
+                DecoderState::Dot { after_crlf }
             }
-            (At::DotCr { .. }, _) => {
-                self.keep(b".\r\n", out);
+            (DecoderState::DotCr { after_crlf: true }, b'\n') => return true,
+            (DecoderState::DotCr { after_crlf: false }, b'\n') => {
+                self.append_within_limit(b".\r\n", out);
+                DecoderState::LineStart { after_crlf: true }
+            }
+            (DecoderState::DotCr { .. }, _) => {
+                self.append_within_limit(b".\r\n", out);
                 // Nobody doubles a dot behind a bare CR.
-                self.at = At::Text;
-                return self.step(byte, out);
+                self.state = DecoderState::Text;
+                return self.feed_byte(byte, out);
             }
-            (At::Dot { after_crlf }, b'\r') => At::DotCr { after_crlf },
-            (At::Dot { .. }, b'\n') => {
-                self.keep(b".\r\n", out);
-                At::LineStart { after_crlf: false }
+            (DecoderState::Dot { after_crlf }, b'\r') => DecoderState::DotCr { after_crlf },
+            (DecoderState::Dot { .. }, b'\n') => {
+                self.append_within_limit(b".\r\n", out);
+                DecoderState::LineStart { after_crlf: false }
             }
-            (At::Cr, b'\n') => {
-                self.keep(b"\r\n", out);
-                At::LineStart { after_crlf: true }
+            (DecoderState::Cr, b'\n') => {
+                self.append_within_limit(b"\r\n", out);
+                DecoderState::LineStart { after_crlf: true }
             }
-            (At::Cr, _) => {
-                self.keep(b"\r\n", out);
-                self.at = At::Text;
-                return self.step(byte, out);
+            (DecoderState::Cr, _) => {
+                self.append_within_limit(b"\r\n", out);
+                self.state = DecoderState::Text;
+                return self.feed_byte(byte, out);
             }
-            (_, b'\r') => At::Cr,
+            (_, b'\r') => DecoderState::Cr,
             (_, b'\n') => {
-                self.keep(b"\r\n", out);
-                At::LineStart { after_crlf: false }
+                self.append_within_limit(b"\r\n", out);
+                DecoderState::LineStart { after_crlf: false }
             }
             (_, byte) => {
-                self.keep(&[byte], out);
-                At::Text
+                self.append_within_limit(&[byte], out);
+                DecoderState::Text
             }
         };
         false
     }
 
-    fn keep(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
-        self.taken += bytes.len() as u64;
-        if self.taken <= self.limit {
+    fn append_within_limit(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
+        self.decoded_bytes += bytes.len() as u64;
+        if self.decoded_bytes <= self.max_bytes {
             out.extend_from_slice(bytes);
         }
     }
@@ -148,33 +155,33 @@ impl Decoder {
 
 /// Finds the dots that must be doubled in a message as it leaves, in pieces of any size. Its line ends are CRLF.
 #[derive(Debug, Default)]
-pub struct Encoder {
-    behind: Behind,
+pub struct DotStuffer {
+    preceding: PrecedingByte,
 }
 
 /// What a piece begins behind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Behind {
+enum PrecedingByte {
     #[default]
     LineEnd,
     Cr,
     Text,
 }
 
-impl Encoder {
+impl DotStuffer {
     /// The places in a piece in front of which another dot belongs.
-    pub fn dots<'a>(&mut self, piece: &'a [u8]) -> impl Iterator<Item = usize> + use<'a> {
-        let first = match self.behind {
-            Behind::LineEnd if piece.starts_with(b".") => Some(0),
-            Behind::Cr if piece.starts_with(b"\n.") => Some(1),
+    pub fn positions<'a>(&mut self, piece: &'a [u8]) -> impl Iterator<Item = usize> + use<'a> {
+        let first = match self.preceding {
+            PrecedingByte::LineEnd if piece.starts_with(b".") => Some(0),
+            PrecedingByte::Cr if piece.starts_with(b"\n.") => Some(1),
             _ => None,
         };
-        self.behind = match piece {
-            [] => self.behind,
-            b"\n" if self.behind == Behind::Cr => Behind::LineEnd,
-            [.., b'\r', b'\n'] => Behind::LineEnd,
-            [.., b'\r'] => Behind::Cr,
-            _ => Behind::Text,
+        self.preceding = match piece {
+            [] => self.preceding,
+            b"\n" if self.preceding == PrecedingByte::Cr => PrecedingByte::LineEnd,
+            [.., b'\r', b'\n'] => PrecedingByte::LineEnd,
+            [.., b'\r'] => PrecedingByte::Cr,
+            _ => PrecedingByte::Text,
         };
         first.into_iter().chain(memmem::find_iter(piece, b"\r\n.").map(|at| at + 2))
     }
@@ -185,36 +192,36 @@ mod tests {
     use super::*;
 
     /// What comes out, and what is left behind the end, with the input cut into pieces of `size`.
-    fn decode(input: &[u8], size: usize) -> Option<(Vec<u8>, usize)> {
+    fn decode_in_pieces(input: &[u8], size: usize) -> Option<(Vec<u8>, usize)> {
         let (mut decoder, mut out) = (Decoder::new(1 << 20), Vec::new());
         for (number, piece) in input.chunks(size).enumerate() {
-            if let Fed::End(used) = decoder.feed(piece, &mut out) {
+            if let FeedResult::Complete(used) = decoder.feed(piece, &mut out) {
                 return Some((out, input.len() - number * size - used));
             }
         }
         None
     }
 
-    fn check(input: &str, expected: Option<(&str, usize)>) {
+    fn assert_decodes(input: &str, expected: Option<(&str, usize)>) {
         for size in [1, 2, 3, 5, 7, 1000] {
-            let got = decode(input.as_bytes(), size);
+            let got = decode_in_pieces(input.as_bytes(), size);
             let got = got.as_ref().map(|(text, rest)| (std::str::from_utf8(text).unwrap(), *rest));
             assert_eq!(got, expected, "{input:?} in pieces of {size}");
         }
     }
 
     #[test]
-    fn dots_are_taken_out_and_the_end_is_found() {
-        check("a\r\n.\r\n", Some(("a\r\n", 0)));
-        check("..a\r\n...\r\n.b\r\n.\r\nQUIT\r\n", Some((".a\r\n..\r\nb\r\n", 6)));
-        check(".\r\n", Some(("", 0)));
-        check("\r\n.\r\n", Some(("\r\n", 0)));
-        check("a\r\n.", None);
-        check("a\r\n.\r", None);
+    fn unstuffs_dots_and_finds_the_end() {
+        assert_decodes("a\r\n.\r\n", Some(("a\r\n", 0)));
+        assert_decodes("..a\r\n...\r\n.b\r\n.\r\nQUIT\r\n", Some((".a\r\n..\r\nb\r\n", 6)));
+        assert_decodes(".\r\n", Some(("", 0)));
+        assert_decodes("\r\n.\r\n", Some(("\r\n", 0)));
+        assert_decodes("a\r\n.", None);
+        assert_decodes("a\r\n.\r", None);
     }
 
     #[test]
-    fn chunks_have_no_dots_and_end_where_they_end() {
+    fn bdat_chunks_are_not_unstuffed() {
         for (input, expected) in [
             ("..a\r\n.\r\nb\r\n", "..a\r\n.\r\nb\r\n"),
             ("a\n.\rb", "a\r\n.\r\nb\r\n"),
@@ -223,9 +230,9 @@ mod tests {
             ("", ""),
         ] {
             for size in [1, 2, 3, 1000] {
-                let (mut decoder, mut out) = (Decoder::of_chunks(1000), Vec::new());
+                let (mut decoder, mut out) = (Decoder::for_bdat(1000), Vec::new());
                 for piece in input.as_bytes().chunks(size) {
-                    assert_eq!(decoder.feed(piece, &mut out), Fed::All);
+                    assert_eq!(decoder.feed(piece, &mut out), FeedResult::NeedMore);
                 }
                 decoder.finish(&mut out);
                 assert_eq!(String::from_utf8(out).unwrap(), expected, "{input:?} in pieces of {size}");
@@ -234,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn only_crlf_dot_crlf_ends_the_data() {
+    fn only_crlf_dot_crlf_ends_data() {
         for (input, expected) in [
             ("a\n.\nb\r\n.\r\n", "a\r\n.\r\nb\r\n"),
             ("a\n.\r\nb\r\n.\r\n", "a\r\n.\r\nb\r\n"),
@@ -249,16 +256,16 @@ mod tests {
             ("a\r\n..\r.b\r\n.\r\n", "a\r\n.\r\n.b\r\n"),
             ("a\n\r\n.\r\n", "a\r\n\r\n"),
         ] {
-            check(input, Some((expected, 0)));
+            assert_decodes(input, Some((expected, 0)));
         }
     }
 
     /// The message as it goes over the wire, handed over in pieces.
-    fn encode<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
-        let (mut encoder, mut wire) = (Encoder::default(), Vec::new());
+    fn encode_pieces<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
+        let (mut encoder, mut wire) = (DotStuffer::default(), Vec::new());
         for piece in pieces {
             let mut from = 0;
-            for at in encoder.dots(piece) {
+            for at in encoder.positions(piece) {
                 wire.extend_from_slice(&piece[from..at]);
                 wire.push(b'.');
                 from = at;
@@ -270,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn dots_are_doubled_wherever_a_message_is_cut() {
+    fn stuffs_dots_at_any_piece_boundary() {
         for (message, expected) in [
             (".a\r\n..b\r\n\r\n.\r\n", "..a\r\n...b\r\n\r\n..\r\n.\r\n"),
             ("a.\r\n.\r\n.\r\n.b", "a.\r\n..\r\n..\r\n..b.\r\n"),
@@ -281,31 +288,35 @@ mod tests {
             for first in 0..=message.len() {
                 for second in first..=message.len() {
                     let pieces = [&message[..first], &message[first..second], &message[second..]];
-                    let wire = String::from_utf8(encode(pieces.into_iter())).unwrap();
+                    let wire = String::from_utf8(encode_pieces(pieces.into_iter())).unwrap();
                     assert_eq!(wire, expected, "cut at {first} and {second}");
                 }
             }
-            assert_eq!(encode(message.chunks(1)), expected.as_bytes());
+            assert_eq!(encode_pieces(message.chunks(1)), expected.as_bytes());
         }
     }
 
     #[test]
-    fn what_came_in_goes_out() {
+    fn encoding_round_trips() {
         for message in ["", "a\r\n", ".a\r\n..b\r\n\r\n.\r\n", "\r\n.\r\n", ".\r\n"] {
             for size in 1..8 {
-                let wire = encode(message.as_bytes().chunks(size));
-                assert_eq!(decode(&wire, size), Some((message.as_bytes().to_vec(), 0)), "{message:?}");
+                let wire = encode_pieces(message.as_bytes().chunks(size));
+                assert_eq!(
+                    decode_in_pieces(&wire, size),
+                    Some((message.as_bytes().to_vec(), 0)),
+                    "{message:?}"
+                );
             }
         }
     }
 
     #[test]
-    fn too_much_is_read_to_its_end_and_dropped() {
+    fn reads_oversized_data_to_its_end() {
         let (mut decoder, mut out) = (Decoder::new(4), Vec::new());
-        assert_eq!(decoder.feed(b"ab\r\ncd\r\n.\r\nNOOP\r\n", &mut out), Fed::End(11));
-        assert!(decoder.overflowed() && out.len() <= 4);
+        assert_eq!(decoder.feed(b"ab\r\ncd\r\n.\r\nNOOP\r\n", &mut out), FeedResult::Complete(11));
+        assert!(decoder.is_over_limit() && out.len() <= 4);
         let mut decoder = Decoder::new(4);
-        assert_eq!(decoder.feed(b"ab\r\n.\r\n", &mut Vec::new()), Fed::End(7));
-        assert!(!decoder.overflowed());
+        assert_eq!(decoder.feed(b"ab\r\n.\r\n", &mut Vec::new()), FeedResult::Complete(7));
+        assert!(!decoder.is_over_limit());
     }
 }

@@ -13,9 +13,9 @@ mod reply;
 mod response;
 mod session;
 
-pub use command::{Command, Mechanism, Syntax};
-pub use data::{Decoder, Encoder, Fed};
+pub use command::{Command, CommandError, Mechanism};
+pub use data::{Decoder, DotStuffer, FeedResult};
 pub use limits::Limits;
 pub use reply::Reply;
-pub use response::{Capabilities, Response, ResponseReader, Unreadable};
-pub use session::{Account, Authentication, Credentials, Introduction, Rules, Session, Step};
+pub use response::{Capabilities, Response, ResponseError, ResponseReader};
+pub use session::{Account, Action, Authentication, Credentials, Session, SessionPolicy, XClient};

@@ -6,13 +6,13 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of a message after dot-unstuffing (RFC 1870). Default 25 MiB, 1 KiB to 1 GiB.
-    pub message_size: u64,
+    pub max_message_bytes: u64,
     /// Recipients of one transaction. Default 1000, 1 to 10,000.
-    pub recipients: usize,
+    pub max_recipients: usize,
     /// Sessions at once over all listeners. Default 1000, 1 to 100,000.
-    pub connections: usize,
+    pub max_connections: usize,
     /// Sessions at once from one address. Default 200, 1 to 100,000.
-    pub connections_per_ip: usize,
+    pub max_connections_per_ip: usize,
     /// Longest time before a command is complete. Default 10 min, 10 s to 1 day: Odoo pauses for minutes between messages.
     pub command_timeout: Duration,
     /// Longest pause inside a message. Default 5 min, 10 s to 1 day.
@@ -25,21 +25,21 @@ pub struct Limits {
 
 impl Limits {
     /// Bytes of a command line with its CRLF. RFC 4954 section 4 asks for 12,288 in AUTH; the rest needs far less.
-    pub const COMMAND_LINE: usize = 12_288;
+    pub const MAX_COMMAND_LINE_BYTES: usize = 12_288;
     /// Commands that may fail before a session ends with 421.
-    pub const ERRORS: u32 = 50;
+    pub const MAX_ERRORS: u32 = 50;
     /// Commands without a message between them before a session ends with 421. Clients that keep a session open say
     /// NOOP every few seconds.
-    pub const COMMANDS: u32 = 1000;
+    pub const MAX_IDLE_COMMANDS: u32 = 1000;
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            message_size: 25 << 20,
-            recipients: 1000,
-            connections: 1000,
-            connections_per_ip: 200,
+            max_message_bytes: 25 << 20,
+            max_recipients: 1000,
+            max_connections: 1000,
+            max_connections_per_ip: 200,
             command_timeout: Duration::from_secs(600),
             data_timeout: Duration::from_secs(300),
             message_timeout: Duration::from_secs(3600),

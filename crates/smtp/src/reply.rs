@@ -7,12 +7,12 @@ use mailtrail_mail::TrackingId;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     /// The greeting.
-    Ready {
+    Greeting {
         /// Our name.
         hostname: String,
     },
     /// The answer to EHLO or HELO: our name, then the extensions.
-    Hello {
+    Ehlo {
         /// Our name.
         hostname: String,
         /// One extension a line; empty for HELO.
@@ -31,9 +31,9 @@ pub enum Reply {
     /// Go on with TLS.
     StartTls,
     /// Logged in.
-    LoggedIn,
+    AuthSucceeded,
     /// The next part of a login; the text is base64.
-    Continue(&'static str),
+    AuthContinue(&'static str),
     /// A chunk of a message is taken (RFC 3030).
     ChunkOk,
     /// VRFY.
@@ -41,7 +41,7 @@ pub enum Reply {
     /// HELP.
     Help,
     /// QUIT.
-    Bye,
+    Closing,
     /// Another protocol's words.
     NotSmtp,
     /// More commands without a mail than anybody needs.
@@ -51,31 +51,31 @@ pub enum Reply {
     /// Too many sessions.
     TooManyConnections,
     /// The peer may not connect.
-    NotAllowed,
+    ClientNotAllowed,
     /// Nothing came for too long.
     TimedOut,
     /// Too many failed commands.
     TooManyErrors,
     /// Too many failed logins from this address.
-    LockedOut,
+    TooManyFailedLogins,
     /// We are about to stop.
-    Stopping,
+    ShuttingDown,
     /// No session can be held now.
     Unavailable,
     /// The store takes nothing now.
-    StoreFull,
+    StorageFull,
     /// Something failed here that is not the client's fault.
     LocalError,
     /// The rate of this user or address is used up.
-    TooFast,
+    RateLimited,
     /// The user's mail has had as many recipients as it may; in which time.
-    OverQuota(&'static str),
+    QuotaExceeded(&'static str),
     /// Not a command we know.
     UnknownCommand,
     /// A command that we know and do not do.
     NotImplemented,
     /// A command for trusted proxies only.
-    NotTrusted,
+    ProxyOnly,
     /// A command without the parameters it needs, or with bad ones.
     BadParameters(&'static str),
     /// The address cannot be read.
@@ -107,11 +107,11 @@ pub enum Reply {
     /// No TLS on this listener, or it is on already.
     TlsNotOffered,
     /// This user may not send as that address.
-    SenderRefused,
+    SenderNotAllowed,
     /// More recipients than allowed; these are kept.
     TooManyRecipients,
     /// More bytes than allowed.
-    TooLarge {
+    MessageTooLarge {
         /// The limit.
         limit: u64,
     },
@@ -121,9 +121,9 @@ pub enum Reply {
         limit: u64,
     },
     /// The address is on the suppression list; why.
-    Suppressed(&'static str),
+    RecipientSuppressed(&'static str),
     /// The message has been here before, or passed too many servers (RFC 5321 section 6.3).
-    Loop,
+    MailLoop,
     /// The message is not in a form that can be passed on; why.
     BadMessage(&'static str),
 }
@@ -135,34 +135,34 @@ impl Reply {
     }
 
     /// Whether the client did something wrong or is refused.
-    pub fn is_refusal(&self) -> bool {
+    pub fn is_rejection(&self) -> bool {
         self.code() >= 400
     }
 
     /// The enhanced status and the text, of replies that carry no value.
-    pub fn text(&self) -> String {
+    pub fn to_text(&self) -> String {
         let (_, enhanced, text) = self.parts();
         format!("{enhanced} {text}")
     }
 
     /// Appends the reply as it goes over the wire.
-    pub fn write(&self, out: &mut Vec<u8>) {
+    pub fn write_to(&self, out: &mut Vec<u8>) {
         match self {
-            Self::Ready { hostname } => line(out, 220, ' ', &[hostname, " ESMTP mailtrail"]),
-            Self::Hello { hostname, extensions } => {
+            Self::Greeting { hostname } => write_line(out, 220, ' ', &[hostname, " ESMTP mailtrail"]),
+            Self::Ehlo { hostname, extensions } => {
                 let mut text: &str = hostname;
                 for extension in extensions {
-                    line(out, 250, '-', &[text]);
+                    write_line(out, 250, '-', &[text]);
                     text = extension;
                 }
-                line(out, 250, ' ', &[text]);
+                write_line(out, 250, ' ', &[text]);
             }
-            Self::Queued(id) => line(out, 250, ' ', &["2.0.0 Queued as ", &id.to_string()]),
-            Self::TooLarge { limit } => too_large(out, "message", *limit),
-            Self::HeaderTooLarge { limit } => too_large(out, "header of the message", *limit),
+            Self::Queued(id) => write_line(out, 250, ' ', &["2.0.0 Queued as ", &id.to_string()]),
+            Self::MessageTooLarge { limit } => write_size_limit(out, "message", *limit),
+            Self::HeaderTooLarge { limit } => write_size_limit(out, "header of the message", *limit),
             _ => match self.parts() {
-                (code, "", text) => line(out, code, ' ', &[text]),
-                (code, enhanced, text) => line(out, code, ' ', &[enhanced, " ", text]),
+                (code, "", text) => write_line(out, code, ' ', &[text]),
+                (code, enhanced, text) => write_line(out, code, ' ', &[enhanced, " ", text]),
             },
         }
     }
@@ -170,44 +170,46 @@ impl Reply {
     /// Code, enhanced status and text; the text of the few that carry a value is made in [`Reply::write`].
     const fn parts(&self) -> (u16, &'static str, &'static str) {
         match self {
-            Self::Ready { .. } => (220, "", ""),
-            Self::Hello { .. } => (250, "", ""),
+            Self::Greeting { .. } => (220, "", ""),
+            Self::Ehlo { .. } => (250, "", ""),
             Self::Ok => (250, "2.0.0", "OK"),
             Self::SenderOk => (250, "2.1.0", "Sender OK"),
             Self::RecipientOk => (250, "2.1.5", "Recipient OK"),
             Self::StartData => (354, "", "Send the message, end it with <CRLF>.<CRLF>"),
             Self::Queued(_) => (250, "2.0.0", ""),
             Self::StartTls => (220, "2.0.0", "Ready to start TLS"),
-            Self::LoggedIn => (235, "2.7.0", "Authentication successful"),
-            Self::Continue(prompt) => (334, "", prompt),
+            Self::AuthSucceeded => (235, "2.7.0", "Authentication successful"),
+            Self::AuthContinue(prompt) => (334, "", prompt),
             Self::ChunkOk => (250, "2.0.0", "Chunk OK"),
             Self::CannotVerify => (252, "2.5.0", "Send the message, its delivery will be tried"),
             Self::Help => {
                 (214, "2.0.0", "RFC 5321: EHLO STARTTLS AUTH MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT")
             }
-            Self::Bye => (221, "2.0.0", "Bye"),
+            Self::Closing => (221, "2.0.0", "Bye"),
             Self::NotSmtp => (421, "4.7.0", "This is SMTP, closing"),
             Self::TooManyCommands => (421, "4.7.0", "Too many commands without a message, closing"),
             Self::SessionTooLong => (421, "4.4.2", "This session has lasted long enough, connect again"),
             Self::TooManyConnections => (421, "4.7.0", "Too many connections, try again later"),
-            Self::NotAllowed => (554, "5.7.1", "Connections from your address are not allowed"),
+            Self::ClientNotAllowed => (554, "5.7.1", "Connections from your address are not allowed"),
             Self::TimedOut => (421, "4.4.2", "Nothing heard for too long, closing"),
             Self::TooManyErrors => (421, "4.7.0", "Too many errors, closing"),
             // RFC 4954 section 6: the login fails for now, the session goes on.
-            Self::LockedOut => (454, "4.7.0", "Too many failed logins from your address, try again later"),
-            Self::Stopping => (421, "4.3.2", "Shutting down, try again shortly"),
+            Self::TooManyFailedLogins => {
+                (454, "4.7.0", "Too many failed logins from your address, try again later")
+            }
+            Self::ShuttingDown => (421, "4.3.2", "Shutting down, try again shortly"),
             Self::Unavailable => (421, "4.3.2", "Mail cannot be taken now, try again later"),
-            Self::StoreFull => (452, "4.3.1", "The message cannot be stored now, try again later"),
+            Self::StorageFull => (452, "4.3.1", "The message cannot be stored now, try again later"),
             Self::LocalError => (451, "4.3.0", "The message cannot be taken now, try again later"),
-            Self::TooFast => {
+            Self::RateLimited => {
                 (450, "4.7.1", "You have sent too many messages in a short time, try again later")
             }
             // RFC 5321 section 4.3.2 has 452, and not 450, among the answers to MAIL. X.5.3 would say that the rest of the
             // recipients may come at once in another transaction.
-            Self::OverQuota(text) => (452, "4.7.1", text),
+            Self::QuotaExceeded(text) => (452, "4.7.1", text),
             Self::UnknownCommand => (500, "5.5.2", "Command not recognised"),
             Self::NotImplemented => (502, "5.5.1", "This command is not implemented"),
-            Self::NotTrusted => (550, "5.7.0", "This command is not allowed from your address"),
+            Self::ProxyOnly => (550, "5.7.0", "This command is not allowed from your address"),
             Self::BadParameters(text) => (501, "5.5.4", text),
             Self::BadSender => (553, "5.1.7", "The sender's address cannot be read"),
             Self::BadRecipient => (553, "5.1.3", "The recipient's address cannot be read"),
@@ -225,13 +227,13 @@ impl Reply {
             Self::UnknownMechanism => (504, "5.5.4", "Use AUTH PLAIN or AUTH LOGIN"),
             Self::AuthNotOffered => (503, "5.5.1", "Authentication is not offered here"),
             Self::TlsNotOffered => (503, "5.5.1", "STARTTLS is not offered now"),
-            Self::SenderRefused => (553, "5.7.1", "You may not send as this sender"),
+            Self::SenderNotAllowed => (553, "5.7.1", "You may not send as this sender"),
             Self::TooManyRecipients => {
                 (452, "4.5.3", "Too many recipients, send the message to the rest again")
             }
-            Self::TooLarge { .. } | Self::HeaderTooLarge { .. } => (552, "5.3.4", ""),
-            Self::Suppressed(text) => (550, "5.7.1", text),
-            Self::Loop => {
+            Self::MessageTooLarge { .. } | Self::HeaderTooLarge { .. } => (552, "5.3.4", ""),
+            Self::RecipientSuppressed(text) => (550, "5.7.1", text),
+            Self::MailLoop => {
                 (554, "5.4.6", "The message runs in a loop: it has been here, or passed too many servers")
             }
             Self::BadMessage(text) => (554, "5.6.0", text),
@@ -239,12 +241,12 @@ impl Reply {
     }
 }
 
-fn too_large(out: &mut Vec<u8>, what: &str, limit: u64) {
+fn write_size_limit(out: &mut Vec<u8>, what: &str, limit: u64) {
     let limit = limit.to_string();
-    line(out, 552, ' ', &["5.3.4 The ", what, " is larger than the ", &limit, " bytes allowed here"]);
+    write_line(out, 552, ' ', &["5.3.4 The ", what, " is larger than the ", &limit, " bytes allowed here"]);
 }
 
-fn line(out: &mut Vec<u8>, code: u16, separator: char, text: &[&str]) {
+fn write_line(out: &mut Vec<u8>, code: u16, separator: char, text: &[&str]) {
     let digits = [b'0' + (code / 100) as u8, b'0' + (code / 10 % 10) as u8, b'0' + (code % 10) as u8];
     out.extend_from_slice(&digits);
     out.push(separator as u8);
@@ -256,37 +258,37 @@ fn line(out: &mut Vec<u8>, code: u16, separator: char, text: &[&str]) {
 mod tests {
     use super::*;
 
-    fn written(reply: &Reply) -> String {
+    fn reply_text(reply: &Reply) -> String {
         let mut out = Vec::new();
-        reply.write(&mut out);
+        reply.write_to(&mut out);
         String::from_utf8(out).unwrap()
     }
 
     #[test]
-    fn replies_are_lines_with_one_truth() {
-        assert_eq!(written(&Reply::SenderOk), "250 2.1.0 Sender OK\r\n");
-        assert_eq!(written(&Reply::Continue("VXNlcm5hbWU6")), "334 VXNlcm5hbWU6\r\n");
-        let hello = Reply::Hello { hostname: "a".into(), extensions: vec!["SIZE 1".into(), "HELP".into()] };
-        assert_eq!(written(&hello), "250-a\r\n250-SIZE 1\r\n250 HELP\r\n");
-        let refused = Reply::TooLarge { limit: 5 };
-        assert!(refused.is_refusal() && written(&refused).starts_with("552 5.3.4 "));
+    fn formats_replies_as_lines() {
+        assert_eq!(reply_text(&Reply::SenderOk), "250 2.1.0 Sender OK\r\n");
+        assert_eq!(reply_text(&Reply::AuthContinue("VXNlcm5hbWU6")), "334 VXNlcm5hbWU6\r\n");
+        let hello = Reply::Ehlo { hostname: "a".into(), extensions: vec!["SIZE 1".into(), "HELP".into()] };
+        assert_eq!(reply_text(&hello), "250-a\r\n250-SIZE 1\r\n250 HELP\r\n");
+        let refused = Reply::MessageTooLarge { limit: 5 };
+        assert!(refused.is_rejection() && reply_text(&refused).starts_with("552 5.3.4 "));
         let refused = Reply::HeaderTooLarge { limit: 5 };
         let text = "552 5.3.4 The header of the message is larger than the 5 bytes allowed here\r\n";
-        assert_eq!(written(&refused), text);
+        assert_eq!(reply_text(&refused), text);
     }
 
     #[test]
-    fn class_of_code_and_enhanced_status_agree() {
+    fn code_and_enhanced_status_have_same_class() {
         for reply in [
-            Reply::StoreFull,
+            Reply::StorageFull,
             Reply::AuthFailed,
-            Reply::LockedOut,
-            Reply::TooFast,
-            Reply::OverQuota("x"),
+            Reply::TooManyFailedLogins,
+            Reply::RateLimited,
+            Reply::QuotaExceeded("x"),
             Reply::TooManyRecipients,
-            Reply::Suppressed("x"),
+            Reply::RecipientSuppressed("x"),
             Reply::BadSender,
-            Reply::Bye,
+            Reply::Closing,
         ] {
             let (code, enhanced, _) = reply.parts();
             assert_eq!(char::from_digit(u32::from(code / 100), 10), enhanced.chars().next(), "{reply:?}");
@@ -297,41 +299,41 @@ mod tests {
     #[test]
     fn every_reply_is_as_ever() {
         let replies = [
-            Reply::Ready { hostname: "relay.example.com".into() },
-            Reply::Hello {
+            Reply::Greeting { hostname: "relay.example.com".into() },
+            Reply::Ehlo {
                 hostname: "relay.example.com".into(),
                 extensions: vec!["SIZE 1".into(), "HELP".into()],
             },
-            Reply::Hello { hostname: "relay.example.com".into(), extensions: Vec::new() },
+            Reply::Ehlo { hostname: "relay.example.com".into(), extensions: Vec::new() },
             Reply::Ok,
             Reply::SenderOk,
             Reply::RecipientOk,
             Reply::StartData,
             Reply::Queued(TrackingId::from_bytes([1; 16])),
             Reply::StartTls,
-            Reply::LoggedIn,
-            Reply::Continue("VXNlcm5hbWU6"),
+            Reply::AuthSucceeded,
+            Reply::AuthContinue("VXNlcm5hbWU6"),
             Reply::ChunkOk,
             Reply::CannotVerify,
             Reply::Help,
-            Reply::Bye,
+            Reply::Closing,
             Reply::NotSmtp,
             Reply::TooManyCommands,
             Reply::SessionTooLong,
             Reply::TooManyConnections,
-            Reply::NotAllowed,
+            Reply::ClientNotAllowed,
             Reply::TimedOut,
             Reply::TooManyErrors,
-            Reply::LockedOut,
-            Reply::Stopping,
+            Reply::TooManyFailedLogins,
+            Reply::ShuttingDown,
             Reply::Unavailable,
-            Reply::StoreFull,
+            Reply::StorageFull,
             Reply::LocalError,
-            Reply::TooFast,
-            Reply::OverQuota("TEXT"),
+            Reply::RateLimited,
+            Reply::QuotaExceeded("TEXT"),
             Reply::UnknownCommand,
             Reply::NotImplemented,
-            Reply::NotTrusted,
+            Reply::ProxyOnly,
             Reply::BadParameters("TEXT"),
             Reply::BadSender,
             Reply::BadRecipient,
@@ -347,15 +349,16 @@ mod tests {
             Reply::UnknownMechanism,
             Reply::AuthNotOffered,
             Reply::TlsNotOffered,
-            Reply::SenderRefused,
+            Reply::SenderNotAllowed,
             Reply::TooManyRecipients,
-            Reply::TooLarge { limit: 1234 },
+            Reply::MessageTooLarge { limit: 1234 },
             Reply::HeaderTooLarge { limit: 1234 },
-            Reply::Suppressed("TEXT"),
-            Reply::Loop,
+            Reply::RecipientSuppressed("TEXT"),
+            Reply::MailLoop,
             Reply::BadMessage("TEXT"),
         ];
-        let said: String = replies.iter().map(|reply| written(reply).replace("\r\n", "\\r\\n\n")).collect();
+        let said: String =
+            replies.iter().map(|reply| reply_text(reply).replace("\r\n", "\\r\\n\n")).collect();
         crate::golden::check("replies.txt", &said);
     }
 }

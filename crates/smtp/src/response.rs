@@ -6,7 +6,7 @@ pub struct Response {
     /// The three digits, 200 to 599.
     pub code: u16,
     /// The enhanced status `x.y.z` (RFC 3463), where the text starts with one that fits the code.
-    pub enhanced: Option<String>,
+    pub enhanced_status: Option<String>,
     /// The text without codes, its lines joined by blanks, control characters made blanks.
     pub text: String,
 }
@@ -23,8 +23,8 @@ impl Response {
     }
 
     /// Whether the server did not understand what it was told, or not there: it says nothing about the mail.
-    pub fn is_confused(&self) -> bool {
-        let syntax = self.enhanced.as_ref().is_none_or(|status| status.starts_with("5.5."));
+    pub fn is_command_error(&self) -> bool {
+        let syntax = self.enhanced_status.as_ref().is_none_or(|status| status.starts_with("5.5."));
         matches!(self.code, 500 | 502 | 503) && syntax
     }
 
@@ -38,7 +38,7 @@ impl Response {
 impl std::fmt::Display for Response {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}", self.code)?;
-        if let Some(enhanced) = &self.enhanced {
+        if let Some(enhanced) = &self.enhanced_status {
             write!(f, " {enhanced}")?;
         }
         if self.text.is_empty() { Ok(()) } else { write!(f, " {}", self.text) }
@@ -47,7 +47,7 @@ impl std::fmt::Display for Response {
 
 /// The peer does not speak SMTP, or too much of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unreadable {
+pub enum ResponseError {
     /// No three digits at its beginning.
     #[error("the server's reply is not SMTP")]
     Malformed,
@@ -60,56 +60,59 @@ pub enum Unreadable {
 /// codes, or none, in the lines before it.
 #[derive(Debug, Default)]
 pub struct ResponseReader {
-    lines: Vec<Line>,
+    lines: Vec<ResponseLine>,
 }
 
 /// One line of a reply.
 #[derive(Debug)]
-struct Line {
+struct ResponseLine {
     /// The status at its beginning, where it fits the line's code.
-    enhanced: Option<String>,
+    enhanced_status: Option<String>,
     text: String,
 }
 
 impl ResponseReader {
     /// Longest line, in bytes.
-    pub const LINE: usize = 4096;
+    pub const MAX_LINE_BYTES: usize = 4096;
     /// Most lines of one reply.
-    pub const LINES: usize = 128;
+    pub const MAX_LINES: usize = 128;
 
     /// Takes one line without its line end; the reply when it was the last.
-    pub fn line(&mut self, line: &[u8]) -> Result<Option<Response>, Unreadable> {
-        if self.lines.len() == Self::LINES {
-            return Err(Unreadable::TooLong);
+    pub fn push_line(&mut self, line: &[u8]) -> Result<Option<Response>, ResponseError> {
+        if self.lines.len() == Self::MAX_LINES {
+            return Err(ResponseError::TooLong);
         }
-        let Some((code, last, text)) = split(line) else {
+        let Some((code, last, text)) = split_line(line) else {
             // Before any line with a code it could be a part of anything.
             if self.lines.is_empty() {
-                return Err(Unreadable::Malformed);
+                return Err(ResponseError::Malformed);
             }
-            self.lines.push(Line { enhanced: None, text: printable(line) });
+            self.lines.push(ResponseLine { enhanced_status: None, text: to_printable(line) });
             return Ok(None);
         };
-        let text = printable(text);
-        let enhanced = enhanced_status(&text, code);
-        self.lines.push(Line { enhanced, text });
-        Ok(last.then(|| std::mem::take(self).finish(code)))
+        let text = to_printable(text);
+        let enhanced_status = parse_enhanced_status(&text, code);
+        self.lines.push(ResponseLine { enhanced_status, text });
+        Ok(last.then(|| std::mem::take(self).into_response(code)))
     }
 
-    fn finish(self, code: u16) -> Response {
-        let fits = |line: &&Line| line.enhanced.as_ref().is_some_and(|status| is_of_class(status, code));
-        let enhanced = self.lines.iter().rev().find(fits).and_then(|line| line.enhanced.clone());
-        let texts = self.lines.iter().map(|line| match &line.enhanced {
+    fn into_response(self, code: u16) -> Response {
+        let fits = |line: &&ResponseLine| {
+            line.enhanced_status.as_ref().is_some_and(|status| is_status_class(status, code))
+        };
+        let enhanced_status =
+            self.lines.iter().rev().find(fits).and_then(|line| line.enhanced_status.clone());
+        let texts = self.lines.iter().map(|line| match &line.enhanced_status {
             Some(status) => line.text[status.len()..].trim_start(),
             None => &line.text,
         });
         let text = texts.collect::<Vec<_>>().join(" ").trim().to_owned();
-        Response { code, enhanced, text }
+        Response { code, enhanced_status, text }
     }
 }
 
 /// Code, whether the reply ends with the line, and text.
-fn split(line: &[u8]) -> Option<(u16, bool, &[u8])> {
+fn split_line(line: &[u8]) -> Option<(u16, bool, &[u8])> {
     let (digits, rest) = line.split_at_checked(3)?;
     let code = std::str::from_utf8(digits).ok()?.parse().ok().filter(|code| (200..600).contains(code))?;
     match rest.split_first() {
@@ -120,15 +123,15 @@ fn split(line: &[u8]) -> Option<(u16, bool, &[u8])> {
     }
 }
 
-fn printable(text: &[u8]) -> String {
+fn to_printable(text: &[u8]) -> String {
     String::from_utf8_lossy(text).replace(char::is_control, " ")
 }
 
-fn is_of_class(status: &str, code: u16) -> bool {
+fn is_status_class(status: &str, code: u16) -> bool {
     status.split('.').next().is_some_and(|class| class == (code / 100).to_string())
 }
 
-fn enhanced_status(text: &str, code: u16) -> Option<String> {
+fn parse_enhanced_status(text: &str, code: u16) -> Option<String> {
     let word = text.split(' ').next()?;
     let mut parts = word.split('.');
     let class: u16 = parts.next()?.parse().ok()?;
@@ -158,7 +161,7 @@ pub struct Capabilities {
 
 impl Capabilities {
     /// Takes one line of the answer, without its code.
-    pub fn note(&mut self, line: &str) {
+    pub fn add_ehlo_line(&mut self, line: &str) {
         let mut words = line.split_ascii_whitespace();
         let mut keyword = words.next().unwrap_or_default().to_ascii_uppercase();
         // `AUTH=LOGIN PLAIN` is from before RFC 2554, and still offered for the clients of that time.
@@ -187,26 +190,26 @@ impl Capabilities {
 mod tests {
     use super::*;
 
-    fn read(lines: &[&str]) -> Result<Option<Response>, Unreadable> {
+    fn read_lines(lines: &[&str]) -> Result<Option<Response>, ResponseError> {
         let mut reader = ResponseReader::default();
-        lines.iter().try_fold(None, |_, line| reader.line(line.as_bytes()))
+        lines.iter().try_fold(None, |_, line| reader.push_line(line.as_bytes()))
     }
 
     #[test]
-    fn replies_are_put_together() {
-        let reply = read(&["550-5.1.1 no such", "550 5.1.1 user"]).unwrap().unwrap();
+    fn joins_reply_lines() {
+        let reply = read_lines(&["550-5.1.1 no such", "550 5.1.1 user"]).unwrap().unwrap();
         assert_eq!(
-            (reply.code, reply.enhanced.as_deref(), &*reply.text),
+            (reply.code, reply.enhanced_status.as_deref(), &*reply.text),
             (550, Some("5.1.1"), "no such user")
         );
-        assert_eq!(read(&["250 Great success"]).unwrap().unwrap().to_string(), "250 Great success");
-        assert_eq!(read(&["250"]).unwrap().unwrap().to_string(), "250");
-        assert_eq!(read(&["571 policy"]).unwrap().unwrap().code, 571);
-        assert_eq!(read(&["250-a"]).unwrap(), None);
+        assert_eq!(read_lines(&["250 Great success"]).unwrap().unwrap().to_string(), "250 Great success");
+        assert_eq!(read_lines(&["250"]).unwrap().unwrap().to_string(), "250");
+        assert_eq!(read_lines(&["571 policy"]).unwrap().unwrap().code, 571);
+        assert_eq!(read_lines(&["250-a"]).unwrap(), None);
     }
 
     #[test]
-    fn the_last_line_decides() {
+    fn last_line_has_the_code() {
         for (lines, expected) in [
             (&["450-4.2.1 busy", "550 5.1.1 no such user"][..], "550 5.1.1 busy no such user"),
             (&["550-5.1.1 no such user", "450 busy"], "450 no such user busy"),
@@ -215,12 +218,12 @@ mod tests {
             (&["550-5.1.1 a", "550-5.7.1 b", "550 c"], "550 5.7.1 a b c"),
             (&["250-a", "999 b", "250_c", "250 d"], "250 a 999 b 250_c d"),
         ] {
-            assert_eq!(read(lines).unwrap().unwrap().to_string(), expected, "{lines:?}");
+            assert_eq!(read_lines(lines).unwrap().unwrap().to_string(), expected, "{lines:?}");
         }
     }
 
     #[test]
-    fn logins_are_offered_in_two_forms() {
+    fn recognizes_both_auth_forms() {
         for (line, plain, login) in [
             ("AUTH PLAIN LOGIN", true, true),
             ("auth login", false, true),
@@ -232,23 +235,23 @@ mod tests {
             ("X-AUTH=PLAIN", false, false),
         ] {
             let mut capabilities = Capabilities::default();
-            capabilities.note(line);
+            capabilities.add_ehlo_line(line);
             assert_eq!((capabilities.auth_plain, capabilities.auth_login), (plain, login), "{line}");
         }
     }
 
     #[test]
-    fn a_status_that_does_not_fit_is_text() {
-        let reply = read(&["550 2.1.1 odd"]).unwrap().unwrap();
-        assert_eq!((reply.enhanced, &*reply.text), (None, "2.1.1 odd"));
-        assert_eq!(read(&["250 2.0.0.1 x"]).unwrap().unwrap().enhanced, None);
+    fn mismatched_enhanced_status_is_text() {
+        let reply = read_lines(&["550 2.1.1 odd"]).unwrap().unwrap();
+        assert_eq!((reply.enhanced_status, &*reply.text), (None, "2.1.1 odd"));
+        assert_eq!(read_lines(&["250 2.0.0.1 x"]).unwrap().unwrap().enhanced_status, None);
     }
 
     #[test]
-    fn what_is_not_smtp_is_said_so() {
+    fn rejects_replies_that_are_not_smtp() {
         for lines in [&["HTTP/1.1 400"][..], &["25"], &["250_a"], &["999 x"], &["é"]] {
-            assert_eq!(read(lines), Err(Unreadable::Malformed), "{lines:?}");
+            assert_eq!(read_lines(lines), Err(ResponseError::Malformed), "{lines:?}");
         }
-        assert_eq!(read(&["250-x"; 200]), Err(Unreadable::TooLong));
+        assert_eq!(read_lines(&["250-x"; 200]), Err(ResponseError::TooLong));
     }
 }

@@ -3,7 +3,7 @@
 //! A state owns what is known in it. What needs the outside world is a [`Step`]; its answer comes back through one
 //! of the methods named there.
 
-use crate::command::{Command, Mechanism, Syntax};
+use crate::command::{Command, CommandError, Mechanism};
 use crate::limits::Limits;
 use crate::reply::Reply;
 use base64::Engine as _;
@@ -14,19 +14,19 @@ use std::sync::Arc;
 
 /// What one listener asks of its clients.
 #[derive(Clone, Debug)]
-pub struct Rules {
+pub struct SessionPolicy {
     /// Our name in greeting and EHLO.
     pub hostname: String,
     /// Whether STARTTLS is offered.
-    pub starttls: bool,
+    pub offer_starttls: bool,
     /// Whether MAIL and AUTH wait for TLS.
     pub require_tls: bool,
     /// Whether clients log in.
     pub authentication: Authentication,
     /// Bytes of a message.
-    pub message_size: u64,
+    pub max_message_bytes: u64,
     /// Recipients of one transaction.
-    pub recipients: usize,
+    pub max_recipients: usize,
 }
 
 /// Whether clients log in.
@@ -44,14 +44,14 @@ pub struct Account {
     /// The login name.
     pub name: String,
     /// The label in trails and metrics.
-    pub client: String,
+    pub client_label: String,
     /// Patterns of allowed senders; empty allows all.
-    pub senders: Vec<String>,
+    pub sender_patterns: Vec<String>,
     /// Requests to a provider that its mail may carry in its header, as [`mailtrail_trail::provider::Provider::foreign_headers`]
     /// reads them.
-    pub request_headers: Vec<String>,
+    pub allowed_request_headers: Vec<String>,
     /// What is changed in the header of its mail.
-    pub cleanup: HeaderCleanup,
+    pub header_cleanup: HeaderCleanup,
 }
 
 /// A user name and a password, as a client sent them.
@@ -65,41 +65,41 @@ pub struct Credentials {
 
 /// What to do next.
 #[derive(Debug)]
-pub enum Step {
+pub enum Action {
     /// Say this and read on.
     Reply(Reply),
     /// Say this, then speak TLS; tell [`Session::secured`], then [`Session::certified`].
     StartTls(Reply),
     /// A transaction is open: say [`Reply::SenderOk`], or why not after [`Session::take_envelope`].
-    Open {
+    OpenTransaction {
         /// Bytes that the message has, as far as the client said so (RFC 1870 section 6).
         size: Option<u64>,
     },
     /// This recipient was taken: say [`Reply::RecipientOk`], or why not after [`Session::refuse_recipient`].
-    Recipient(Mailbox),
+    CheckRecipient(Mailbox),
     /// Check these; tell [`Session::logged_in`] or say [`Reply::AuthFailed`].
     Authenticate(Credentials),
     /// Say this, then read a message for [`Session::take_envelope`].
-    Receive(Reply),
+    ReceiveData(Reply),
     /// Read a chunk: a part of the message, after the last for [`Session::take_envelope`]; or read and drop it, and
     /// say why.
-    Chunk {
+    ReceiveChunk {
         /// Bytes that follow.
         size: u64,
         /// Whether the message ends with them.
         last: bool,
         /// Why they are dropped.
-        refused: Option<Reply>,
+        rejection: Option<Reply>,
     },
     /// A trusted proxy says whose connection this is; tell [`Session::introduced`].
-    Introduce(Introduction),
+    ApplyXclient(XClient),
     /// Say this and close.
     Close(Reply),
 }
 
 /// What a trusted proxy says about its client (XCLIENT); what it does not know is not there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Introduction {
+pub struct XClient {
     /// Where the client is.
     pub address: Option<IpAddr>,
     /// The user that the proxy has logged in.
@@ -109,94 +109,94 @@ pub struct Introduction {
 /// The state of one session.
 #[derive(Debug)]
 pub struct Session {
-    rules: Arc<Rules>,
-    secured: bool,
+    policy: Arc<SessionPolicy>,
+    tls_active: bool,
     account: Option<Arc<Account>>,
     /// The user whose certificate the client showed.
-    certified: Option<Arc<Account>>,
+    certificate_account: Option<Arc<Account>>,
     greeting: Option<Greeting>,
-    phase: Phase,
+    phase: SessionState,
     /// Whether the peer may introduce others. Once it did, and the client's EHLO follows, it may not any more: from
     /// there on it may pass through whatever the client says.
-    trusted: bool,
-    introduced: bool,
-    errors: u32,
+    xclient_allowed: bool,
+    xclient_applied: bool,
+    error_count: u32,
     /// Commands since the last message.
-    commands: u32,
+    idle_commands: u32,
 }
 
 /// How the client introduced itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Greeting {
     /// The name it gave.
-    pub name: String,
+    pub client_name: String,
     /// Whether by EHLO.
-    pub extended: bool,
+    pub is_ehlo: bool,
 }
 
 #[derive(Debug)]
-enum Phase {
+enum SessionState {
     Idle,
-    LoggingIn(Login),
-    Mail(Envelope),
+    Authenticating(AuthExchange),
+    Transaction(Envelope),
     /// Within a message that comes in chunks.
-    Chunks(Envelope),
+    ReceivingChunks(Envelope),
 }
 
 #[derive(Debug)]
-enum Login {
+enum AuthExchange {
     Plain,
-    User,
-    Password { user: String },
+    LoginUser,
+    LoginPassword { user: String },
     External,
 }
 
 impl Session {
     /// A new session; `secured` where TLS came first, `trusted` where the peer may introduce others.
-    pub fn new(rules: Arc<Rules>, secured: bool, trusted: bool) -> Self {
+    pub fn new(policy: Arc<SessionPolicy>, tls_active: bool, xclient_allowed: bool) -> Self {
         Self {
-            rules,
-            secured,
+            policy,
+            tls_active,
             account: None,
-            certified: None,
+            certificate_account: None,
             greeting: None,
-            phase: Phase::Idle,
-            trusted,
-            introduced: false,
-            errors: 0,
-            commands: 0,
+            phase: SessionState::Idle,
+            xclient_allowed,
+            xclient_applied: false,
+            error_count: 0,
+            idle_commands: 0,
         }
     }
 
     /// What to say first.
-    pub fn greeting(&self) -> Reply {
-        Reply::Ready { hostname: self.rules.hostname.clone() }
+    pub fn greeting_reply(&self) -> Reply {
+        Reply::Greeting { hostname: self.policy.hostname.clone() }
     }
 
     /// Whether a message is on its way in, in chunks.
-    pub fn is_in_chunks(&self) -> bool {
-        matches!(self.phase, Phase::Chunks(_))
+    pub fn is_receiving_chunks(&self) -> bool {
+        matches!(self.phase, SessionState::ReceivingChunks(_))
     }
 
     /// Whether a mail transaction or a login is open.
     pub fn is_in_transaction(&self) -> bool {
-        !matches!(self.phase, Phase::Idle)
+        !matches!(self.phase, SessionState::Idle)
     }
 
     /// The user, once logged in: with AUTH, or else by its certificate.
     pub fn account(&self) -> Option<&Arc<Account>> {
-        self.account.as_ref().or(self.certified.as_ref())
+        self.account.as_ref().or(self.certificate_account.as_ref())
     }
 
     /// The name the client gave, empty before EHLO or HELO.
     pub fn client_name(&self) -> &str {
-        self.greeting.as_ref().map_or("", |greeting| &greeting.name)
+        self.greeting.as_ref().map_or("", |greeting| &greeting.client_name)
     }
 
     /// How the mail came, as a Received header says it (RFC 3848).
     pub fn protocol(&self) -> &'static str {
-        let extended = self.greeting.as_ref().is_some_and(|greeting| greeting.extended);
-        match (extended, self.secured, self.account().is_some()) {
+        let extended = self.greeting.as_ref().is_some_and(|greeting| greeting.is_ehlo);
+        match (extended, self.tls_active, self.account().is_some()) {
             (false, ..) => "SMTP",
             (true, false, false) => "ESMTP",
             (true, false, true) => "ESMTPA",
@@ -206,39 +206,45 @@ impl Session {
     }
 
     /// TLS is on: everything said before is forgotten (RFC 3207 section 4.2).
-    pub fn secured(&mut self) {
-        let fresh = Self::new(self.rules.clone(), true, self.trusted && !self.introduced);
-        *self = Self { errors: self.errors, commands: self.commands, ..fresh };
+    pub fn on_tls(&mut self) {
+        let fresh = Self::new(self.policy.clone(), true, self.xclient_allowed && !self.xclient_applied);
+        *self = Self { error_count: self.error_count, idle_commands: self.idle_commands, ..fresh };
     }
 
     /// Whose connection it is has been taken note of; it begins anew.
-    pub fn introduced(&mut self, account: Option<Arc<Account>>) -> Reply {
+    pub fn apply_xclient(&mut self, account: Option<Arc<Account>>) -> Reply {
         // What the proxy itself is logged in as is not its client's; what it said before, in parts, is.
-        let account = account.or_else(|| self.account.take().filter(|_| self.introduced));
-        let fresh = Self::new(self.rules.clone(), self.secured, self.trusted);
-        *self = Self { account, introduced: true, errors: self.errors, commands: self.commands, ..fresh };
-        self.greeting()
+        let account = account.or_else(|| self.account.take().filter(|_| self.xclient_applied));
+        let fresh = Self::new(self.policy.clone(), self.tls_active, self.xclient_allowed);
+        *self = Self {
+            account,
+            xclient_applied: true,
+            error_count: self.error_count,
+            idle_commands: self.idle_commands,
+            ..fresh
+        };
+        self.greeting_reply()
     }
 
     /// The client showed this user's certificate. That logs it in; AUTH may still make it somebody else.
-    pub fn certified(&mut self, account: Arc<Account>) {
-        self.certified = Some(account);
+    pub fn on_client_certificate(&mut self, account: Arc<Account>) {
+        self.certificate_account = Some(account);
     }
 
     /// The credentials were right.
-    pub fn logged_in(&mut self, account: Arc<Account>) -> Reply {
+    pub fn on_authenticated(&mut self, account: Arc<Account>) -> Reply {
         self.account = Some(account);
-        Reply::LoggedIn
+        Reply::AuthSucceeded
     }
 
     /// A message was kept: what came before it is forgiven, as long sessions have some errors.
-    pub fn kept(&mut self) {
-        (self.errors, self.commands) = (0, 0);
+    pub fn on_message_accepted(&mut self) {
+        (self.error_count, self.idle_commands) = (0, 0);
     }
 
     /// The recipient that was taken last is not to be one.
-    pub fn refuse_recipient(&mut self) {
-        if let Phase::Mail(envelope) = &mut self.phase {
+    pub fn reject_last_recipient(&mut self) {
+        if let SessionState::Transaction(envelope) = &mut self.phase {
             envelope.recipients.pop();
             let left = envelope.recipients.len();
             envelope.dsn.recipients.retain(|(place, _)| usize::from(*place) < left);
@@ -247,8 +253,8 @@ impl Session {
 
     /// The envelope of the message that was read; the transaction is over.
     pub fn take_envelope(&mut self) -> Option<Envelope> {
-        match std::mem::replace(&mut self.phase, Phase::Idle) {
-            Phase::Mail(mut envelope) | Phase::Chunks(mut envelope) => {
+        match std::mem::replace(&mut self.phase, SessionState::Idle) {
+            SessionState::Transaction(mut envelope) | SessionState::ReceivingChunks(mut envelope) => {
                 // Addresses need it whether the client says so or not.
                 let mut addresses = envelope.sender.iter().chain(&envelope.recipients);
                 envelope.smtputf8 |= !addresses.all(Mailbox::is_ascii);
@@ -259,116 +265,123 @@ impl Session {
     }
 
     /// Takes one line without its line end.
-    pub fn line(&mut self, line: &[u8]) -> Step {
-        self.commands += 1;
-        if self.commands > Limits::COMMANDS {
-            return Step::Close(Reply::TooManyCommands);
+    pub fn on_line(&mut self, line: &[u8]) -> Action {
+        self.idle_commands += 1;
+        if self.idle_commands > Limits::MAX_IDLE_COMMANDS {
+            return Action::Close(Reply::TooManyCommands);
         }
-        let step = match std::mem::replace(&mut self.phase, Phase::Idle) {
-            Phase::LoggingIn(login) => self.login(login, line),
+        let step = match std::mem::replace(&mut self.phase, SessionState::Idle) {
+            SessionState::Authenticating(login) => self.continue_auth(login, line),
             phase => {
                 self.phase = phase;
-                let rules = self.rules.clone();
-                match Command::parse_at(line, Some(&rules.hostname)) {
-                    Ok(command) => self.command(command),
-                    Err(Syntax::Foreign) => Step::Close(Reply::NotSmtp),
-                    Err(syntax) => Step::Reply(self.syntax(syntax)),
+                let rules = self.policy.clone();
+                match Command::parse_with_domain(line, Some(&rules.hostname)) {
+                    Ok(command) => self.handle_command(command),
+                    Err(CommandError::ForeignProtocol) => Action::Close(Reply::NotSmtp),
+                    Err(syntax) => Action::Reply(self.error_reply(syntax)),
                 }
             }
         };
         match step {
-            Step::Reply(reply) => self.count(reply),
+            Action::Reply(reply) => self.reply_counted(reply),
             step => step,
         }
     }
 
     /// A line was longer than [`Limits::COMMAND_LINE`]: no command, and within a login its end (RFC 4954 section 4).
-    pub fn line_too_long(&mut self) -> Step {
-        if matches!(self.phase, Phase::LoggingIn(_)) {
-            self.phase = Phase::Idle;
+    pub fn on_line_too_long(&mut self) -> Action {
+        if matches!(self.phase, SessionState::Authenticating(_)) {
+            self.phase = SessionState::Idle;
         }
-        self.count(Reply::LineTooLong)
+        self.reply_counted(Reply::LineTooLong)
     }
 
     /// Says a refusal that was found outside, and closes after too many.
-    pub fn count(&mut self, reply: Reply) -> Step {
+    pub fn reply_counted(&mut self, reply: Reply) -> Action {
         // Too many recipients is no error of the client's, it sends to the rest again; nor is one that wants no mail.
-        let blameless = matches!(reply, Reply::TooManyRecipients | Reply::Suppressed(_));
-        self.errors += u32::from(reply.is_refusal() && !blameless);
-        if self.errors > Limits::ERRORS { Step::Close(Reply::TooManyErrors) } else { Step::Reply(reply) }
+        let blameless = matches!(reply, Reply::TooManyRecipients | Reply::RecipientSuppressed(_));
+        self.error_count += u32::from(reply.is_rejection() && !blameless);
+        if self.error_count > Limits::MAX_ERRORS {
+            Action::Close(Reply::TooManyErrors)
+        } else {
+            Action::Reply(reply)
+        }
     }
 
-    fn command(&mut self, command: Command<'_>) -> Step {
+    fn handle_command(&mut self, command: Command<'_>) -> Action {
         match command {
-            Command::Ehlo(name) => Step::Reply(self.hello(name, true)),
-            Command::Helo(name) => Step::Reply(self.hello(name, false)),
-            Command::StartTls if !self.rules.starttls || self.secured => Step::Reply(Reply::TlsNotOffered),
-            Command::StartTls => Step::StartTls(Reply::StartTls),
-            Command::Auth { mechanism, initial } => self.auth(mechanism, initial),
-            Command::Mail { envelope, size } => {
-                self.mail(envelope, size).map_or_else(Step::Reply, |()| Step::Open { size })
+            Command::Ehlo(name) => Action::Reply(self.handle_hello(name, true)),
+            Command::Helo(name) => Action::Reply(self.handle_hello(name, false)),
+            Command::StartTls if !self.policy.offer_starttls || self.tls_active => {
+                Action::Reply(Reply::TlsNotOffered)
             }
+            Command::StartTls => Action::StartTls(Reply::StartTls),
+            Command::Auth { mechanism, initial_response } => self.handle_auth(mechanism, initial_response),
+            Command::Mail { envelope, size } => self
+                .handle_mail(envelope, size)
+                .map_or_else(Action::Reply, |()| Action::OpenTransaction { size }),
             Command::Rcpt { recipient, dsn } => {
-                self.rcpt(recipient, dsn).map_or_else(Step::Reply, Step::Recipient)
+                self.handle_rcpt(recipient, dsn).map_or_else(Action::Reply, Action::CheckRecipient)
             }
-            Command::Data => self.data(),
-            Command::Bdat { size, last } => self.chunk(size, last),
-            Command::XClient(attributes) => self.introduce(attributes),
+            Command::Data => self.handle_data(),
+            Command::Bdat { size, last } => self.handle_bdat(size, last),
+            Command::XClient(attributes) => self.handle_xclient(attributes),
             Command::Rset => {
-                self.phase = Phase::Idle;
-                Step::Reply(Reply::Ok)
+                self.phase = SessionState::Idle;
+                Action::Reply(Reply::Ok)
             }
-            Command::Noop => Step::Reply(Reply::Ok),
-            Command::Vrfy => Step::Reply(Reply::CannotVerify),
-            Command::NotImplemented => Step::Reply(Reply::NotImplemented),
-            Command::Help => Step::Reply(Reply::Help),
-            Command::Quit => Step::Close(Reply::Bye),
+            Command::Noop => Action::Reply(Reply::Ok),
+            Command::Vrfy => Action::Reply(Reply::CannotVerify),
+            Command::NotImplemented => Action::Reply(Reply::NotImplemented),
+            Command::Help => Action::Reply(Reply::Help),
+            Command::Quit => Action::Close(Reply::Closing),
         }
     }
 
-    fn syntax(&self, syntax: Syntax) -> Reply {
+    fn error_reply(&self, syntax: CommandError) -> Reply {
         match syntax {
-            Syntax::Unknown | Syntax::Foreign => Reply::UnknownCommand,
-            Syntax::Arguments(text) => Reply::BadParameters(text),
-            Syntax::Sender => Reply::BadSender,
-            Syntax::Recipient => Reply::BadRecipient,
-            Syntax::Parameter => Reply::UnknownParameter,
-            Syntax::Mechanism => Reply::UnknownMechanism,
+            CommandError::UnknownCommand | CommandError::ForeignProtocol => Reply::UnknownCommand,
+            CommandError::InvalidArguments(text) => Reply::BadParameters(text),
+            CommandError::InvalidSender => Reply::BadSender,
+            CommandError::InvalidRecipient => Reply::BadRecipient,
+            CommandError::UnknownParameter => Reply::UnknownParameter,
+            CommandError::UnknownMechanism => Reply::UnknownMechanism,
         }
     }
 
-    fn hello(&mut self, name: String, extended: bool) -> Reply {
-        self.phase = Phase::Idle;
-        self.trusted &= !self.introduced;
-        self.greeting = Some(Greeting { name, extended });
-        let extensions = if extended { self.extensions() } else { Vec::new() };
-        Reply::Hello { hostname: self.rules.hostname.clone(), extensions }
+    fn handle_hello(&mut self, client_name: String, is_ehlo: bool) -> Reply {
+        self.phase = SessionState::Idle;
+        self.xclient_allowed &= !self.xclient_applied;
+        self.greeting = Some(Greeting { client_name, is_ehlo });
+        let extensions = if is_ehlo { self.ehlo_extensions() } else { Vec::new() };
+        Reply::Ehlo { hostname: self.policy.hostname.clone(), extensions }
     }
 
-    fn extensions(&self) -> Vec<String> {
-        let mut extensions = vec!["PIPELINING".to_owned(), format!("SIZE {}", self.rules.message_size)];
-        if self.rules.starttls && !self.secured {
+    fn ehlo_extensions(&self) -> Vec<String> {
+        let mut extensions = vec!["PIPELINING".to_owned(), format!("SIZE {}", self.policy.max_message_bytes)];
+        if self.policy.offer_starttls && !self.tls_active {
             extensions.push("STARTTLS".to_owned());
         }
         if self.may_log_in() {
-            let external = if self.certified.is_some() { " EXTERNAL" } else { "" };
+            let external = if self.certificate_account.is_some() { " EXTERNAL" } else { "" };
             extensions.push(format!("AUTH PLAIN LOGIN{external}"));
         }
         extensions
             .extend(["ENHANCEDSTATUSCODES", "8BITMIME", "SMTPUTF8", "CHUNKING", "DSN"].map(str::to_owned));
-        extensions.push(format!("LIMITS RCPTMAX={}", self.rules.recipients));
-        if self.trusted {
+        extensions.push(format!("LIMITS RCPTMAX={}", self.policy.max_recipients));
+        if self.xclient_allowed {
             extensions.push("XCLIENT NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT".to_owned());
         }
         extensions
     }
 
     fn may_log_in(&self) -> bool {
-        self.rules.authentication == Authentication::Required && (self.secured || !self.rules.require_tls)
+        self.policy.authentication == Authentication::Required
+            && (self.tls_active || !self.policy.require_tls)
     }
 
-    fn auth(&mut self, mechanism: Mechanism, initial: Option<&str>) -> Step {
-        let refusal = if self.rules.authentication == Authentication::None {
+    fn handle_auth(&mut self, mechanism: Mechanism, initial: Option<&str>) -> Action {
+        let refusal = if self.policy.authentication == Authentication::None {
             Some(Reply::AuthNotOffered)
         } else if !self.may_log_in() {
             Some(Reply::EncryptionRequired)
@@ -378,96 +391,103 @@ impl Session {
             Some(Reply::BadSequence("You are logged in already"))
         } else if self.is_in_transaction() {
             Some(Reply::BadSequence("Not within a mail transaction"))
-        } else if mechanism == Mechanism::External && self.certified.is_none() {
+        } else if mechanism == Mechanism::External && self.certificate_account.is_none() {
             Some(Reply::UnknownMechanism)
         } else {
             None
         };
         if let Some(refusal) = refusal {
-            return Step::Reply(refusal);
+            return Action::Reply(refusal);
         }
         let login = match mechanism {
-            Mechanism::Plain => Login::Plain,
-            Mechanism::Login => Login::User,
-            Mechanism::External => Login::External,
+            Mechanism::Plain => AuthExchange::Plain,
+            Mechanism::Login => AuthExchange::LoginUser,
+            Mechanism::External => AuthExchange::External,
         };
         match initial {
             // RFC 4954 section 4: "=" is an initial response of no bytes.
-            Some("=") => self.login(login, b""),
-            Some(initial) => self.login(login, initial.as_bytes()),
+            Some("=") => self.continue_auth(login, b""),
+            Some(initial) => self.continue_auth(login, initial.as_bytes()),
             None => {
-                let prompt = if mechanism == Mechanism::Login { PROMPT_USER } else { "" };
-                self.phase = Phase::LoggingIn(login);
-                Step::Reply(Reply::Continue(prompt))
+                let prompt = if mechanism == Mechanism::Login { USERNAME_PROMPT } else { "" };
+                self.phase = SessionState::Authenticating(login);
+                Action::Reply(Reply::AuthContinue(prompt))
             }
         }
     }
 
-    fn login(&mut self, login: Login, line: &[u8]) -> Step {
+    fn continue_auth(&mut self, login: AuthExchange, line: &[u8]) -> Action {
         if line == b"*" {
-            return Step::Reply(Reply::AuthCancelled);
+            return Action::Reply(Reply::AuthCancelled);
         }
         let decoded =
             BASE64_STANDARD.decode(line.trim_ascii()).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-        let Some(text) = decoded else { return Step::Reply(Reply::AuthMalformed) };
+        let Some(text) = decoded else { return Action::Reply(Reply::AuthMalformed) };
         match login {
-            Login::User => {
-                self.phase = Phase::LoggingIn(Login::Password { user: text });
-                Step::Reply(Reply::Continue(PROMPT_PASSWORD))
+            AuthExchange::LoginUser => {
+                self.phase = SessionState::Authenticating(AuthExchange::LoginPassword { user: text });
+                Action::Reply(Reply::AuthContinue(PASSWORD_PROMPT))
             }
             // RFC 4422 appendix A: nothing, or the identity that the certificate stands for.
-            Login::External => match self.certified.clone() {
+            AuthExchange::External => match self.certificate_account.clone() {
                 Some(account) if text.is_empty() || text == account.name => {
-                    Step::Reply(self.logged_in(account))
+                    Action::Reply(self.on_authenticated(account))
                 }
-                _ => Step::Reply(Reply::AuthMalformed),
+                _ => Action::Reply(Reply::AuthMalformed),
             },
-            Login::Password { user } => Step::Authenticate(Credentials { user, password: Secret::new(text) }),
-            Login::Plain => match text.split('\0').collect::<Vec<_>>()[..] {
+            AuthExchange::LoginPassword { user } => {
+                Action::Authenticate(Credentials { user, password: Secret::new(text) })
+            }
+            AuthExchange::Plain => match text.split('\0').collect::<Vec<_>>()[..] {
                 // An authorisation identity other than the user would be somebody else (RFC 4616 section 2).
                 [identity, user, password] if identity.is_empty() || identity == user => {
-                    Step::Authenticate(Credentials { user: user.to_owned(), password: Secret::new(password) })
+                    Action::Authenticate(Credentials {
+                        user: user.to_owned(),
+                        password: Secret::new(password),
+                    })
                 }
-                _ => Step::Reply(Reply::AuthMalformed),
+                _ => Action::Reply(Reply::AuthMalformed),
             },
         }
     }
 
-    fn mail(&mut self, envelope: Envelope, size: Option<u64>) -> Result<(), Reply> {
+    fn handle_mail(&mut self, envelope: Envelope, size: Option<u64>) -> Result<(), Reply> {
         if self.is_in_transaction() {
             return Err(Reply::BadSequence("A transaction is open: RSET first"));
         }
-        if self.rules.require_tls && !self.secured {
+        if self.policy.require_tls && !self.tls_active {
             return Err(Reply::TlsRequired);
         }
         if self.greeting.is_none() {
             return Err(Reply::BadSequence("Say EHLO first"));
         }
-        if self.rules.authentication == Authentication::Required && self.account().is_none() {
+        if self.policy.authentication == Authentication::Required && self.account().is_none() {
             return Err(Reply::AuthRequired);
         }
-        if size.is_some_and(|size| size > self.rules.message_size) {
-            return Err(Reply::TooLarge { limit: self.rules.message_size });
+        if size.is_some_and(|size| size > self.policy.max_message_bytes) {
+            return Err(Reply::MessageTooLarge { limit: self.policy.max_message_bytes });
         }
         if let Some(sender) = &envelope.sender {
             self.check_sender(sender)?;
         }
-        self.phase = Phase::Mail(envelope);
+        self.phase = SessionState::Transaction(envelope);
         Ok(())
     }
 
     fn check_sender(&self, sender: &Mailbox) -> Result<(), Reply> {
-        let senders = self.account().map_or(&[][..], |account| &account.senders);
-        let allowed = senders.is_empty() || senders.iter().any(|pattern| sender.matches(pattern));
-        if allowed { Ok(()) } else { Err(Reply::SenderRefused) }
+        let senders = self.account().map_or(&[][..], |account| &account.sender_patterns);
+        let allowed = senders.is_empty() || senders.iter().any(|pattern| sender.matches_pattern(pattern));
+        if allowed { Ok(()) } else { Err(Reply::SenderNotAllowed) }
     }
 
-    fn rcpt(&mut self, recipient: Mailbox, dsn: DsnRecipient) -> Result<Mailbox, Reply> {
+    fn handle_rcpt(&mut self, recipient: Mailbox, dsn: DsnRecipient) -> Result<Mailbox, Reply> {
         match &mut self.phase {
-            Phase::Mail(envelope) if envelope.recipients.len() == self.rules.recipients => {
+            SessionState::Transaction(envelope)
+                if envelope.recipients.len() == self.policy.max_recipients =>
+            {
                 Err(Reply::TooManyRecipients)
             }
-            Phase::Mail(envelope) => {
+            SessionState::Transaction(envelope) => {
                 if dsn != DsnRecipient::default() {
                     let place = u16::try_from(envelope.recipients.len()).unwrap_or(u16::MAX);
                     envelope.dsn.recipients.push((place, dsn));
@@ -475,49 +495,53 @@ impl Session {
                 envelope.recipients.push(recipient.clone());
                 Ok(recipient)
             }
-            Phase::Chunks(_) => Err(Reply::BadSequence(CHUNKS_BEGUN)),
+            SessionState::ReceivingChunks(_) => Err(Reply::BadSequence(CHUNKS_BEGUN_TEXT)),
             _ => Err(Reply::BadSequence("MAIL FROM first")),
         }
     }
 
-    fn data(&mut self) -> Step {
+    fn handle_data(&mut self) -> Action {
         match &self.phase {
-            Phase::Mail(envelope) if envelope.recipients.is_empty() => Step::Reply(NO_RECIPIENT),
-            Phase::Mail(_) => Step::Receive(Reply::StartData),
-            Phase::Chunks(_) => Step::Reply(Reply::BadSequence(CHUNKS_BEGUN)),
-            _ => Step::Reply(Reply::BadSequence("MAIL FROM first")),
+            SessionState::Transaction(envelope) if envelope.recipients.is_empty() => {
+                Action::Reply(NO_RECIPIENT_REPLY)
+            }
+            SessionState::Transaction(_) => Action::ReceiveData(Reply::StartData),
+            SessionState::ReceivingChunks(_) => Action::Reply(Reply::BadSequence(CHUNKS_BEGUN_TEXT)),
+            _ => Action::Reply(Reply::BadSequence("MAIL FROM first")),
         }
     }
 
     /// What follows a BDAT must be read even where it is refused: the client does not wait for our reply.
-    fn chunk(&mut self, size: u64, last: bool) -> Step {
-        let refused = match std::mem::replace(&mut self.phase, Phase::Idle) {
-            Phase::Mail(envelope) if envelope.recipients.is_empty() => {
-                self.phase = Phase::Mail(envelope);
-                Some(NO_RECIPIENT)
+    fn handle_bdat(&mut self, size: u64, last: bool) -> Action {
+        let rejection = match std::mem::replace(&mut self.phase, SessionState::Idle) {
+            SessionState::Transaction(envelope) if envelope.recipients.is_empty() => {
+                self.phase = SessionState::Transaction(envelope);
+                Some(NO_RECIPIENT_REPLY)
             }
-            Phase::Mail(envelope) | Phase::Chunks(envelope) => {
-                self.phase = Phase::Chunks(envelope);
+            SessionState::Transaction(envelope) | SessionState::ReceivingChunks(envelope) => {
+                self.phase = SessionState::ReceivingChunks(envelope);
                 None
             }
             _ => Some(Reply::BadSequence("MAIL FROM first")),
         };
-        Step::Chunk { size, last, refused }
+        Action::ReceiveChunk { size, last, rejection }
     }
 
-    fn introduce(&self, attributes: &str) -> Step {
-        if !self.trusted {
-            return Step::Reply(Reply::NotTrusted);
+    fn handle_xclient(&self, attributes: &str) -> Action {
+        if !self.xclient_allowed {
+            return Action::Reply(Reply::ProxyOnly);
         }
         if self.is_in_transaction() {
-            return Step::Reply(Reply::BadSequence("Not within a mail transaction"));
+            return Action::Reply(Reply::BadSequence("Not within a mail transaction"));
         }
-        Introduction::parse(attributes)
-            .map_or(Step::Reply(Reply::BadParameters("Write XCLIENT and NAME=value pairs")), Step::Introduce)
+        XClient::parse(attributes).map_or(
+            Action::Reply(Reply::BadParameters("Write XCLIENT and NAME=value pairs")),
+            Action::ApplyXclient,
+        )
     }
 }
 
-impl Introduction {
+impl XClient {
     /// `ADDR=192.0.2.1 LOGIN=odoo`: names without regard to case, values in xtext. The names that say nothing to us
     /// are read over; an unknown one is a fault.
     fn parse(attributes: &str) -> Option<Self> {
@@ -526,11 +550,12 @@ impl Introduction {
         pairs.peek()?;
         for pair in pairs {
             let (name, value) = pair.split_once('=')?;
-            let value = Some(from_xtext(value)?).filter(|value| !UNKNOWN.contains(&value.as_str()));
+            let value =
+                Some(decode_xtext(value)?).filter(|value| !UNAVAILABLE_VALUES.contains(&value.as_str()));
             match name.to_ascii_uppercase().as_str() {
                 "ADDR" => {
                     introduction.address = match value {
-                        Some(value) => Some(address(&value)?),
+                        Some(value) => Some(parse_xclient_address(&value)?),
                         None => None,
                     }
                 }
@@ -543,13 +568,13 @@ impl Introduction {
     }
 }
 
-fn address(text: &str) -> Option<IpAddr> {
+fn parse_xclient_address(text: &str) -> Option<IpAddr> {
     let v6 = text.split_at_checked(5).filter(|(head, _)| head.eq_ignore_ascii_case("IPV6:"));
     v6.map_or(text, |(_, address)| address).parse().ok()
 }
 
 /// The inverse of xtext (RFC 3461 section 4).
-fn from_xtext(text: &str) -> Option<String> {
+fn decode_xtext(text: &str) -> Option<String> {
     let mut pieces = text.split('+');
     let mut bytes = pieces.next()?.as_bytes().to_vec();
     for piece in pieces {
@@ -561,45 +586,46 @@ fn from_xtext(text: &str) -> Option<String> {
 }
 
 /// What a proxy says where it does not know.
-const UNKNOWN: [&str; 2] = ["[UNAVAILABLE]", "[TEMPUNAVAIL]"];
-const NO_RECIPIENT: Reply = Reply::BadSequence("No recipient was taken: RCPT TO first");
-const CHUNKS_BEGUN: &str = "The message has begun: end it with BDAT LAST";
+const UNAVAILABLE_VALUES: [&str; 2] = ["[UNAVAILABLE]", "[TEMPUNAVAIL]"];
+const NO_RECIPIENT_REPLY: Reply = Reply::BadSequence("No recipient was taken: RCPT TO first");
+const CHUNKS_BEGUN_TEXT: &str = "The message has begun: end it with BDAT LAST";
 /// `Username:`, as clients expect it.
-const PROMPT_USER: &str = "VXNlcm5hbWU6";
+const USERNAME_PROMPT: &str = "VXNlcm5hbWU6";
 /// `Password:`.
-const PROMPT_PASSWORD: &str = "UGFzc3dvcmQ6";
+const PASSWORD_PROMPT: &str = "UGFzc3dvcmQ6";
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn session(starttls: bool, authentication: Authentication) -> Session {
-        let rules = Rules {
+    fn new_session(offer_starttls: bool, authentication: Authentication) -> Session {
+        let rules = SessionPolicy {
             hostname: "relay.example.com".into(),
-            starttls,
-            require_tls: starttls,
+            offer_starttls,
+            require_tls: offer_starttls,
             authentication,
-            message_size: 1000,
-            recipients: 2,
+            max_message_bytes: 1000,
+            max_recipients: 2,
         };
         Session::new(Arc::new(rules), false, false)
     }
 
-    fn code(session: &mut Session, line: &str) -> u16 {
-        match session.line(line.as_bytes()) {
-            Step::Reply(reply) | Step::StartTls(reply) | Step::Receive(reply) | Step::Close(reply) => {
-                reply.code()
-            }
-            Step::Chunk { refused, .. } => refused.map_or(0, |reply| reply.code()),
-            Step::Open { .. } => Reply::SenderOk.code(),
-            Step::Recipient(_) => Reply::RecipientOk.code(),
-            Step::Authenticate(_) | Step::Introduce(_) => 0,
+    fn reply_code(session: &mut Session, line: &str) -> u16 {
+        match session.on_line(line.as_bytes()) {
+            Action::Reply(reply)
+            | Action::StartTls(reply)
+            | Action::ReceiveData(reply)
+            | Action::Close(reply) => reply.code(),
+            Action::ReceiveChunk { rejection, .. } => rejection.map_or(0, |reply| reply.code()),
+            Action::OpenTransaction { .. } => Reply::SenderOk.code(),
+            Action::CheckRecipient(_) => Reply::RecipientOk.code(),
+            Action::Authenticate(_) | Action::ApplyXclient(_) => 0,
         }
     }
 
     #[test]
-    fn nothing_is_taken_before_tls_and_login() {
-        let mut session = session(true, Authentication::Required);
+    fn rejects_mail_before_tls_and_auth() {
+        let mut session = new_session(true, Authentication::Required);
         for (line, expected) in [
             ("MAIL FROM:<a@b.c>", 530),
             ("EHLO x", 250),
@@ -609,9 +635,9 @@ mod tests {
             ("DATA", 503),
             ("STARTTLS", 220),
         ] {
-            assert_eq!(code(&mut session, line), expected, "{line}");
+            assert_eq!(reply_code(&mut session, line), expected, "{line}");
         }
-        session.secured();
+        session.on_tls();
         for (line, expected) in [
             ("STARTTLS", 503),
             ("AUTH PLAIN AGEAYg==", 503),
@@ -625,16 +651,16 @@ mod tests {
             ("AUTH PLAIN", 334),
             ("AGEAYg==", 0),
         ] {
-            assert_eq!(code(&mut session, line), expected, "{line}");
+            assert_eq!(reply_code(&mut session, line), expected, "{line}");
         }
         let account = Account {
             name: "a".into(),
-            client: "a".into(),
-            senders: vec!["*@b.c".into()],
-            request_headers: Vec::new(),
-            cleanup: HeaderCleanup::default(),
+            client_label: "a".into(),
+            sender_patterns: vec!["*@b.c".into()],
+            allowed_request_headers: Vec::new(),
+            header_cleanup: HeaderCleanup::default(),
         };
-        assert_eq!(session.logged_in(Arc::new(account)).code(), 235);
+        assert_eq!(session.on_authenticated(Arc::new(account)).code(), 235);
         assert_eq!(session.protocol(), "ESMTPSA");
         for (line, expected) in [
             ("AUTH PLAIN AGEAYg==", 503),
@@ -649,75 +675,78 @@ mod tests {
             ("RCPT TO:<c@b.c>", 452),
             ("DATA", 354),
         ] {
-            assert_eq!(code(&mut session, line), expected, "{line}");
+            assert_eq!(reply_code(&mut session, line), expected, "{line}");
         }
         assert_eq!(session.take_envelope().map(|e| e.recipients.len()), Some(2));
-        assert_eq!(code(&mut session, "DATA"), 503);
+        assert_eq!(reply_code(&mut session, "DATA"), 503);
     }
 
     #[test]
-    fn a_refused_recipient_leaves_nothing_behind() {
-        let mut session = session(false, Authentication::None);
+    fn rejected_recipient_leaves_no_trace() {
+        let mut session = new_session(false, Authentication::None);
         for line in [
             "EHLO x",
             "MAIL FROM:<a@b.c>",
             "RCPT TO:<a@b.c> NOTIFY=NEVER",
             "RCPT TO:<b@b.c> ORCPT=rfc822;x@b.c",
         ] {
-            assert_eq!(code(&mut session, line), 250, "{line}");
+            assert_eq!(reply_code(&mut session, line), 250, "{line}");
         }
-        session.refuse_recipient();
-        assert_eq!(code(&mut session, "RCPT TO:<c@b.c>"), 250, "its place is free again");
+        session.reject_last_recipient();
+        assert_eq!(reply_code(&mut session, "RCPT TO:<c@b.c>"), 250, "its place is free again");
         let envelope = session.take_envelope().unwrap();
         let recipients: Vec<_> = envelope.recipients.iter().map(Mailbox::as_str).collect();
         assert_eq!(recipients, ["a@b.c", "c@b.c"]);
-        assert!(envelope.dsn.recipient(0).is_some() && envelope.dsn.recipient(1).is_none());
+        assert!(envelope.dsn.parameters_of(0).is_some() && envelope.dsn.parameters_of(1).is_none());
     }
 
-    fn account(name: &str) -> Arc<Account> {
-        let (name, client) = (name.to_owned(), name.to_owned());
+    fn account_named(name: &str) -> Arc<Account> {
+        let (name, client_label) = (name.to_owned(), name.to_owned());
         Arc::new(Account {
             name,
-            client,
-            senders: Vec::new(),
-            request_headers: Vec::new(),
-            cleanup: HeaderCleanup::default(),
+            client_label,
+            sender_patterns: Vec::new(),
+            allowed_request_headers: Vec::new(),
+            header_cleanup: HeaderCleanup::default(),
         })
     }
 
     #[test]
-    fn a_certificate_logs_in_by_itself_and_with_external() {
-        let rules = Rules { starttls: true, ..(*session(true, Authentication::Required).rules).clone() };
+    fn client_certificate_authenticates_alone_and_with_external() {
+        let rules = SessionPolicy {
+            offer_starttls: true,
+            ..(*new_session(true, Authentication::Required).policy).clone()
+        };
         let secured = || Session::new(Arc::new(rules.clone()), true, false);
         let mut stranger = secured();
         for (line, expected) in [("EHLO x", 250), ("AUTH EXTERNAL =", 504), ("MAIL FROM:<a@b.c>", 530)] {
-            assert_eq!(code(&mut stranger, line), expected, "{line}");
+            assert_eq!(reply_code(&mut stranger, line), expected, "{line}");
         }
         let mut silent = secured();
-        silent.certified(account("shop"));
+        silent.on_client_certificate(account_named("shop"));
         for (line, expected) in [("EHLO x", 250), ("MAIL FROM:<a@b.c>", 250)] {
-            assert_eq!(code(&mut silent, line), expected, "{line}");
+            assert_eq!(reply_code(&mut silent, line), expected, "{line}");
         }
         assert_eq!((silent.account().unwrap().name.as_str(), silent.protocol()), ("shop", "ESMTPSA"));
         for lines in [&["AUTH EXTERNAL ="][..], &["AUTH EXTERNAL c2hvcA=="], &["AUTH EXTERNAL", ""]] {
             let mut polite = secured();
-            polite.certified(account("shop"));
-            assert_eq!(code(&mut polite, "EHLO x"), 250);
-            assert_eq!(code(&mut polite, "AUTH EXTERNAL b2Rvbw=="), 501, "somebody else");
-            let codes: Vec<_> = lines.iter().map(|line| code(&mut polite, line)).collect();
+            polite.on_client_certificate(account_named("shop"));
+            assert_eq!(reply_code(&mut polite, "EHLO x"), 250);
+            assert_eq!(reply_code(&mut polite, "AUTH EXTERNAL b2Rvbw=="), 501, "somebody else");
+            let codes: Vec<_> = lines.iter().map(|line| reply_code(&mut polite, line)).collect();
             assert_eq!(codes.last(), Some(&235), "{lines:?}");
-            assert_eq!(code(&mut polite, "AUTH EXTERNAL ="), 503);
+            assert_eq!(reply_code(&mut polite, "AUTH EXTERNAL ="), 503);
         }
-        silent.certified(account("shop"));
-        assert_eq!(code(&mut silent, "RSET"), 250);
-        assert_eq!(code(&mut silent, "AUTH PLAIN AGEAYg=="), 0, "AUTH is still possible");
-        silent.logged_in(account("odoo"));
+        silent.on_client_certificate(account_named("shop"));
+        assert_eq!(reply_code(&mut silent, "RSET"), 250);
+        assert_eq!(reply_code(&mut silent, "AUTH PLAIN AGEAYg=="), 0, "AUTH is still possible");
+        silent.on_authenticated(account_named("odoo"));
         assert_eq!(silent.account().unwrap().name, "odoo");
     }
 
     #[test]
-    fn chunks_follow_the_envelope_and_nothing_else() {
-        let mut session = session(false, Authentication::None);
+    fn chunks_require_an_envelope() {
+        let mut session = new_session(false, Authentication::None);
         for (line, expected) in [
             ("EHLO x", 250),
             ("BDAT 3", 503),
@@ -732,60 +761,64 @@ mod tests {
             ("NOOP", 250),
             ("BDAT 0 LAST", 0),
         ] {
-            assert_eq!(code(&mut session, line), expected, "{line}");
+            assert_eq!(reply_code(&mut session, line), expected, "{line}");
         }
-        assert!(session.is_in_chunks() && session.take_envelope().is_some() && !session.is_in_transaction());
+        assert!(
+            session.is_receiving_chunks()
+                && session.take_envelope().is_some()
+                && !session.is_in_transaction()
+        );
         for line in ["MAIL FROM:<a@b.c>", "RCPT TO:<a@b.c>", "BDAT 3", "RSET"] {
-            code(&mut session, line);
+            reply_code(&mut session, line);
         }
-        assert!(!session.is_in_chunks());
-        assert_eq!(code(&mut session, "BDAT 3 LAST"), 503);
+        assert!(!session.is_receiving_chunks());
+        assert_eq!(reply_code(&mut session, "BDAT 3 LAST"), 503);
     }
 
     #[test]
-    fn only_trusted_proxies_introduce_others() {
-        let mut session = session(false, Authentication::None);
-        assert_eq!(code(&mut session, "XCLIENT ADDR=192.0.2.1"), 550);
-        session.trusted = true;
+    fn accepts_xclient_from_trusted_proxies_only() {
+        let mut session = new_session(false, Authentication::None);
+        assert_eq!(reply_code(&mut session, "XCLIENT ADDR=192.0.2.1"), 550);
+        session.xclient_allowed = true;
         for (attributes, address, user) in [
             ("ADDR=192.0.2.1 PORT=1 NAME=[UNAVAILABLE] PROTO=ESMTP", Some("192.0.2.1"), None),
             ("addr=IPV6:2001:db8::1 LOGIN=o+64oo", Some("2001:db8::1"), Some("odoo")),
             ("ADDR=[TEMPUNAVAIL] LOGIN=[unavailable]", None, Some("[unavailable]")),
         ] {
-            let step = session.line(format!("XCLIENT {attributes}").as_bytes());
-            let expected = Introduction {
+            let step = session.on_line(format!("XCLIENT {attributes}").as_bytes());
+            let expected = XClient {
                 address: address.map(|address| address.parse().unwrap()),
                 user: user.map(str::to_owned),
             };
-            assert!(matches!(step, Step::Introduce(found) if found == expected), "{attributes}");
+            assert!(matches!(step, Action::ApplyXclient(found) if found == expected), "{attributes}");
         }
         for attributes in ["", "ADDR", "ADDR=a", "LOGIN=a+0Ab", "LOGIN=a+4", "COLOUR=red"] {
-            assert_eq!(code(&mut session, &format!("XCLIENT {attributes}")), 501, "{attributes}");
+            assert_eq!(reply_code(&mut session, &format!("XCLIENT {attributes}")), 501, "{attributes}");
         }
-        assert_eq!(code(&mut session, "MAIL FROM:<a@b.c>"), 503);
-        code(&mut session, "EHLO x");
-        code(&mut session, "MAIL FROM:<a@b.c>");
-        assert_eq!(code(&mut session, "XCLIENT ADDR=192.0.2.1"), 503);
+        assert_eq!(reply_code(&mut session, "MAIL FROM:<a@b.c>"), 503);
+        reply_code(&mut session, "EHLO x");
+        reply_code(&mut session, "MAIL FROM:<a@b.c>");
+        assert_eq!(reply_code(&mut session, "XCLIENT ADDR=192.0.2.1"), 503);
     }
 
     #[test]
-    fn too_many_commands_without_a_message_end_a_session() {
-        let mut session = session(false, Authentication::None);
-        for _ in 0..Limits::COMMANDS {
-            assert_eq!(code(&mut session, "NOOP"), 250);
+    fn closes_after_too_many_idle_commands() {
+        let mut session = new_session(false, Authentication::None);
+        for _ in 0..Limits::MAX_IDLE_COMMANDS {
+            assert_eq!(reply_code(&mut session, "NOOP"), 250);
         }
-        session.kept();
-        assert_eq!(code(&mut session, "NOOP"), 250);
-        session.commands = Limits::COMMANDS;
-        assert!(matches!(session.line(b"NOOP"), Step::Close(Reply::TooManyCommands)));
+        session.on_message_accepted();
+        assert_eq!(reply_code(&mut session, "NOOP"), 250);
+        session.idle_commands = Limits::MAX_IDLE_COMMANDS;
+        assert!(matches!(session.on_line(b"NOOP"), Action::Close(Reply::TooManyCommands)));
     }
 
     #[test]
-    fn too_many_errors_end_a_session() {
-        let mut session = session(false, Authentication::None);
-        for _ in 0..Limits::ERRORS {
-            assert_eq!(code(&mut session, "HELLO"), 500);
+    fn closes_after_too_many_errors() {
+        let mut session = new_session(false, Authentication::None);
+        for _ in 0..Limits::MAX_ERRORS {
+            assert_eq!(reply_code(&mut session, "HELLO"), 500);
         }
-        assert!(matches!(session.line(b"HELLO"), Step::Close(Reply::TooManyErrors)));
+        assert!(matches!(session.on_line(b"HELLO"), Action::Close(Reply::TooManyErrors)));
     }
 }

@@ -8,7 +8,7 @@
 use crate::group_commit::CommitError;
 use crate::journal::{Segment, segment_path};
 use crate::log_reader::LogCursor;
-use crate::replay::{Progress, segment_chain, truncate_at};
+use crate::replay::{ReplayProgress, segment_chain, truncate_at};
 use crate::{ReadError, Store};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -65,7 +65,7 @@ impl Store {
     pub fn back_up(
         &self,
         target: &Path,
-        on_progress: &mut dyn FnMut(Progress) -> io::Result<()>,
+        on_progress: &mut dyn FnMut(ReplayProgress) -> io::Result<()>,
     ) -> Result<BackupReport, BackupError> {
         let _upkeep = self.0.compaction.lock().unwrap_or_else(PoisonError::into_inner);
         let (parent, name) = self.resolve_backup_target(target)?;
@@ -91,8 +91,11 @@ impl Store {
             .permissions(std::fs::Permissions::from_mode(0o700))
             .tempdir_in(&parent)
             .map_err(failed(&parent))?;
-        let copy =
-            BackupCopy { directory: unfinished.path(), state: Progress { done: 0, total }, on_progress };
+        let copy = BackupCopy {
+            directory: unfinished.path(),
+            state: ReplayProgress { done: 0, total },
+            on_progress,
+        };
         copy.copy_all(&self.0.journal_dir, &sources).map_err(failed(unfinished.path()))?;
         let placed = std::fs::rename(unfinished.path(), target).and_then(|()| sync_directory(&parent));
         placed.map_err(failed(target))?;
@@ -139,15 +142,15 @@ impl BackupSource {
     fn open(journal: &Path, number: u32, end: Option<u64>) -> io::Result<Self> {
         let file = File::open(segment_path(journal, number))?;
         let there = file.metadata()?.len();
-        let trusted = Segment::open(journal, number, end).map_or(there, |segment| segment.length());
+        let trusted = Segment::open(journal, number, end).map_or(there, |segment| segment.trusted_length());
         Ok(Self { number, file, length: trusted.min(there) })
     }
 }
 
 struct BackupCopy<'a> {
     directory: &'a Path,
-    state: Progress,
-    on_progress: &'a mut dyn FnMut(Progress) -> io::Result<()>,
+    state: ReplayProgress,
+    on_progress: &'a mut dyn FnMut(ReplayProgress) -> io::Result<()>,
 }
 
 impl BackupCopy<'_> {

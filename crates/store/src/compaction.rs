@@ -6,7 +6,7 @@
 //! only if it is past retention by its own time.
 
 use crate::group_commit::{CommitError, CommitPipeline, LedgerCommand};
-use crate::journal::{Frame, Position, Retain, RewriteError, Segment, rewrite_segment};
+use crate::journal::{CompactionError, Frame, Position, Retain, Segment, rewrite_segment};
 use crate::ledger::Ledger;
 use crate::open::OpenError;
 use crate::rebuild::discard_ledger;
@@ -47,7 +47,7 @@ pub enum MaintenanceError {
     Read(#[from] ReadError),
     /// Error of a rewrite.
     #[error(transparent)]
-    Rewrite(#[from] RewriteError),
+    Rewrite(#[from] CompactionError),
     /// Error of the replay into a new ledger.
     #[error("the ledger cannot be rebuilt: {0}")]
     Rebuild(#[from] ReplayError),
@@ -133,7 +133,7 @@ impl MaintenanceStep<'_> {
     fn is_worth_compacting(&self, segment: &Segment, until: Timestamp, waste: u64) -> bool {
         let rewritten = segment.rewritten_at().unwrap_or_default();
         let bodies_may_go = waste > 0 && until <= self.retention.bodies_horizon(self.now);
-        let much = waste * 3 >= segment.length();
+        let much = waste * 3 >= segment.trusted_length();
         let settled = self.now.duration_since(rewritten.max(until)) >= COLD_AFTER;
         // Once for each age at which data expires.
         let reached = |age| until.saturating_add(age) <= self.now && rewritten < until.saturating_add(age);
@@ -180,7 +180,7 @@ impl MaintenanceStep<'_> {
                 );
                 Ok(())
             }
-            Err(RewriteError::Damaged(number)) => {
+            Err(CompactionError::Corrupt(number)) => {
                 tracing::error!(segment = number, "a segment of the journal is damaged and stays as it is");
                 state.corrupt_segments.insert(number);
                 Ok(())

@@ -94,7 +94,7 @@ impl JournalThread {
                 self.finish_one_sync().await?;
             }
             let mut batch = Batch::default();
-            batch.add(first);
+            batch.add_command(first);
             self.collect_batch(&mut batch, &mut incoming).await?;
             if self.in_flight_syncs.is_empty() && last >= COMMIT_SIBLINGS && batch.records.len() < last {
                 std::thread::sleep((self.last_commit_latency / COMMIT_DELAY_DIVISOR).min(MAX_COMMIT_DELAY));
@@ -141,7 +141,7 @@ impl JournalThread {
                     Ok(None) | Err(_) => break,
                 },
             };
-            batch.add(next);
+            batch.add_command(next);
         }
         Ok(())
     }
@@ -188,7 +188,7 @@ impl JournalThread {
             self.finish_all_syncs().await?;
         }
         let (began, now) = (Instant::now(), self.clock.now());
-        let beside = if is_slow { self.writer.reopen(now).ok() } else { None };
+        let beside = if is_slow { self.writer.reopen_segment(now).ok() } else { None };
         if is_slow && beside.is_none() {
             // Without another descriptor the group is synced here, after the pending syncs.
             self.finish_all_syncs().await?;
@@ -203,9 +203,9 @@ impl JournalThread {
         };
         let written = WrittenBatch::new(records, &drafts, positions, self.writer.position(), began);
         match beside {
-            Some(mut file) => self.in_flight_syncs.push_back((written, spawn_blocking(move || file.sync()))),
+            Some(mut file) => self.in_flight_syncs.push_back((written, spawn_blocking(move || file.fsync()))),
             None => {
-                let synced = self.writer.sync();
+                let synced = self.writer.fsync();
                 self.finish_batch(written, synced).await?;
             }
         }
@@ -283,7 +283,7 @@ impl JournalThread {
         let old = self.writer.created_at().is_some_and(|made| now.duration_since(made) >= age);
         if old
             && self.writer.is_nonempty()
-            && let Err(error) = self.writer.rotate(now)
+            && let Err(error) = self.writer.rotate_segment(now)
         {
             tracing::error!(%error, "cannot create journal segment");
         }
@@ -311,11 +311,11 @@ impl Batch {
         while !self.is_full()
             && let Ok(next) = incoming.try_recv()
         {
-            self.add(next);
+            self.add_command(next);
         }
     }
 
-    fn add(&mut self, request: JournalCommand) {
+    fn add_command(&mut self, request: JournalCommand) {
         match request {
             JournalCommand::Append { record, encoded, options, ack } => {
                 self.bytes += encoded.size();

@@ -47,7 +47,7 @@ pub use log_reader::{LogCursor, LogEntry};
 pub use message_locks::MessageLock;
 pub use open::{OpenError, OpenReport};
 pub use provider_events::{EventContent, EventState, StoredEvent};
-pub use replay::Progress;
+pub use replay::ReplayProgress;
 pub use retention::Retention;
 pub use shortage::is_shortage;
 pub use sink_cursor::{DelayedDelivery, SinkAck};
@@ -65,7 +65,7 @@ use crate::record::Record;
 use crate::segment_cache::SegmentCache;
 use crate::wakeup::Wakeup;
 use bytes::Bytes;
-use mailtrail_mail::{Clock, Lane, Mailbox, MessageId, Record as OdooRecord, Timestamp, TrackingId};
+use mailtrail_mail::{Clock, Lane, Mailbox, MessageId, OdooRecord, Timestamp, TrackingId};
 use mailtrail_trail::{
     AcceptedMessage, AttemptOutcome, AttemptStarted, BreakerOverride, DeliveryStats, DuplicateSubmission,
     Message, PollCursor, ProviderEvent, QueueAction, QueueKey, ReceivedEvent, ReceivedHint, Recipient,
@@ -201,7 +201,7 @@ impl Store {
     pub fn open_with_progress(
         data_dir: &Path,
         clock: Clock,
-        on_progress: &mut dyn FnMut(Progress),
+        on_progress: &mut dyn FnMut(ReplayProgress),
     ) -> Result<(Self, OpenReport), OpenError> {
         OpenOptions { data_dir, clock, writable: true, disk: Arc::<LocalDisk>::default(), on_progress }.open()
     }

@@ -127,7 +127,7 @@ impl Store {
             frames.push(frame);
             Ok(())
         };
-        let scanned = segment.scan(from.offset, false, keep, |_| {});
+        let scanned = segment.scan_frames(from.offset, false, keep, |_| {});
         let end = match next {
             Some(next) => next,
             None => Position { segment: from.segment, offset: scanned?.max(from.offset) },

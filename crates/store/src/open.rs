@@ -7,7 +7,7 @@ use crate::journal::{Disk, Position, Writer};
 use crate::ledger::{Ledger, LedgerError, LedgerHandle};
 use crate::message_locks::MessageLocks;
 use crate::record::UnknownRecord;
-use crate::replay::{Progress, ReplayError, SegmentChain, journal_end, replay_journal, segment_chain};
+use crate::replay::{ReplayError, ReplayProgress, SegmentChain, journal_end, replay_journal, segment_chain};
 use crate::segment_cache::SegmentCache;
 use crate::shortage::{check_writable, is_shortage};
 use crate::wakeup::Wakeup;
@@ -108,7 +108,7 @@ pub struct OpenOptions<'a> {
     /// Disk that the journal is written to.
     pub disk: Arc<dyn Disk>,
     /// Callback for the progress of a replay.
-    pub on_progress: &'a mut dyn FnMut(Progress),
+    pub on_progress: &'a mut dyn FnMut(ReplayProgress),
 }
 
 impl OpenOptions<'_> {
@@ -149,7 +149,7 @@ impl OpenOptions<'_> {
         let handle = Arc::new(current);
         let commit_pipeline = if writable {
             let last = chain.last().map_or(0, |(number, _)| *number);
-            let writer = Writer::start(disk.clone(), &journal_dir, last, end, clock.now());
+            let writer = Writer::start_after(disk.clone(), &journal_dir, last, end, clock.now());
             let parts = PipelineParts {
                 writer: writer.map_err(io_error(&journal_dir))?,
                 end_position: Position { segment: last, offset: end },
@@ -222,7 +222,7 @@ impl LedgerPaths {
         chain: &SegmentChain,
         threads: usize,
         report: &mut OpenReport,
-        progress: &mut dyn FnMut(Progress),
+        progress: &mut dyn FnMut(ReplayProgress),
     ) -> Result<(Ledger, u64), OpenError> {
         let mut opened_ledger = self.select_ledger(chain, report)?;
         let end = match replay_journal(&self.journal_dir, chain, &opened_ledger, threads, report, progress) {

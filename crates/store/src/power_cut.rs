@@ -72,9 +72,16 @@ fn power_cut_loses_no_committed_record() {
 #[test]
 fn disk_failure_at_any_call_loses_no_committed_record() {
     let mut counts = CheckCounts::default();
-    let quick = [Fault::Io, Fault::Full, Fault::Short, Fault::Sync].map(|fault| (fault, Duration::ZERO));
-    for (fault, sync_time) in
-        quick.into_iter().chain([Fault::Io, Fault::Sync].map(|fault| (fault, SLOW_SYNC_TIME)))
+    let quick = [
+        InjectedFault::AnyCall,
+        InjectedFault::DiskFull,
+        InjectedFault::ShortWrite,
+        InjectedFault::FailedSync,
+    ]
+    .map(|fault| (fault, Duration::ZERO));
+    for (fault, sync_time) in quick
+        .into_iter()
+        .chain([InjectedFault::AnyCall, InjectedFault::FailedSync].map(|fault| (fault, SLOW_SYNC_TIME)))
     {
         let mut call = 0;
         loop {
@@ -103,12 +110,12 @@ fn disk_failure_at_any_call_loses_no_committed_record() {
 #[tokio::test]
 async fn reports_a_failed_sync_until_a_write_succeeds() {
     let (directory, recorder) = (scratch_dir(), RecordingDisk::default());
-    let (store, _) = open_store(directory.path(), at(0), Arc::new(recorder.clone())).unwrap();
+    let (store, _) = open_store(directory.path(), time_at(0), Arc::new(recorder.clone())).unwrap();
     let trouble = store.write_errors().unwrap();
     let mut seen = Vec::new();
     for number in 1..=4 {
         if number == 2 {
-            recorder.state().fault = Some((Fault::Sync, 0));
+            recorder.state().fault = Some((InjectedFault::FailedSync, 0));
         }
         let kept =
             store.put_message(accepted_message(number), Bytes::from_static(b"A: b\r\n\r\n")).await.is_ok();
@@ -136,7 +143,7 @@ fn detects_a_disk_that_ignores_syncs() {
 #[tokio::test]
 async fn reports_a_panicked_journal_thread() {
     let directory = scratch_dir();
-    let (store, _) = open_store(directory.path(), at(0), Arc::new(PanickingDisk)).unwrap();
+    let (store, _) = open_store(directory.path(), time_at(0), Arc::new(PanickingDisk)).unwrap();
     assert!(store.put_message(accepted_message(1), Bytes::new()).await.is_err());
     assert_eq!(store.wait_failed().await, "the journal's thread broke");
 }
@@ -150,12 +157,12 @@ impl Disk for PanickingDisk {
         LocalDisk::default().create_file(path)
     }
 
-    fn reopen(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        LocalDisk::default().reopen(path)
+    fn reopen_file(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        LocalDisk::default().reopen_file(path)
     }
 
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        LocalDisk::default().rename(from, to)
+    fn rename_file(&self, from: &Path, to: &Path) -> io::Result<()> {
+        LocalDisk::default().rename_file(from, to)
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
@@ -222,7 +229,7 @@ impl Workload {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let mut number = 0;
         for hour in 0..hours {
-            let time = at(hour * SECONDS_PER_HOUR);
+            let time = time_at(hour * SECONDS_PER_HOUR);
             let Ok((store, _)) = open_store(past.directory.path(), time, Arc::new(recorder.clone())) else {
                 past.refused += 1;
                 continue;
@@ -245,8 +252,10 @@ impl Workload {
                 past.guarantees.extend(done);
             }
             // A faulty disk may fail here, too.
-            while store.run_maintenance_step(&RETENTION, at((hour + 2) * SECONDS_PER_HOUR)).unwrap_or(false) {
-            }
+            while store
+                .run_maintenance_step(&RETENTION, time_at((hour + 2) * SECONDS_PER_HOUR))
+                .unwrap_or(false)
+            {}
         }
         past
     }
@@ -303,7 +312,7 @@ impl Workload {
     /// violations.
     fn check(&self, cut: usize, directory: &Path, counts: &mut CheckCounts) -> Vec<String> {
         let (store, report) =
-            open_store(directory, at(9 * SECONDS_PER_HOUR), Arc::<LocalDisk>::default()).unwrap();
+            open_store(directory, time_at(9 * SECONDS_PER_HOUR), Arc::<LocalDisk>::default()).unwrap();
         counts.opened += 1;
         counts.damaged += u64::from(!report.corrupt_ranges.is_empty());
         counts.rebuilt += u64::from(report.rebuild_reason.is_some());
@@ -323,7 +332,7 @@ impl Workload {
         }
         // Delivered bodies are whole, acknowledged or not.
         for id in store.queued_ids(999).unwrap() {
-            let number = id.timestamp().duration_since(at(0)).as_secs();
+            let number = id.timestamp().duration_since(time_at(0)).as_secs();
             let whole = read_message(&store, id).as_ref() == self.messages.get(&number);
             broken.extend((!whole).then(|| format!("message {number} is another")));
         }
@@ -343,10 +352,10 @@ impl Workload {
                 return store.find_mentions(&bob, &mut |_| {}).is_ok_and(|found| found.records == 0);
             }
         };
-        let Some(trail) = store.load_trail(id(number)).unwrap() else { return false };
+        let Some(trail) = store.load_trail(tracking_id(number)).unwrap() else { return false };
         match guarantee {
             Guarantee::Accepted(number) => {
-                read_message(store, id(number)).as_ref() == self.messages.get(&number)
+                read_message(store, tracking_id(number)).as_ref() == self.messages.get(&number)
                     || trail.next_attempt.is_none()
             }
             Guarantee::AttemptStarted(_) => trail.is_sending || trail.attempts > 0,
@@ -399,10 +408,10 @@ struct RecordingDisk(Arc<Mutex<DiskState>>);
 
 #[derive(Debug, Default)]
 struct DiskState {
-    operations: Vec<Operation>,
+    operations: Vec<DiskOperation>,
     files: usize,
     /// Fault to inject, and the number of its call.
-    fault: Option<(Fault, u64)>,
+    fault: Option<(InjectedFault, u64)>,
     calls: u64,
     failed: bool,
     /// Whether syncs do nothing.
@@ -416,14 +425,14 @@ struct DiskState {
 }
 
 #[derive(Clone, Debug)]
-enum Operation {
+enum DiskOperation {
     Create {
         path: PathBuf,
         file: usize,
     },
     Write {
         file: usize,
-        at: u64,
+        offset: u64,
         bytes: Vec<u8>,
     },
     Truncate {
@@ -447,15 +456,15 @@ enum Operation {
 
 /// Kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fault {
+enum InjectedFault {
     /// EIO from any call.
-    Io,
+    AnyCall,
     /// ENOSPC from a partial write.
-    Full,
+    DiskFull,
     /// A write that is shorter than requested.
-    Short,
+    ShortWrite,
     /// EIO from a sync: the written data may be present or not.
-    Sync,
+    FailedSync,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -466,7 +475,7 @@ enum CallKind {
 }
 
 impl RecordingDisk {
-    fn failing_at(fault: Fault, call: u64) -> Self {
+    fn failing_at(fault: InjectedFault, call: u64) -> Self {
         Self(Arc::new(Mutex::new(DiskState { fault: Some((fault, call)), ..DiskState::default() })))
     }
 
@@ -482,18 +491,18 @@ impl RecordingDisk {
         self.0.lock().unwrap()
     }
 
-    fn push_operation(&self, operation: Operation) {
+    fn push_operation(&self, operation: DiskOperation) {
         self.state().operations.push(operation);
     }
 
     /// Returns the fault of this call, if any.
-    fn next_fault(&self, call: CallKind) -> Option<Fault> {
+    fn next_fault(&self, call: CallKind) -> Option<InjectedFault> {
         let mut record = self.state();
         let (fault, number) = record.fault?;
         let concerned = match fault {
-            Fault::Io => true,
-            Fault::Full | Fault::Short => call == CallKind::Write,
-            Fault::Sync => call == CallKind::Sync,
+            InjectedFault::AnyCall => true,
+            InjectedFault::DiskFull | InjectedFault::ShortWrite => call == CallKind::Write,
+            InjectedFault::FailedSync => call == CallKind::Sync,
         };
         if !concerned {
             return None;
@@ -515,31 +524,31 @@ impl RecordingDisk {
     /// `data_dir`.
     fn crash_state(&self, cut: usize, data_dir: &Path, crash_dir: &Path, random: &mut Rng) {
         let record = self.state();
-        let mut files: BTreeMap<usize, Inode> = BTreeMap::new();
+        let mut files: BTreeMap<usize, FileState> = BTreeMap::new();
         let mut names = DirectoryState::default();
         for (number, operation) in record.operations[..cut].iter().enumerate() {
             match operation {
-                Operation::Create { path, file } => {
-                    files.insert(*file, Inode::default());
+                DiskOperation::Create { path, file } => {
+                    files.insert(*file, FileState::default());
                     names.apply_change(NameChange::Link(path.clone(), *file));
                 }
-                Operation::Write { file, at, bytes } => {
-                    let change = UnsyncedChange::Write(*at, bytes.clone());
+                DiskOperation::Write { file, offset, bytes } => {
+                    let change = UnsyncedChange::Write(*offset, bytes.clone());
                     files.entry(*file).or_default().unsynced.push((number, change));
                 }
-                Operation::Truncate { file, length } => {
+                DiskOperation::Truncate { file, length } => {
                     let change = UnsyncedChange::Truncate(*length);
                     files.entry(*file).or_default().unsynced.push((number, change));
                 }
-                Operation::Sync { file, until_operation } => {
-                    files.entry(*file).or_default().sync(*until_operation)
+                DiskOperation::Sync { file, until_operation } => {
+                    files.entry(*file).or_default().apply_sync(*until_operation)
                 }
-                Operation::Rename { from, to } => {
+                DiskOperation::Rename { from, to } => {
                     let file = names.current[from];
                     names.apply_change(NameChange::Move(from.clone(), to.clone(), file));
                 }
-                Operation::Remove { path } => names.apply_change(NameChange::Unlink(path.clone())),
-                Operation::SyncDirectory => names.sync(),
+                DiskOperation::Remove { path } => names.apply_change(NameChange::Unlink(path.clone())),
+                DiskOperation::SyncDirectory => names.sync(),
             }
         }
         std::fs::create_dir_all(crash_dir.join("journal")).unwrap();
@@ -552,7 +561,7 @@ impl RecordingDisk {
 
 /// Model of a file.
 #[derive(Default)]
-struct Inode {
+struct FileState {
     durable: Vec<u8>,
     /// In the order of their operations.
     unsynced: Vec<(usize, UnsyncedChange)>,
@@ -563,8 +572,8 @@ enum UnsyncedChange {
     Truncate(u64),
 }
 
-impl Inode {
-    fn sync(&mut self, of: usize) {
+impl FileState {
+    fn apply_sync(&mut self, of: usize) {
         let rest = self.unsynced.partition_point(|(number, _)| *number < of);
         for (_, change) in self.unsynced.drain(..rest) {
             match change {
@@ -668,38 +677,38 @@ impl Disk for RecordingDisk {
         let mut record = self.state();
         record.files += 1;
         let number = record.files;
-        record.operations.push(Operation::Create { path: path.to_owned(), file: number });
+        record.operations.push(DiskOperation::Create { path: path.to_owned(), file: number });
         Ok(Box::new(RecordedFile { recorder: self.clone(), number, file }))
     }
 
-    fn reopen(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+    fn reopen_file(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         self.inject_fault(CallKind::Other)?;
         let file = File::options().write(true).open(path)?;
-        let created = |operation: &Operation| match operation {
-            Operation::Create { path: created, file } if created == path => Some(*file),
+        let created = |operation: &DiskOperation| match operation {
+            DiskOperation::Create { path: created, file } if created == path => Some(*file),
             _ => None,
         };
         let number = self.state().operations.iter().rev().find_map(created).unwrap();
         Ok(Box::new(RecordedFile { recorder: self.clone(), number, file }))
     }
 
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+    fn rename_file(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.inject_fault(CallKind::Other)?;
         std::fs::rename(from, to)?;
-        self.push_operation(Operation::Rename { from: from.to_owned(), to: to.to_owned() });
+        self.push_operation(DiskOperation::Rename { from: from.to_owned(), to: to.to_owned() });
         Ok(())
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         self.inject_fault(CallKind::Other)?;
         std::fs::remove_file(path)?;
-        self.push_operation(Operation::Remove { path: path.to_owned() });
+        self.push_operation(DiskOperation::Remove { path: path.to_owned() });
         Ok(())
     }
 
     fn sync_directory(&self, _: &Path) -> io::Result<()> {
         self.inject_fault(CallKind::Sync)?;
-        self.push_operation(Operation::SyncDirectory);
+        self.push_operation(DiskOperation::SyncDirectory);
         Ok(())
     }
 
@@ -719,15 +728,15 @@ impl Write for RecordedFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let (done, error) = match self.recorder.next_fault(CallKind::Write) {
             None => (bytes.len(), None),
-            Some(Fault::Short) => (bytes.len().div_ceil(2), None),
-            Some(Fault::Full) => (bytes.len() / 2, Some(ENOSPC)),
+            Some(InjectedFault::ShortWrite) => (bytes.len().div_ceil(2), None),
+            Some(InjectedFault::DiskFull) => (bytes.len() / 2, Some(ENOSPC)),
             Some(_) => (bytes.len() / 3, Some(EIO)),
         };
-        let at = self.file.stream_position()?;
+        let offset = self.file.stream_position()?;
         self.file.write_all(&bytes[..done])?;
-        self.recorder.push_operation(Operation::Write {
+        self.recorder.push_operation(DiskOperation::Write {
             file: self.number,
-            at,
+            offset,
             bytes: bytes[..done].to_vec(),
         });
         error.map_or(Ok(done), |error| Err(io::Error::from_raw_os_error(error)))
@@ -745,7 +754,7 @@ impl Seek for RecordedFile {
 }
 
 impl DiskFile for RecordedFile {
-    fn sync(&mut self) -> io::Result<()> {
+    fn fsync(&mut self) -> io::Result<()> {
         let until_operation = self.recorder.operations();
         let (lies, sync_time) = {
             let mut record = self.recorder.state();
@@ -757,7 +766,7 @@ impl DiskFile for RecordedFile {
         self.recorder.state().syncing -= 1;
         self.recorder.inject_fault(CallKind::Sync)?;
         if !lies {
-            self.recorder.push_operation(Operation::Sync { file: self.number, until_operation });
+            self.recorder.push_operation(DiskOperation::Sync { file: self.number, until_operation });
         }
         Ok(())
     }
@@ -765,7 +774,7 @@ impl DiskFile for RecordedFile {
     fn truncate(&mut self, length: u64) -> io::Result<()> {
         self.recorder.inject_fault(CallKind::Other)?;
         self.file.set_len(length)?;
-        self.recorder.push_operation(Operation::Truncate { file: self.number, length });
+        self.recorder.push_operation(DiskOperation::Truncate { file: self.number, length });
         Ok(())
     }
 }
@@ -822,32 +831,36 @@ fn copy_dir(from: &Path, to: &Path) {
     }
 }
 
-fn at(seconds: u64) -> Timestamp {
+fn time_at(seconds: u64) -> Timestamp {
     Timestamp::from_secs(1_789_387_200 + seconds)
 }
 
-fn id(number: u64) -> TrackingId {
-    TrackingId::new(at(number), u128::from(number))
+fn tracking_id(number: u64) -> TrackingId {
+    TrackingId::new(time_at(number), u128::from(number))
 }
 
 fn accepted_message(number: u64) -> AcceptedMessage {
-    let message =
-        Message { subject: format!("Quotation {number}"), size: number, ..Message::new(id(number), "odoo") };
-    AcceptedMessage { message, recipients: vec![recipient(number).parse().unwrap()] }
+    let message = Message {
+        subject: format!("Quotation {number}"),
+        size: number,
+        ..Message::new(tracking_id(number), "odoo")
+    };
+    AcceptedMessage { message, recipients: vec![recipient_address(number).parse().unwrap()] }
 }
 
 fn will_finish(number: u64) -> bool {
     number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 63 == 1
 }
 
-fn recipient(number: u64) -> &'static str {
+fn recipient_address(number: u64) -> &'static str {
     if will_finish(number) { "bob@example.net" } else { "ada@example.net" }
 }
 
 fn erase_bob(store: &Store) -> bool {
     let address = "bob@example.net".parse().unwrap();
-    let erasing = ErasureRequest { address: &address, operator: "uid 0", reason: "asked for", at: at(0) };
-    store.erase(&erasing, &mut |_| {}).is_ok()
+    let erasing =
+        ErasureRequest { address: &address, operator: "uid 0", reason: "asked for", at: time_at(0) };
+    store.erase_address(&erasing, &mut |_| {}).is_ok()
 }
 
 fn mentions_bob(directory: &Path) -> bool {
@@ -859,9 +872,9 @@ fn mentions_bob(directory: &Path) -> bool {
 }
 
 fn operator_action(hour: u64) -> OperatorAction {
-    let data = OperatorActionData::SinkReplay { sink: "hook".into(), since: at(0) };
+    let data = OperatorActionData::SinkReplay { sink: "hook".into(), since: time_at(0) };
     OperatorAction {
-        at: at(hour * SECONDS_PER_HOUR),
+        at: time_at(hour * SECONDS_PER_HOUR),
         data,
         operator: "uid 0".into(),
         reason: "asked for".into(),
@@ -873,12 +886,12 @@ fn is_logged(store: &Store, hour: u64) -> bool {
     let mut entries = segments.flat_map(|(segment, _)| store.log_in_segment(segment).unwrap());
     entries.any(|entry| {
         matches!(entry.event.kind, TrailEventKind::OperatorAction(_))
-            && entry.recorded_at == at(hour * SECONDS_PER_HOUR)
+            && entry.recorded_at == time_at(hour * SECONDS_PER_HOUR)
     })
 }
 
 fn attempt_started(number: u64) -> AttemptStarted {
-    AttemptStarted { id: id(number), at: at(number), upstream: "mailgun".into() }
+    AttemptStarted { id: tracking_id(number), at: time_at(number), upstream: "mailgun".into() }
 }
 
 fn relayed_outcome(number: u64) -> AttemptOutcome {
@@ -887,17 +900,17 @@ fn relayed_outcome(number: u64) -> AttemptOutcome {
         status: AttemptStatus::Relayed,
         diagnostic: Diagnostic::default(),
     };
-    let (id, at) = (id(number), at(number));
+    let (id, at) = (tracking_id(number), time_at(number));
     AttemptOutcome { id, at, upstream: "mailgun".into(), results: vec![settled], next_attempt: None }
 }
 
 fn provider_event(number: u64) -> ProviderEvent {
     ProviderEvent {
         kind: EventKind::Deferred,
-        at: at(number),
+        at: time_at(number),
         dedup_key: format!("event {number}"),
-        recipient: Some(recipient(number).into()),
-        tracking_id: Some(id(number)),
+        recipient: Some(recipient_address(number).into()),
+        tracking_id: Some(tracking_id(number)),
         message_id: None,
         automated: false,
         test_mode: false,
@@ -908,7 +921,7 @@ fn provider_event(number: u64) -> ProviderEvent {
 fn received_event(number: u64) -> ReceivedEvent {
     ReceivedEvent {
         upstream: "mailgun".into(),
-        received_at: at(number),
+        received_at: time_at(number),
         source: EventSource::Webhook,
         token: None,
         event: provider_event(number),

@@ -134,7 +134,7 @@ impl Store {
 
     /// Returns one event if the journal still has it.
     pub fn find_event(&self, id: TrackingId) -> Result<Option<StoredEvent>, ReadError> {
-        let segments = self.segments_since(id.timestamp())?;
+        let segments = self.journal_segments_since(id.timestamp())?;
         for segment in segments {
             let found = self.events_in_segment(segment)?.into_iter().find(|report| report.id == id);
             if found.is_some() {
@@ -145,7 +145,7 @@ impl Store {
     }
 
     /// Returns the segments that may hold events received at or after that time, oldest first.
-    pub fn segments_since(&self, since: Timestamp) -> Result<Vec<u32>, ReadError> {
+    pub fn journal_segments_since(&self, since: Timestamp) -> Result<Vec<u32>, ReadError> {
         let segments = self.log_segments()?;
         // A segment ends at the start of its successor.
         let ended = segments.iter().skip(1).take_while(|(_, made)| *made < since).count();

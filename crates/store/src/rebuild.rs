@@ -5,7 +5,7 @@ use crate::group_commit::{CommitError, CommitPipeline, LedgerCommand};
 use crate::journal::Position;
 use crate::ledger::Ledger;
 use crate::open::{OpenReport, create_empty_ledger};
-use crate::replay::{Progress, segment_chain, truncate_at};
+use crate::replay::{ReplayProgress, segment_chain, truncate_at};
 use crate::{Store, replay};
 use std::path::Path;
 use std::sync::PoisonError;
@@ -16,13 +16,13 @@ use tokio::sync::oneshot;
 pub enum RebuildError {
     /// The new ledger would hold less than the previous one.
     #[error(
-        "the journal is damaged, and the present ledger knows more than what is left of it: {damaged} places of the \
+        "the journal is damaged, and the present ledger knows more than what is left of it: {corrupt_ranges} places of the \
          journal hold no record, and {lost} sends would be forgotten. The present ledger stays. `mailtrail store verify` \
          names the places; `--despite-damage` takes the new ledger all the same"
     )]
-    Damaged {
+    JournalDamaged {
         /// Damaged regions of the journal.
-        damaged: usize,
+        corrupt_ranges: usize,
         /// Messages that the present ledger holds and the new one lacks.
         lost: u64,
     },
@@ -38,10 +38,10 @@ impl Store {
     /// Rebuilds the ledger from the journal and switches to it; returns the number of applied records. A
     /// ledger that holds less than the present one is used only with `despite_damage`. Blocks. Traffic
     /// continues; maintenance waits.
-    pub fn rebuild(
+    pub fn rebuild_ledger(
         &self,
         despite_damage: bool,
-        progress: &mut dyn FnMut(Progress),
+        progress: &mut dyn FnMut(ReplayProgress),
     ) -> Result<u64, RebuildError> {
         let _upkeep = self.0.compaction.lock().unwrap_or_else(PoisonError::into_inner);
         self.rebuild_locked(despite_damage, progress)
@@ -51,17 +51,18 @@ impl Store {
     pub(crate) fn rebuild_locked(
         &self,
         despite_damage: bool,
-        progress: &mut dyn FnMut(Progress),
+        progress: &mut dyn FnMut(ReplayProgress),
     ) -> Result<u64, RebuildError> {
         let present = self.ledger().map_err(MaintenanceError::from)?;
         let until = present.position().map_err(MaintenanceError::from)?.unwrap_or_default();
         let (fresh, report) = self.build_ledger(until, progress)?;
         let directory = fresh.directory().to_owned();
-        let (damaged, lost) = (report.corrupt_ranges.len(), count_lost_messages(&present, &fresh, until));
+        let (corrupt_ranges, lost) =
+            (report.corrupt_ranges.len(), count_lost_messages(&present, &fresh, until));
         drop(present);
-        if !despite_damage && (damaged > 0 || lost > 0) {
+        if !despite_damage && (corrupt_ranges > 0 || lost > 0) {
             discard_ledger(fresh);
-            return Err(RebuildError::Damaged { damaged, lost });
+            return Err(RebuildError::JournalDamaged { corrupt_ranges, lost });
         }
         match &self.0.commit_pipeline {
             Some(committer) => replace_ledger(committer, fresh).map_err(MaintenanceError::from)?,
@@ -83,7 +84,7 @@ impl Store {
     pub(crate) fn build_ledger(
         &self,
         until: Position,
-        progress: &mut dyn FnMut(Progress),
+        progress: &mut dyn FnMut(ReplayProgress),
     ) -> Result<(Ledger, OpenReport), MaintenanceError> {
         let chain = truncate_at(segment_chain(&self.0.journal_dir)?, until);
         let fresh = create_empty_ledger(&self.0.ledger_dir)?;

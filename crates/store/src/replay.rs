@@ -44,7 +44,7 @@ impl From<LedgerError> for ReplayError {
 
 /// Progress of a replay, in bytes of the journal.
 #[derive(Clone, Copy, Debug)]
-pub struct Progress {
+pub struct ReplayProgress {
     /// Bytes read.
     pub done: u64,
     /// Bytes to read in total.
@@ -88,7 +88,7 @@ pub fn truncate_at(chain: SegmentChain, until: Position) -> SegmentChain {
 pub fn journal_end(journal: &Path, chain: &SegmentChain) -> io::Result<u64> {
     let Some((number, end)) = chain.last() else { return Ok(0) };
     match Segment::open(journal, *number, *end) {
-        Ok(segment) => segment.scan(0, true, |_| Ok(()), |_| {}),
+        Ok(segment) => segment.scan_frames(0, true, |_| Ok(()), |_| {}),
         Err(error) if is_corrupt(&error) => Ok(0),
         Err(error) => Err(error),
     }
@@ -102,7 +102,7 @@ pub fn replay_journal(
     ledger: &Ledger,
     threads: usize,
     report: &mut OpenReport,
-    on_progress: &mut dyn FnMut(Progress),
+    on_progress: &mut dyn FnMut(ReplayProgress),
 ) -> Result<u64, ReplayError> {
     let position = ledger.position().map_err(|error| ReplayError::from(LedgerError::from(error)))?;
     let rest = chain.iter().filter(|(number, _)| position.is_none_or(|position| *number >= position.segment));
@@ -122,7 +122,8 @@ pub fn replay_journal(
             Err(error) => return Err(error.into()),
         }
     }
-    let total = segments.iter().filter_map(|(_, segment)| segment.as_ref()).map(Segment::length).sum();
+    let total =
+        segments.iter().filter_map(|(_, segment)| segment.as_ref()).map(Segment::trusted_length).sum();
     std::thread::scope(|scope| {
         let (batches, incoming) = sync_channel(READ_AHEAD_BATCHES);
         let applying = scope.spawn(move || match position {
@@ -183,7 +184,7 @@ struct ReplayReader<'a> {
     batches: SyncSender<ReplayBatch>,
     batch: Vec<JournalRecord>,
     corrupt_ranges: Vec<(u32, u64, u64)>,
-    on_progress: &'a mut dyn FnMut(Progress),
+    on_progress: &'a mut dyn FnMut(ReplayProgress),
     done: u64,
     total: u64,
 }
@@ -217,11 +218,11 @@ impl ReplayReader<'_> {
                 io::Error::other("stopped")
             })
         };
-        let scanned = segment.scan(from, true, each, |damage| damaged.push(damage));
+        let scanned = segment.scan_frames(from, true, each, |damage| damaged.push(damage));
         if let Some(stopped) = stopped {
             return Err(stopped);
         }
-        self.done = start + segment.length();
+        self.done = start + segment.trusted_length();
         for CorruptRange { segment, file_offset, bytes } in damaged {
             tracing::warn!(
                 segment,
@@ -250,7 +251,7 @@ impl ReplayReader<'_> {
         // The applying thread reports its own error.
         let ended = |_| ReplayError::Ledger("it takes nothing more".to_owned());
         self.batches.send((group, position)).map_err(ended)?;
-        (self.on_progress)(Progress { done: self.done, total: self.total });
+        (self.on_progress)(ReplayProgress { done: self.done, total: self.total });
         Ok(())
     }
 }

@@ -12,8 +12,8 @@ pub fn is_shortage(error: &io::Error) -> bool {
     use ErrorKind::{OutOfMemory, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
     let kinds = [StorageFull, QuotaExceeded, ReadOnlyFilesystem, PermissionDenied, OutOfMemory];
     // sled keeps the kind of an error that it returns again, but of its number only the text.
-    let repeated = || ["code: 23,", "code: 24,"].iter().any(|code| error.to_string().contains(code));
-    kinds.contains(&error.kind()) || descriptors::is_shortage(error) || repeated()
+    let told_again = || ["code: 23,", "code: 24,"].iter().any(|code| error.to_string().contains(code));
+    kinds.contains(&error.kind()) || descriptors::is_descriptor_shortage(error) || told_again()
 }
 
 /// Returns whether an error of sled is temporary. A lock held by another handle in this process is released

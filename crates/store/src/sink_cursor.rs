@@ -92,7 +92,7 @@ impl Store {
     }
 
     /// Returns the end of the journal at that time, or a slightly earlier position.
-    pub fn cursor_at(&self, time: Timestamp) -> Result<LogCursor, ReadError> {
+    pub fn cursor_at_time(&self, time: Timestamp) -> Result<LogCursor, ReadError> {
         let before = self.log_segments()?.into_iter().rev().find(|(_, made)| *made <= time);
         let first = || Ok::<_, ReadError>(self.next_segment_start(Position::default())?.unwrap_or_default());
         Ok(LogCursor(match before {
@@ -113,7 +113,7 @@ impl Store {
     }
 
     /// Returns the pending rewind of a sink and clears it.
-    pub fn take_rewind(&self, sink: &str) -> Option<LogCursor> {
+    pub fn take_rewind_request(&self, sink: &str) -> Option<LogCursor> {
         self.0.rewind_requests.lock().unwrap_or_else(PoisonError::into_inner).remove(sink)
     }
 

@@ -2,7 +2,7 @@ use crate::group_commit::{CommitError, CommitOptions};
 use crate::record::Record;
 use crate::{ReadError, Store};
 use bytes::Bytes;
-use mailtrail_mail::{Pseudonym, fold_address, in_unicode};
+use mailtrail_mail::{Pseudonym, domain_to_unicode, fold_address};
 use mailtrail_trail::suppression::{SuppressionChange, SuppressionChangeKind, SuppressionEvidence};
 use std::borrow::Cow;
 
@@ -20,7 +20,7 @@ pub struct AddressEvidence {
 impl AddressEvidence {
     /// Returns whether the address was erased. An erased address can only be recognised, not shown.
     pub fn is_erased(&self) -> bool {
-        Pseudonym::Listed.fits(&self.address)
+        Pseudonym::Suppression.is_pseudonym(&self.address)
     }
 }
 
@@ -30,7 +30,7 @@ impl Store {
     pub async fn change_suppression(&self, change: SuppressionChange) -> Result<(), CommitError> {
         let erased = match &change.kind {
             SuppressionChangeKind::Remove { .. } => {
-                self.erased_keys(&change.address.folded()).unwrap_or_default()
+                self.erased_keys(&change.address.to_folded()).unwrap_or_default()
             }
             SuppressionChangeKind::Add { .. } => Vec::new(),
         };
@@ -78,8 +78,8 @@ impl Store {
     fn erased_keys(&self, address: &str) -> Result<Vec<String>, ReadError> {
         let Some(salt) = self.ledger()?.erasure_salt()? else { return Ok(Vec::new()) };
         let mut spellings = vec![Cow::Borrowed(address)];
-        spellings.extend(Some(in_unicode(address)).filter(|other| *other != address));
-        Ok(spellings.iter().map(|address| Pseudonym::Listed.of(address, &salt)).collect())
+        spellings.extend(Some(domain_to_unicode(address)).filter(|other| *other != address));
+        Ok(spellings.iter().map(|address| Pseudonym::Suppression.derive(address, &salt)).collect())
     }
 
     /// Returns up to `limit` pieces of evidence after an address and a list, ordered by address.

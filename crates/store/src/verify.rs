@@ -6,7 +6,7 @@
 use crate::journal::{Frame, Position, Segment, unreadable_segment_bytes};
 use crate::ledger::Ledger;
 use crate::record::Record;
-use crate::replay::{Progress, is_corrupt, segment_chain, truncate_at};
+use crate::replay::{ReplayProgress, is_corrupt, segment_chain, truncate_at};
 use crate::retention::Retention;
 use crate::{CheckReport, Inconsistency, ReadError, Store};
 use mailtrail_mail::{Timestamp, TrackingId};
@@ -111,13 +111,13 @@ impl Store {
         &self,
         retention: Option<&Retention>,
         now: Timestamp,
-        on_progress: &mut dyn FnMut(Progress) -> io::Result<()>,
+        on_progress: &mut dyn FnMut(ReplayProgress) -> io::Result<()>,
     ) -> Result<VerifyReport, ReadError> {
         let _upkeep = self.0.compaction.lock().unwrap_or_else(PoisonError::into_inner);
         let ledger = self.ledger()?;
         let position = ledger.position()?.unwrap_or_default();
         let horizon = retention.map(|retention| retention.ledger_horizon(now));
-        let state = Progress { done: 0, total: 0 };
+        let state = ReplayProgress { done: 0, total: 0 };
         let (report, counts) = (VerifyReport::default(), MessageCounts::default());
         let mut reading = VerifyReader { ledger: &ledger, horizon, on_progress, state, report, counts };
         reading.verify_journal(&self.0.journal_dir, position)?;
@@ -130,8 +130,8 @@ struct VerifyReader<'a> {
     ledger: &'a Ledger,
     /// Messages accepted from then on are within retention.
     horizon: Option<Timestamp>,
-    on_progress: &'a mut dyn FnMut(Progress) -> io::Result<()>,
-    state: Progress,
+    on_progress: &'a mut dyn FnMut(ReplayProgress) -> io::Result<()>,
+    state: ReplayProgress,
     report: VerifyReport,
     counts: MessageCounts,
 }
@@ -154,7 +154,8 @@ impl VerifyReader<'_> {
         for (number, end) in chain {
             segments.push((number, end, Segment::open(journal, number, end)));
         }
-        let lengths = segments.iter().filter_map(|(.., segment)| segment.as_ref().ok().map(Segment::length));
+        let lengths =
+            segments.iter().filter_map(|(.., segment)| segment.as_ref().ok().map(Segment::trusted_length));
         self.state.total = lengths.sum();
         for (index, (number, end, segment)) in segments.iter().enumerate() {
             self.report.segments += 1;
@@ -202,7 +203,7 @@ impl VerifyReader<'_> {
                 io::Error::other("stopped")
             })
         };
-        let scanned = segment.scan(0, true, each, |damage| gaps.push(damage));
+        let scanned = segment.scan_frames(0, true, each, |damage| gaps.push(damage));
         if let Some(stopped) = stopped {
             return Err(stopped);
         }
@@ -218,11 +219,11 @@ impl VerifyReader<'_> {
         if let Err(error) = scanned {
             let (at, offset) = after;
             let what = format!("bytes that cannot be read: {error}");
-            let bytes = segment.length().saturating_sub(at);
+            let bytes = segment.trusted_length().saturating_sub(at);
             self.report.corrupt_regions.push(CorruptRegion::new(number, (at, bytes), what, offset..u64::MAX));
         }
-        self.report.bytes += segment.length();
-        self.state.done = start + segment.length();
+        self.report.bytes += segment.trusted_length();
+        self.state.done = start + segment.trusted_length();
         Ok((self.on_progress)(self.state)?)
     }
 

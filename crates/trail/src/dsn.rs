@@ -2,7 +2,7 @@
 //! each.
 
 use crate::message::{DsnAction, Message, ReportedRecipient};
-use crate::provider::OWN_ID_HEADER;
+use crate::provider::TRACKING_ID_HEADER;
 use crate::recipient::{Recipient, RecipientState};
 use mail_builder::MessageBuilder;
 use mail_builder::headers::address::Address;
@@ -41,7 +41,7 @@ impl DsnMessage<'_> {
         ];
         let report = ContentType::new("multipart/report").attribute("report-type", "delivery-status");
         let mut message = MessageBuilder::new()
-            .header(OWN_ID_HEADER, Raw::new(self.id.to_string()))
+            .header(TRACKING_ID_HEADER, Raw::new(self.id.to_string()))
             .from(Address::new_address(
                 Some("Mail Delivery System"),
                 format!("MAILER-DAEMON@{}", self.hostname),
@@ -83,7 +83,7 @@ impl DsnMessage<'_> {
         lines.extend(dsn.envid.as_ref().map(|envid| HeaderLine::new("Original-Envelope-Id", envid)));
         lines.push(HeaderLine::new("Arrival-Date", &self.message.id.timestamp().to_rfc5322()));
         let mut about = vec![HeaderLine::new("Final-Recipient", &typed_address(&self.recipient.address))];
-        let orcpt = dsn.recipient(self.reported.recipient_index).and_then(|wish| wish.orcpt.as_ref());
+        let orcpt = dsn.parameters_of(self.reported.recipient_index).and_then(|wish| wish.orcpt.as_ref());
         about.extend(orcpt.map(|orcpt| HeaderLine::new("Original-Recipient", orcpt)));
         about.push(HeaderLine::new("Action", if self.is_failure() { "failed" } else { "delivered" }));
         about.push(HeaderLine::new("Status", &self.status_code()));
@@ -122,7 +122,7 @@ impl DsnMessage<'_> {
         let mut lines = Vec::new();
         let message_id = self.message.message_id.as_ref().map(|id| format!("<{}>", id.as_str()));
         lines.extend(message_id.map(|id| HeaderLine::new("Message-ID", &id)));
-        lines.push(HeaderLine::new(OWN_ID_HEADER, &self.message.id.to_string()));
+        lines.push(HeaderLine::new(TRACKING_ID_HEADER, &self.message.id.to_string()));
         join_lines(&lines)
     }
 }

@@ -119,7 +119,7 @@ impl InboundState {
 
 /// All data about an inbound message, except its body.
 #[derive(Clone, Debug, PartialEq)]
-pub struct InboundMail {
+pub struct InboundSummary {
     /// The message as received.
     pub received: InboundReceived,
     /// Current state.

@@ -28,7 +28,7 @@ pub use dsn::DsnMessage;
 pub use erasure::Erasure;
 pub use hint_record::ReceivedHint;
 pub use inbound::{
-    InboundMail, InboundOutcome, InboundReceived, InboundRecord, InboundState, InboundTransition,
+    InboundOutcome, InboundReceived, InboundRecord, InboundState, InboundSummary, InboundTransition,
     missing_files_text,
 };
 pub use message::{
@@ -42,7 +42,7 @@ pub use provider_event::{Diagnostic, EventKind, ProviderEvent};
 pub use recipient::{
     AttemptStatus, EventMark, EventMarks, MarkKind, Recipient, RecipientState, ReportedFailure, Transmission,
 };
-pub use routing::{Field, Pattern, Route, Routing, Traits};
+pub use routing::{HeaderMatch, Match, MessageAttributes, Route, Routing};
 pub use stats::{DeliveryStats, StatsGroup};
 pub use step::{CAPABILITY_CHECK, END_OF_DATA, MESSAGES_MIME, RCPT_TO};
 pub use trail_event::{CorrelatedBy, InboundStep, TrailEvent, TrailEventKind, TrailSource};

@@ -1,7 +1,9 @@
 use crate::provider_event::{Diagnostic, ProviderEvent};
 use crate::recipient::{AttemptStatus, Recipient, RecipientState};
 use crate::trail_event::TrailEvent;
-use mailtrail_mail::{BodyType, Dsn, Lane, Mailbox, MessageId, Notify, Record, Timestamp, TrackingId};
+use mailtrail_mail::{
+    BodyType, DsnParameters, Lane, Mailbox, MessageId, Notify, OdooRecord, Timestamp, TrackingId,
+};
 use std::net::IpAddr;
 
 /// One accepted SMTP transaction.
@@ -23,7 +25,7 @@ pub struct Message {
     /// own.
     pub smtputf8: bool,
     /// DSN parameters of the client.
-    pub dsn: Dsn,
+    pub dsn: DsnParameters,
     /// Whether the sender gets DSNs for failed recipients: there is a sender, and DSNs were enabled at
     /// acceptance.
     pub wants_dsn: bool,
@@ -34,7 +36,7 @@ pub struct Message {
     /// Subject, decoded and shortened.
     pub subject: String,
     /// Odoo records that the message refers to; the primary one first.
-    pub odoo_records: Vec<Record>,
+    pub odoo_records: Vec<OdooRecord>,
     /// Tags set by the client.
     pub tags: Vec<String>,
     /// Size in bytes, including our header lines.
@@ -63,7 +65,7 @@ impl Message {
             sender: None,
             body_type: BodyType::SevenBit,
             smtputf8: false,
-            dsn: Dsn::default(),
+            dsn: DsnParameters::default(),
             wants_dsn: false,
             dsn_for: None,
             message_id: None,

@@ -396,7 +396,7 @@ const POSSIBLE_COPY_TEXT: &str =
 mod tests {
     use super::*;
 
-    fn event(kind: EventKind, seconds: u64, automated: bool) -> ProviderEvent {
+    fn sample_event(kind: EventKind, seconds: u64, automated: bool) -> ProviderEvent {
         ProviderEvent {
             kind,
             at: Timestamp::from_secs(seconds),
@@ -414,7 +414,7 @@ mod tests {
         let mut recipient = Recipient::new("ada@example.net".parse().unwrap());
         recipient.attempt_status = status;
         kinds.iter().enumerate().for_each(|(i, kind)| {
-            recipient.apply_event(&event(*kind, i as u64, false), CorrelatedBy::MessageId)
+            recipient.apply_event(&sample_event(*kind, i as u64, false), CorrelatedBy::MessageId)
         });
         recipient.state()
     }
@@ -485,7 +485,7 @@ mod tests {
         ] {
             for early in [false, true] {
                 let mut recipient = Recipient::new("ada@example.net".parse().unwrap());
-                let event = event(kind, 1, false);
+                let event = sample_event(kind, 1, false);
                 if early {
                     recipient.apply_event(&event, correlated_by);
                 }
@@ -506,7 +506,7 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(7);
         for _ in 0..200 {
             let mut events: Vec<_> = (0..random.u64(1..12))
-                .map(|i| event(EventKind::ALL[random.usize(..EventKind::ALL.len())], i, random.bool()))
+                .map(|i| sample_event(EventKind::ALL[random.usize(..EventKind::ALL.len())], i, random.bool()))
                 .collect();
             let apply = |events: &[ProviderEvent]| {
                 let mut recipient = Recipient::new("ada@example.net".parse().unwrap());

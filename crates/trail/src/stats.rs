@@ -149,7 +149,7 @@ mod tests {
     use crate::trail_event::CorrelatedBy;
     use mailtrail_mail::Timestamp;
 
-    fn recipient(status: AttemptStatus, kinds: &[(EventKind, bool)]) -> Recipient {
+    fn sample_recipient(status: AttemptStatus, kinds: &[(EventKind, bool)]) -> Recipient {
         let mut recipient = Recipient::new("ada@example.net".parse().unwrap());
         recipient.apply_attempt(status, &Diagnostic::default());
         for (number, (kind, by_machine)) in kinds.iter().enumerate() {
@@ -171,11 +171,11 @@ mod tests {
 
     #[test]
     fn counts_each_recipient_in_exactly_one_group() {
-        let relayed = |kinds| recipient(AttemptStatus::Relayed, kinds);
+        let relayed = |kinds| sample_recipient(AttemptStatus::Relayed, kinds);
         let mut stats = DeliveryStats::default();
         for one in [
-            recipient(AttemptStatus::Queued, &[]),
-            recipient(AttemptStatus::Unknown, &[]),
+            sample_recipient(AttemptStatus::Queued, &[]),
+            sample_recipient(AttemptStatus::Unknown, &[]),
             relayed(&[]),
             relayed(&[(EventKind::Deferred, false), (EventKind::Delivered, false)]),
             relayed(&[(EventKind::Opened, false), (EventKind::Opened, false)]),
@@ -187,9 +187,9 @@ mod tests {
                 (EventKind::Clicked, false),
             ]),
             relayed(&[(EventKind::Suppressed, false)]),
-            recipient(AttemptStatus::Bounced, &[]),
-            recipient(AttemptStatus::Expired, &[]),
-            recipient(AttemptStatus::Cancelled, &[]),
+            sample_recipient(AttemptStatus::Bounced, &[]),
+            sample_recipient(AttemptStatus::Expired, &[]),
+            sample_recipient(AttemptStatus::Cancelled, &[]),
         ] {
             stats.add(&one);
         }

@@ -216,7 +216,9 @@ impl TrailEvent {
         let what = TrailEventKind::OperatorAction(data.kind());
         let (upstream, about) = match data {
             OperatorActionData::SinkReplay { sink, since } => (None, format!("{sink} since {since}")),
-            OperatorActionData::StoreRebuild { despite_damage: true } => (None, DESPITE_DAMAGE.to_owned()),
+            OperatorActionData::StoreRebuild { despite_damage: true } => {
+                (None, DESPITE_DAMAGE_TEXT.to_owned())
+            }
             OperatorActionData::StoreRebuild { despite_damage: false }
             | OperatorActionData::SendTest { .. } => (None, String::new()),
             OperatorActionData::StoreBackup { directory } => (None, directory.display().to_string()),
@@ -250,7 +252,7 @@ fn append_reason(what: String, reason: &str) -> String {
 }
 
 const LIST_UNSUBSCRIBE_REWRITTEN: &str = "List-Unsubscribe repaired";
-const DESPITE_DAMAGE: &str = "despite damage";
+const DESPITE_DAMAGE_TEXT: &str = "despite damage";
 
 /// Kind of a trail event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

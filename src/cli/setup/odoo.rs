@@ -3,7 +3,9 @@
 use crate::cli::setup::print_change;
 use crate::cli::{CliError, Context, config_source, eprint_line};
 use mailtrail_mail::Secret;
-use mailtrail_net::odoo::{Action, Client, Fault, GROUP_NAME, INBOUND, Settings, write_comment};
+use mailtrail_net::odoo::{
+    GROUP_NAME, INBOUND_ACTION, OdooClient, OdooConnection, OdooError, ServerAction, format_group_comment,
+};
 use mailtrail_net::webhook_client;
 use mailtrail_relay::sink::SinkKind;
 use mailtrail_relay::sink::odoo::{EVENTS_ACTION, OdooSettings};
@@ -49,7 +51,7 @@ pub struct SetupOdooArgs {
 pub async fn run(context: &Context, arguments: &SetupOdooArgs) -> Result<(), CliError> {
     let settings = resolve_settings(context, arguments)?;
     let mut odoo = OdooSetup {
-        client: webhook_client::odoo(&settings).map_err(CliError::Other)?,
+        client: webhook_client::build_odoo_client(&settings).map_err(CliError::Other)?,
         dry_run: arguments.dry_run,
         json: context.json,
         created_records: Vec::new(),
@@ -65,7 +67,7 @@ pub async fn run(context: &Context, arguments: &SetupOdooArgs) -> Result<(), Cli
 }
 
 /// Where to go, and as whom.
-fn resolve_settings(context: &Context, arguments: &SetupOdooArgs) -> Result<Settings, CliError> {
+fn resolve_settings(context: &Context, arguments: &SetupOdooArgs) -> Result<OdooConnection, CliError> {
     let known = match (&arguments.url, &arguments.database) {
         (Some(_), Some(_)) => None,
         _ => Some(find_configured_sink(context, arguments.sink.as_deref())?.login),
@@ -73,11 +75,11 @@ fn resolve_settings(context: &Context, arguments: &SetupOdooArgs) -> Result<Sett
     let missing = || CliError::Usage("--url and --database are needed".to_owned());
     let url = arguments.url.clone().or_else(|| known.as_ref().map(|known| known.url.clone()));
     let database = arguments.database.clone().or_else(|| known.as_ref().map(|known| known.database.clone()));
-    Ok(Settings {
+    Ok(OdooConnection {
         url: url.ok_or_else(missing)?,
         database: database.ok_or_else(missing)?,
         username: arguments.login.clone(),
-        key: read_password(&arguments.login)?,
+        api_key: read_password(&arguments.login)?,
         timeout: Duration::from_secs(60),
         ca_file: arguments.ca_file.clone().or_else(|| known.and_then(|known| known.ca_file)),
     })
@@ -116,9 +118,9 @@ fn read_password(login: &str) -> Result<Secret, CliError> {
     Ok(Secret::new(password))
 }
 
-fn to_cli_error(fault: &Fault) -> CliError {
+fn to_cli_error(fault: &OdooError) -> CliError {
     match fault {
-        Fault::Denied { .. } => {
+        OdooError::AccessDenied { .. } => {
             CliError::Other(format!("{fault}; the login must be an administrator's (Settings)"))
         }
         fault => CliError::Other(fault.to_string()),
@@ -127,7 +129,7 @@ fn to_cli_error(fault: &Fault) -> CliError {
 
 /// An administrator's session.
 struct OdooSetup {
-    client: Client,
+    client: OdooClient,
     dry_run: bool,
     json: bool,
     /// Records that were made: model, number, and what they are.
@@ -145,7 +147,7 @@ struct ExistingObjects {
 
 impl OdooSetup {
     /// Looks everything up first: what is wrong is found before anything is changed.
-    async fn install(&mut self, user: Option<&str>, inbound: bool) -> Result<(), Fault> {
+    async fn install(&mut self, user: Option<&str>, inbound: bool) -> Result<(), OdooError> {
         let found = self.find_existing(user).await?;
         let group = match &found.group {
             Some((group, _)) => self.print_change("kept", "group", Some(*group), GROUP_NAME),
@@ -169,7 +171,7 @@ impl OdooSetup {
         Ok(())
     }
 
-    async fn find_existing(&mut self, login: Option<&str>) -> Result<ExistingObjects, Fault> {
+    async fn find_existing(&mut self, login: Option<&str>) -> Result<ExistingObjects, OdooError> {
         let action_groups_field = self.find_groups_field("ir.actions.server").await?;
         let user_groups_field = self.find_groups_field("res.users").await?;
         let user = match login {
@@ -177,17 +179,18 @@ impl OdooSetup {
             None => None,
         };
         let domain = json!([[["name", "=", GROUP_NAME]]]);
-        let groups = self.client.call("res.groups", "search_read", domain, json!({ "fields": ["comment"] }));
+        let groups =
+            self.client.call_method("res.groups", "search_read", domain, json!({ "fields": ["comment"] }));
         let groups = groups.await?;
         let comment = groups[0]["comment"].as_str().unwrap_or_default().to_owned();
         let group = groups[0]["id"].as_u64().map(|id| (id, comment));
         Ok(ExistingObjects { action_groups_field, user_groups_field, group, user })
     }
 
-    async fn find_user(&mut self, login: &str) -> Result<u64, Fault> {
+    async fn find_user(&mut self, login: &str) -> Result<u64, OdooError> {
         let user = self.find_record("res.users", "login", login).await?;
-        user.ok_or_else(|| Fault::Missing {
-            what: "res.users".to_owned(),
+        user.ok_or_else(|| OdooError::NotFound {
+            operation: "res.users".to_owned(),
             text: format!(
                 "no active user has the login {login:?}; make one, without any application's rights"
             ),
@@ -197,12 +200,12 @@ impl OdooSetup {
     /// The action's number; none in a dry run that would make it.
     async fn install_action(
         &mut self,
-        action: Action,
+        action: ServerAction,
         known: Option<u64>,
         groups: &str,
         group: Option<u64>,
-    ) -> Result<Option<u64>, Fault> {
-        let Action { name, code, version, .. } = action;
+    ) -> Result<Option<u64>, OdooError> {
+        let ServerAction { name, code, version, .. } = action;
         let only = json!([[6, 0, [group.unwrap_or_default()]]]);
         let what = format!("{name}, version {version}");
         let Some(number) = known else {
@@ -213,7 +216,7 @@ impl OdooSetup {
             return self.create_record("ir.actions.server", values, "server action", &what).await;
         };
         let fields = json!({ "fields": ["code", groups, "state"] });
-        let found = self.client.call("ir.actions.server", "read", json!([[number]]), fields).await?;
+        let found = self.client.call_method("ir.actions.server", "read", json!([[number]]), fields).await?;
         let same = found[0]["code"].as_str().is_some_and(|known| known.trim() == code.trim())
             && found[0]["state"] == "code"
             && found[0][groups] == json!([group]);
@@ -240,8 +243,8 @@ impl OdooSetup {
         found: &ExistingObjects,
         group: Option<u64>,
         numbers: &[(&str, u64)],
-    ) -> Result<(), Fault> {
-        let comment = write_comment(numbers);
+    ) -> Result<(), OdooError> {
+        let comment = format_group_comment(numbers);
         let Some(group) = group.filter(|_| !numbers.is_empty()) else { return Ok(()) };
         match &found.group {
             Some((_, known)) if *known == comment => return Ok(()),
@@ -256,7 +259,7 @@ impl OdooSetup {
     /// Takes out what this run made before it failed.
     async fn roll_back(&mut self) {
         for (model, id, what, name) in std::mem::take(&mut self.created_records).into_iter().rev() {
-            match self.client.call(model, "unlink", json!([[id]]), json!({})).await {
+            match self.client.call_method(model, "unlink", json!([[id]]), json!({})).await {
                 Ok(_) => drop(self.print_change("removed", what, Some(id), &name)),
                 Err(fault) => {
                     eprint_line(format!("mailtrail: {what} {id} ({name}) is left behind: {fault}"));
@@ -265,7 +268,7 @@ impl OdooSetup {
         }
     }
 
-    async fn uninstall(&mut self) -> Result<(), Fault> {
+    async fn uninstall(&mut self) -> Result<(), OdooError> {
         let actions = SERVER_ACTIONS.map(|action| ("ir.actions.server", "server action", action.name));
         for (model, what, name) in actions.into_iter().chain([("res.groups", "group", GROUP_NAME)]) {
             let Some(id) = self.find_record(model, "name", name).await? else {
@@ -273,7 +276,7 @@ impl OdooSetup {
                 continue;
             };
             if !self.dry_run {
-                self.client.call(model, "unlink", json!([[id]]), json!({})).await?;
+                self.client.call_method(model, "unlink", json!([[id]]), json!({})).await?;
             }
             self.print_change("removed", what, Some(id), name);
         }
@@ -281,19 +284,22 @@ impl OdooSetup {
     }
 
     /// What the model calls its groups.
-    async fn find_groups_field(&mut self, model: &str) -> Result<String, Fault> {
+    async fn find_groups_field(&mut self, model: &str) -> Result<String, OdooError> {
         let named = json!([["groups_id", "group_ids"]]);
-        let fields = self.client.call(model, "fields_get", named, json!({ "attributes": ["type"] })).await?;
+        let fields =
+            self.client.call_method(model, "fields_get", named, json!({ "attributes": ["type"] })).await?;
         let name = ["group_ids", "groups_id"].into_iter().find(|name| fields.get(name).is_some());
-        name.map(str::to_owned).ok_or_else(|| Fault::Missing {
-            what: format!("{model}.fields_get"),
+        name.map(str::to_owned).ok_or_else(|| OdooError::NotFound {
+            operation: format!("{model}.fields_get"),
             text: "it has no groups; this version of Odoo is not known".to_owned(),
         })
     }
 
-    async fn find_record(&mut self, model: &str, field: &str, value: &str) -> Result<Option<u64>, Fault> {
-        let found =
-            self.client.call(model, "search", json!([[[field, "=", value]]]), json!({ "limit": 1 })).await?;
+    async fn find_record(&mut self, model: &str, field: &str, value: &str) -> Result<Option<u64>, OdooError> {
+        let found = self
+            .client
+            .call_method(model, "search", json!([[[field, "=", value]]]), json!({ "limit": 1 }))
+            .await?;
         Ok(found[0].as_u64())
     }
 
@@ -304,18 +310,18 @@ impl OdooSetup {
         values: Value,
         what: &'static str,
         name: &str,
-    ) -> Result<Option<u64>, Fault> {
+    ) -> Result<Option<u64>, OdooError> {
         let id = match self.dry_run {
             true => None,
-            false => self.client.call(model, "create", json!([values]), json!({})).await?.as_u64(),
+            false => self.client.call_method(model, "create", json!([values]), json!({})).await?.as_u64(),
         };
         self.created_records.extend(id.map(|id| (model, id, what, name.to_owned())));
         Ok(self.print_change("created", what, id, name))
     }
 
-    async fn write_record(&mut self, model: &str, id: u64, values: Value) -> Result<(), Fault> {
+    async fn write_record(&mut self, model: &str, id: u64, values: Value) -> Result<(), OdooError> {
         if !self.dry_run {
-            self.client.call(model, "write", json!([[id], values]), json!({})).await?;
+            self.client.call_method(model, "write", json!([[id], values]), json!({})).await?;
         }
         Ok(())
     }
@@ -332,7 +338,7 @@ impl OdooSetup {
 }
 
 /// The server actions, in the order in which they are made.
-const SERVER_ACTIONS: [Action; 2] = [EVENTS_ACTION, INBOUND];
+const SERVER_ACTIONS: [ServerAction; 2] = [EVENTS_ACTION, INBOUND_ACTION];
 
 /// The version in the first line of the action's code.
 fn parse_version(code: &str) -> Option<u64> {
@@ -346,7 +352,7 @@ mod tests {
 
     #[test]
     fn action_code_states_its_version() {
-        for Action { code, version, .. } in SERVER_ACTIONS {
+        for ServerAction { code, version, .. } in SERVER_ACTIONS {
             assert_eq!(parse_version(code), Some(version));
         }
         assert!(EVENTS_ACTION.code.contains(&format!("'version': {}, 'results'", EVENTS_ACTION.version)));

@@ -4,7 +4,7 @@ use crate::cli::setup::print_change;
 use crate::cli::{CliError, Context, config_source, print_json, print_line};
 use crate::config::{Config, HttpTls, Upstream};
 use mailtrail_mail::Clock;
-use mailtrail_net::provider_api::{Account, Act, Change, Fault, Wanted};
+use mailtrail_net::provider_api::{ApiError, DesiredWebhook, ProviderApi, WebhookChange, WebhookChangeKind};
 use mailtrail_net::tls;
 use mailtrail_trail::provider::Provider;
 use reqwest::Url;
@@ -41,18 +41,19 @@ pub async fn run(
     let url = webhook_url(&arguments.url, name).map_err(CliError::Usage)?;
     let account = connect_provider_api(upstream)?;
     let changes = match arguments.remove {
-        true => account.to_unregister(&url).await,
-        false => account.to_register(Wanted { url: &url, credentials: &upstream.webhook_auth }).await,
+        true => account.plan_removal(&url).await,
+        false => account.plan_registration(DesiredWebhook { url: &url, auth: &upstream.webhook_auth }).await,
     };
     for change in changes.map_err(|fault| to_cli_error(&fault))? {
         if !arguments.dry_run {
-            account.carry_out(&change).await.map_err(|fault| to_cli_error(&fault))?;
+            account.apply_change(&change).await.map_err(|fault| to_cli_error(&fault))?;
         }
         print_webhook_change(context, arguments, &change);
     }
-    let elsewhere = account.webhooks().await.map_err(|fault| to_cli_error(&fault))?;
-    let elsewhere = elsewhere.iter().filter(|webhook| webhook.leads_to(name) && !webhook.is_at(&url));
-    let elsewhere: BTreeSet<_> = elsewhere.map(|webhook| webhook.shown()).collect();
+    let elsewhere = account.fetch_webhooks().await.map_err(|fault| to_cli_error(&fault))?;
+    let elsewhere =
+        elsewhere.iter().filter(|webhook| webhook.targets_upstream(name) && !webhook.targets_url(&url));
+    let elsewhere: BTreeSet<_> = elsewhere.map(|webhook| webhook.redacted_url()).collect();
     let mut remains: Vec<_> = elsewhere.iter().map(|url| describe_other_webhook(url)).collect();
     if !arguments.remove {
         remains.extend(manual_steps(&config, upstream, &url));
@@ -118,7 +119,7 @@ fn webhook_url(named: &Url, upstream: &str) -> Result<Url, String> {
     Ok(url)
 }
 
-fn connect_provider_api(upstream: &Upstream) -> Result<Account, CliError> {
+fn connect_provider_api(upstream: &Upstream) -> Result<ProviderApi, CliError> {
     let name = &upstream.transport.name;
     let Some(settings) = upstream.provider_api.clone() else {
         let needed = match (upstream.transport.provider, &upstream.transport.domain) {
@@ -129,14 +130,14 @@ fn connect_provider_api(upstream: &Upstream) -> Result<Account, CliError> {
             format!("upstream {name}: webhooks are registered with the account's key; give {needed} there");
         return Err(CliError::Configuration(text));
     };
-    let trusted = tls::connector(upstream.transport.ca_file.as_deref());
+    let trusted = tls::build_connector(upstream.transport.ca_file.as_deref());
     let trusted = trusted.map_err(|error| CliError::Configuration(error.to_string()))?;
-    Account::new(settings, &trusted, Clock::System).map_err(|fault| to_cli_error(&fault))
+    ProviderApi::new(settings, &trusted, Clock::System).map_err(|fault| to_cli_error(&fault))
 }
 
-fn to_cli_error(fault: &Fault) -> CliError {
+fn to_cli_error(fault: &ApiError) -> CliError {
     let remedy = match fault {
-        Fault::Refused { .. } => {
+        ApiError::Rejected { .. } => {
             "; change what it names, or take out at the provider what is no longer needed"
         }
         _ => "",
@@ -144,15 +145,15 @@ fn to_cli_error(fault: &Fault) -> CliError {
     CliError::Other(format!("{fault}{remedy}"))
 }
 
-fn print_webhook_change(context: &Context, arguments: &SetupWebhooksArgs, change: &Change) {
-    let Change { act, number, url, what, .. } = change;
-    let more = match act {
-        Act::Created | Act::Removed => format!("{url}: {}", what.join(", ")),
-        Act::Updated => format!("{url}: now also {}", what.join(", ")),
-        Act::Kept => format!("{url}: every kind of event is told to it; nothing to do"),
-        Act::Absent => format!("{url}: nothing to do"),
+fn print_webhook_change(context: &Context, arguments: &SetupWebhooksArgs, change: &WebhookChange) {
+    let WebhookChange { kind, id, url, details, .. } = change;
+    let more = match kind {
+        WebhookChangeKind::Created | WebhookChangeKind::Removed => format!("{url}: {}", details.join(", ")),
+        WebhookChangeKind::Updated => format!("{url}: now also {}", details.join(", ")),
+        WebhookChangeKind::Unchanged => format!("{url}: every kind of event is told to it; nothing to do"),
+        WebhookChangeKind::Absent => format!("{url}: nothing to do"),
     };
-    let told = json!({ "done": act.word(), "what": "webhook", "id": number, "name": url, "changed": what });
+    let told = json!({ "done": kind.as_str(), "what": "webhook", "id": id, "name": url, "changed": details });
     print_change(context.json, arguments.dry_run, &told, &more);
 }
 

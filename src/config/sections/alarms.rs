@@ -6,21 +6,22 @@ use crate::config::sections::{ONE_DAY, ONE_MINUTE};
 use crate::config::units;
 use mailtrail_mail::Mailbox;
 use mailtrail_net::webhook_client;
-use mailtrail_relay::alarms::{Letters, Settings};
+use mailtrail_relay::alarms::{AlarmNotifications, EmailSettings};
 use mailtrail_relay::monitoring::Thresholds;
 use mailtrail_store::RESERVED_BYTES;
 use std::time::Duration;
 
 /// Reads it; `upstreams` are the names that there are.
-pub(crate) fn read_alarms(root: &mut Section<'_>, upstreams: &[&str]) -> (Thresholds, Settings) {
+pub(crate) fn read_alarms(root: &mut Section<'_>, upstreams: &[&str]) -> (Thresholds, AlarmNotifications) {
     let mut section = root.subsection("alarms");
-    let (thresholds, usual) = (read_thresholds(&mut section), Settings::default());
+    let (thresholds, usual) = (read_thresholds(&mut section), AlarmNotifications::default());
     let webhook = read_webhook(&mut section);
-    let mail = read_email(&mut section, upstreams);
-    let after = section.duration("after", Duration::ZERO..=ONE_MINUTE * 60).unwrap_or(usual.after);
-    let repeat = section.duration("repeat", ONE_MINUTE * 60..=ONE_DAY * 30).unwrap_or(usual.repeat);
+    let email = read_email(&mut section, upstreams);
+    let delay = section.duration("after", Duration::ZERO..=ONE_MINUTE * 60).unwrap_or(usual.delay);
+    let repeat_interval =
+        section.duration("repeat", ONE_MINUTE * 60..=ONE_DAY * 30).unwrap_or(usual.repeat_interval);
     section.reject_unknown();
-    (thresholds, Settings { webhook, mail, after, repeat })
+    (thresholds, AlarmNotifications { webhook, email, delay, repeat_interval })
 }
 
 fn read_thresholds(section: &mut Section<'_>) -> Thresholds {
@@ -38,23 +39,23 @@ fn read_thresholds(section: &mut Section<'_>) -> Thresholds {
     let deliveries = percent("delivery_rate");
     let disk = section.size("disk", RESERVED_BYTES..=1 << 40);
     Thresholds {
-        silence: silence.unwrap_or(usual.silence),
-        queue: queue.unwrap_or(usual.queue),
-        relay_time: relay_time.unwrap_or(usual.relay_time),
-        window: window.unwrap_or(usual.window),
-        least: least.unwrap_or(usual.least),
-        bounce_rate: bounces.unwrap_or(usual.bounce_rate),
-        complaint_rate: complaints.unwrap_or(usual.complaint_rate),
-        delivery_rate: deliveries.unwrap_or(usual.delivery_rate),
-        disk: disk.unwrap_or(usual.disk),
+        event_silence: silence.unwrap_or(usual.event_silence),
+        max_queued_messages: queue.unwrap_or(usual.max_queued_messages),
+        max_relay_latency: relay_time.unwrap_or(usual.max_relay_latency),
+        rate_window: window.unwrap_or(usual.rate_window),
+        min_recipients: least.unwrap_or(usual.min_recipients),
+        max_bounce_rate: bounces.unwrap_or(usual.max_bounce_rate),
+        max_complaint_rate: complaints.unwrap_or(usual.max_complaint_rate),
+        min_delivery_rate: deliveries.unwrap_or(usual.min_delivery_rate),
+        min_free_disk_bytes: disk.unwrap_or(usual.min_free_disk_bytes),
     }
 }
 
-fn read_webhook(section: &mut Section<'_>) -> Option<webhook_client::Settings> {
+fn read_webhook(section: &mut Section<'_>) -> Option<webhook_client::WebhookEndpoint> {
     let given = section.contains_key("webhook_url");
     let url = read_url(section, "webhook_url");
     let secrets = section.secrets("webhook_secret", 2);
-    let allow_private = section.boolean("allow_private").unwrap_or(false);
+    let allow_private_address = section.boolean("allow_private").unwrap_or(false);
     match (given, secrets.is_empty()) {
         (true, true) if section.is_valid() => {
             section.add_error("webhook_secret", "or webhook_secret_file is required")
@@ -62,20 +63,25 @@ fn read_webhook(section: &mut Section<'_>) -> Option<webhook_client::Settings> {
         (false, false) => section.require_key("webhook_url"),
         _ => {}
     }
-    if url.as_ref().is_some_and(|url| url.scheme() == "http") && !allow_private {
+    if url.as_ref().is_some_and(|url| url.scheme() == "http") && !allow_private_address {
         section.add_warning("webhook_url", "is not https: whoever is on the way reads the alarms");
     }
-    Some(webhook_client::Settings { url: url?, secrets, allow_private, timeout: WEBHOOK_TIMEOUT })
+    Some(webhook_client::WebhookEndpoint {
+        url: url?,
+        secrets,
+        allow_private_address,
+        timeout: WEBHOOK_TIMEOUT,
+    })
 }
 
-fn read_email(section: &mut Section<'_>, upstreams: &[&str]) -> Option<Letters> {
+fn read_email(section: &mut Section<'_>, upstreams: &[&str]) -> Option<EmailSettings> {
     let to = section.list("mail_to", "a mail address", |text| text.parse::<Mailbox>().ok());
     let from = section.parse("mail_from", "a mail address", |text| text.parse().ok());
-    let upstream = section.parse("mail_upstream", "the name of an [[upstream]]", |text| {
+    let preferred_upstream = section.parse("mail_upstream", "the name of an [[upstream]]", |text| {
         upstreams.contains(&text).then(|| text.to_owned())
     });
-    let to = to.unwrap_or_default();
-    if to.is_empty() {
+    let recipients = to.unwrap_or_default();
+    if recipients.is_empty() {
         let left = ["mail_from", "mail_upstream"].into_iter().find(|key| section.contains_key(key));
         if let Some(left) = left.filter(|_| section.is_valid()) {
             section.add_warning(left, "has no meaning without mail_to");
@@ -85,7 +91,7 @@ fn read_email(section: &mut Section<'_>, upstreams: &[&str]) -> Option<Letters> 
     if section.is_valid() {
         section.require_key("mail_from");
     }
-    Some(Letters { to, from: from?, upstream })
+    Some(EmailSettings { recipients, sender: from?, preferred_upstream })
 }
 
 /// How long a request and its answer may take.

@@ -70,12 +70,12 @@ pub(crate) fn read_limits(root: &mut Section<'_>) -> (Limits, LoginPolicy) {
     let usual = Limits::default();
     let timeout = Duration::from_secs(10)..=ONE_DAY;
     let limits = Limits {
-        message_size: section.size("message_size", 1 << 10..=1 << 30).unwrap_or(usual.message_size),
-        recipients: section.integer("recipients", 1..=10_000).unwrap_or(usual.recipients),
-        connections: section.integer("connections", 1..=100_000).unwrap_or(usual.connections),
-        connections_per_ip: section
+        max_message_bytes: section.size("message_size", 1 << 10..=1 << 30).unwrap_or(usual.max_message_bytes),
+        max_recipients: section.integer("recipients", 1..=10_000).unwrap_or(usual.max_recipients),
+        max_connections: section.integer("connections", 1..=100_000).unwrap_or(usual.max_connections),
+        max_connections_per_ip: section
             .integer("connections_per_ip", 1..=100_000)
-            .unwrap_or(usual.connections_per_ip),
+            .unwrap_or(usual.max_connections_per_ip),
         command_timeout: section
             .duration("command_timeout", timeout.clone())
             .unwrap_or(usual.command_timeout),
@@ -135,7 +135,7 @@ pub(crate) fn read_admin(root: &mut Section<'_>, data_dir: &Path, claims: &mut U
     let socket = section.file_path("socket").unwrap_or_else(|| data_dir.join("admin.sock"));
     let address = read_listen_address(&mut section, claims);
     let token = section.secret("token");
-    if token.as_ref().is_some_and(|token| token.reveal().len() < MIN_TOKEN_CHARS) {
+    if token.as_ref().is_some_and(|token| token.expose().len() < MIN_TOKEN_CHARS) {
         let key = if section.contains_key("token_file") { "token_file" } else { "token" };
         section.add_warning(
             key,
@@ -205,22 +205,22 @@ pub(crate) fn read_reports(root: &mut Section<'_>, sinks: &[Sink]) -> bool {
 }
 
 /// `[heartbeat]`: the test mail, if there is to be one.
-pub(crate) fn read_heartbeat(root: &mut Section<'_>) -> Option<heartbeat::Settings> {
+pub(crate) fn read_heartbeat(root: &mut Section<'_>) -> Option<heartbeat::HeartbeatSettings> {
     if !root.contains_key("heartbeat") {
         return None;
     }
     let mut section = root.subsection("heartbeat");
     let mut mailbox = |key| section.parse(key, "a mail address", |text| text.parse().ok());
     let (to, from) = (mailbox("to"), mailbox("from"));
-    let every = section.duration("every", ONE_MINUTE..=ONE_DAY * 7).unwrap_or(ONE_MINUTE * 60);
-    let patience = section.duration("patience", Duration::from_secs(1)..=ONE_DAY).unwrap_or(ONE_MINUTE * 15);
+    let interval = section.duration("every", ONE_MINUTE..=ONE_DAY * 7).unwrap_or(ONE_MINUTE * 60);
+    let timeout = section.duration("patience", Duration::from_secs(1)..=ONE_DAY).unwrap_or(ONE_MINUTE * 15);
     for (key, given) in [("to", to.is_some()), ("from", from.is_some())] {
         if !given && section.is_valid() {
             section.require_key(key);
         }
     }
     section.reject_unknown();
-    Some(heartbeat::Settings { to: to?, from: from?, every, patience })
+    Some(heartbeat::HeartbeatSettings { recipient: to?, sender: from?, interval, timeout })
 }
 
 /// `[duplicates]`: how long a message is looked for among those before it.

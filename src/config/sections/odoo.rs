@@ -5,7 +5,7 @@ use crate::config::section::Section;
 use crate::config::validators::is_loopback;
 use mailtrail_mail::fold_domain;
 use mailtrail_net::odoo;
-use mailtrail_net::odoo::Place;
+use mailtrail_net::odoo::OdooInstance;
 use mailtrail_relay::sink::odoo::{OdooMode, OdooSettings, OdooStatusOptions};
 use reqwest::Url;
 use std::time::Duration;
@@ -21,19 +21,25 @@ pub(crate) fn read_odoo_sink(
     let action_id = section.integer("action", 1..=i64::from(i32::MAX)).and_then(|id| u64::try_from(id).ok());
     let folded = |text: &str| Some(fold_domain(text));
     let release = section.integer("release", 16..=19).unwrap_or(18);
-    let senders = section.list("senders", "a domain", folded).unwrap_or_default();
-    let hosts = section.list("hosts", "a host", |text| Some(text.to_owned())).unwrap_or_default();
+    let sender_domains = section.list("senders", "a domain", folded).unwrap_or_default();
+    let message_id_hosts = section.list("hosts", "a host", |text| Some(text.to_owned())).unwrap_or_default();
     let status_options = read_status_options(section);
     if status_options.relayed && !status_options.delivered {
         section.add_warning("delivered", "is off, and relayed is not: mail that arrived stays \"Sent\"");
     }
     let login = login?;
-    let instance = Place { url: login.url.clone(), release, clients: clients.to_vec(), senders, hosts };
+    let instance = OdooInstance {
+        url: login.url.clone(),
+        release,
+        client_labels: clients.to_vec(),
+        sender_domains,
+        message_id_hosts,
+    };
     Some(OdooSettings { login, instance, mode, action_id, status_options, hostname: hostname.to_owned() })
 }
 
 /// Where a database is, and who logs in there; `patience` is the usual timeout.
-pub(crate) fn read_odoo_login(section: &mut Section<'_>, patience: Duration) -> Option<odoo::Settings> {
+pub(crate) fn read_odoo_login(section: &mut Section<'_>, patience: Duration) -> Option<odoo::OdooConnection> {
     ["url", "database", "username"].iter().for_each(|key| section.require_key(key));
     let url = section.parse("url", "a text", |text| Some(parse_url(text)));
     if url == Some(None) {
@@ -56,7 +62,14 @@ pub(crate) fn read_odoo_login(section: &mut Section<'_>, patience: Duration) -> 
     let timeout = section.duration("timeout", Duration::from_secs(1)..=Duration::from_secs(600));
     let ca_file = section.existing_file("ca_file");
     let timeout = timeout.unwrap_or(patience);
-    Some(odoo::Settings { url: url?, database: database?, username: username?, key: key?, timeout, ca_file })
+    Some(odoo::OdooConnection {
+        url: url?,
+        database: database?,
+        username: username?,
+        api_key: key?,
+        timeout,
+        ca_file,
+    })
 }
 
 /// Where Odoo answers; who logs in there stands elsewhere.

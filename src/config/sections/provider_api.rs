@@ -5,7 +5,7 @@ use crate::config::section::Section;
 use crate::config::sections::ONE_DAY;
 use crate::config::validators::is_loopback;
 use mailtrail_mail::Secret;
-use mailtrail_net::provider_api::{Settings, Whose};
+use mailtrail_net::provider_api::{ProviderApiSettings, ProviderKind};
 use mailtrail_relay::reconcile;
 use mailtrail_trail::provider::{Provider, Region};
 use reqwest::Url;
@@ -45,23 +45,24 @@ pub(crate) fn read_provider_api(
     region: Region,
     domain: Option<&str>,
     key: &ApiKeyEntry,
-) -> (Option<Settings>, Option<reconcile::PollSettings>) {
+) -> (Option<ProviderApiSettings>, Option<reconcile::PollSettings>) {
     let mut reconciling = section.subsection("reconcile");
     let keys = ["enabled", "every", "api", "reach"];
     let named: Vec<_> = keys.into_iter().filter(|key| reconciling.contains_key(key)).collect();
     let usual = reconcile::PollSettings::default();
     let enabled = reconciling.boolean("enabled").unwrap_or(true);
-    let api = reconciling.keyword("api", &EVENT_APIS).unwrap_or_default();
+    let events_api = reconciling.keyword("api", &EVENT_APIS).unwrap_or_default();
     let settings = reconcile::PollSettings {
         interval: reconciling.duration("every", ONE_MINUTE..=ONE_DAY).unwrap_or(usual.interval),
         lookback: reconciling.duration("reach", ONE_MINUTE * 60..=ONE_DAY * 30).unwrap_or(usual.lookback),
     };
     let account = provider.and_then(|provider| {
         let (whose, usual) = match (provider, domain) {
-            (Provider::Mailgun, Some(domain)) => {
-                (Whose::Mailgun { domain: domain.to_owned(), api }, provider.default_api(region)?)
-            }
-            (Provider::Brevo, _) => (Whose::Brevo, Whose::BREVO),
+            (Provider::Mailgun, Some(domain)) => (
+                ProviderKind::Mailgun { domain: domain.to_owned(), events_api },
+                provider.default_api_url(region)?,
+            ),
+            (Provider::Brevo, _) => (ProviderKind::Brevo, ProviderKind::BREVO_BASE_URL),
             (Provider::Mailgun, None) => {
                 let why = "is of no use without domain: the provider's events cannot be asked for";
                 return key.is_present.then(|| section.add_warning(key.key_name, why)).and(None);
@@ -72,7 +73,12 @@ pub(crate) fn read_provider_api(
             }
         };
         let base_url = key.base_url.clone().or_else(|| usual.parse().ok())?;
-        Some(Settings { upstream: upstream.to_owned(), whose, base_url, key: key.key.clone()? })
+        Some(ProviderApiSettings {
+            upstream: upstream.to_owned(),
+            provider: whose,
+            base_url,
+            api_key: key.key.clone()?,
+        })
     });
     if !key.is_present {
         named.iter().for_each(|key| reconciling.add_warning(key, NEEDS_KEY));

@@ -3,7 +3,7 @@
 use crate::config::section::Section;
 use crate::config::uniqueness::{NameKind, UniqueNames};
 use crate::config::validators::{is_address_pattern, is_header_name, is_slug};
-use mailtrail_trail::{Field, Pattern, Route, Routing};
+use mailtrail_trail::{HeaderMatch, Match, Route, Routing};
 
 /// Reads both; `upstreams` and `users` are the names that there are.
 pub(crate) fn read_routing(
@@ -16,13 +16,14 @@ pub(crate) fn read_routing(
     let routes = routes.filter_map(|section| read_route(section, upstreams, users, claims)).collect();
     let given = root.contains_key("bulk");
     let mut section = root.subsection("bulk");
-    let mut bulk = read_match(&mut section, users, false);
-    if !given || !section.contains_key("headers") && bulk.headers.is_empty() {
-        bulk.headers = DEFAULT_BULK_HEADERS.iter().filter_map(|text| parse_header_match(text)).collect();
+    let mut bulk_match = read_match(&mut section, users, false);
+    if !given || !section.contains_key("headers") && bulk_match.headers.is_empty() {
+        bulk_match.headers =
+            DEFAULT_BULK_HEADERS.iter().filter_map(|text| parse_header_match(text)).collect();
     }
-    let bulk_recipients = section.integer("recipients", 0..=10_000).unwrap_or(DEFAULT_BULK_RECIPIENTS);
+    let min_bulk_recipients = section.integer("recipients", 0..=10_000).unwrap_or(DEFAULT_BULK_RECIPIENTS);
     section.reject_unknown();
-    Routing { routes, bulk, bulk_recipients }
+    Routing { routes, bulk_match, min_bulk_recipients }
 }
 
 fn read_route(
@@ -39,18 +40,18 @@ fn read_route(
         claims.insert_name(NameKind::Route, &section, "name", name);
     }
     let named = section.list("upstreams", "the name of an [[upstream]]", one_of_names(upstreams));
-    let pattern = read_match(&mut section, users, true);
+    let criteria = read_match(&mut section, users, true);
     if named.as_ref().is_some_and(Vec::is_empty) && section.is_valid() {
         section.add_error("upstreams", "names none");
     }
     section.reject_unknown();
-    Some(Route { name: name?.into(), pattern, upstreams: named? })
+    Some(Route { name: name?.into(), criteria, upstreams: named? })
 }
 
-fn read_match(section: &mut Section<'_>, users: &[&str], recipients: bool) -> Pattern {
+fn read_match(section: &mut Section<'_>, users: &[&str], recipients: bool) -> Match {
     let address = |text: &str| is_address_pattern(text).then(|| text.to_owned());
     let addresses = "an address, \"*@domain\" or \"*\"";
-    Pattern {
+    Match {
         users: section.list("users", "the name of a [[user]]", one_of_names(users)).unwrap_or_default(),
         senders: section.list("senders", addresses, address).unwrap_or_default(),
         recipients: if recipients {
@@ -68,17 +69,17 @@ fn one_of_names<'a>(names: &'a [&'a str]) -> impl Fn(&str) -> Option<String> + '
     |text| names.contains(&text).then(|| text.to_owned())
 }
 
-fn parse_header_match(text: &str) -> Option<Field> {
+fn parse_header_match(text: &str) -> Option<HeaderMatch> {
     let (name, value) = match text.split_once(':') {
         Some((name, value)) => (name, Some(value.trim())),
         None => (text, None),
     };
     let sound = is_header_name(name) && value.is_none_or(|value| !value.is_empty());
-    sound.then(|| Field { name: name.to_owned(), value: value.map(str::to_owned) })
+    sound.then(|| HeaderMatch { name: name.to_owned(), value: value.map(str::to_owned) })
 }
 
 /// As [`read`] reads it.
-pub(crate) fn format_header_match(field: &Field) -> String {
+pub(crate) fn format_header_match(field: &HeaderMatch) -> String {
     match &field.value {
         Some(value) => format!("{}: {value}", field.name),
         None => field.name.clone(),

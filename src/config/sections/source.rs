@@ -25,7 +25,7 @@ pub(crate) fn read_source(
         section.add_error(key, "or secret_file is required");
     }
     let secrets = section.secrets("secret", 2);
-    if secrets.iter().any(|secret| secret.reveal().len() < MIN_SECRET_CHARS) {
+    if secrets.iter().any(|secret| secret.expose().len() < MIN_SECRET_CHARS) {
         // Whoever guesses it is believed.
         section.add_warning(
             key,
@@ -47,7 +47,7 @@ pub(crate) fn read_source(
         Some(SourceType::Generic) => Some(SourceKind::Generic { secrets, upstream }),
         Some(SourceType::ActiveCampaign) => {
             let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~*".contains(&byte);
-            if !secrets.iter().all(|secret| secret.reveal().bytes().all(fits)) {
+            if !secrets.iter().all(|secret| secret.expose().bytes().all(fits)) {
                 section.add_error(
                     key,
                     "has other characters than a-z, A-Z, 0-9 and -._~*; it is a part of a path",

@@ -15,7 +15,7 @@ use mailtrail_net::transport::{Api, Login, Pipelining, Security, Settings, circu
 use mailtrail_relay::queue::RetryPolicy;
 use mailtrail_relay::reconcile;
 use mailtrail_relay::submission::Listener;
-use mailtrail_trail::provider::brevo::Credentials;
+use mailtrail_trail::provider::brevo::WebhookAuth;
 use mailtrail_trail::provider::{Provider, Region};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -58,7 +58,7 @@ pub(crate) fn read_upstream(
 }
 
 /// What Brevo's webhooks prove themselves with.
-fn read_webhook_auth(section: &mut Section<'_>) -> Credentials {
+fn read_webhook_auth(section: &mut Section<'_>) -> WebhookAuth {
     let has_password =
         section.contains_key("webhook_password") || section.contains_key("webhook_password_file");
     match (section.contains_key("webhook_username"), has_password) {
@@ -72,20 +72,20 @@ fn read_webhook_auth(section: &mut Section<'_>) -> Credentials {
     if section.contains_key("webhook_header") && !has_token {
         section.add_error("webhook_header", "needs webhook_token_file or webhook_token, which it carries");
     }
-    let header = section
+    let token_header = section
         .parse("webhook_header", "a header's name", |text| is_header_name(text).then(|| text.to_owned()));
     let login = section.parse("webhook_username", "a text without colons", |text| {
         (is_single_line(text) && !text.contains(':')).then(|| text.to_owned())
     });
     let tokens = section.secrets("webhook_token", 2);
-    Credentials { tokens, header, login: login.zip(section.secret("webhook_password")) }
+    WebhookAuth { tokens, token_header, basic: login.zip(section.secret("webhook_password")) }
 }
 
 /// How it is reached, the account behind it, and how that is asked.
 fn read_transport(
     section: &mut Section<'_>,
     name: String,
-) -> (Option<Settings>, Option<provider_api::Settings>, Option<reconcile::PollSettings>) {
+) -> (Option<Settings>, Option<provider_api::ProviderApiSettings>, Option<reconcile::PollSettings>) {
     section.require_key("provider");
     let provider = section.keyword("provider", &PROVIDER_NAMES);
     let named = provider.unwrap_or(Provider::Plain);
@@ -216,7 +216,7 @@ fn read_mailgun_api(
     if transport == TransportKind::Smtp {
         return None;
     }
-    let usual = provider?.default_api(region);
+    let usual = provider?.default_api_url(region);
     if usual.is_none() {
         let why = "\"api\" is for Mailgun, which takes a message as it is; use \"smtp\" with this provider";
         section.add_error("transport", why);

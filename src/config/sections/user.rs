@@ -8,7 +8,7 @@ use crate::config::validators::{is_address_pattern, is_header_pattern};
 use mailtrail_net::tls;
 use mailtrail_relay::submission::{Password, PasswordHashError, User};
 use mailtrail_smtp::Account;
-use mailtrail_trail::provider::SAFE_REQUESTS;
+use mailtrail_trail::provider::SAFE_REQUESTS_KEYWORD;
 use std::sync::Arc;
 
 /// Reads one.
@@ -19,7 +19,7 @@ pub(crate) fn read_user(mut section: Section<'_>, claims: &mut UniqueNames) -> O
         claims.insert_name(NameKind::User, &section, "name", name);
     }
     let certificate_identities =
-        section.list("certificates", EXPECTED_CERTIFICATE, tls::mark).unwrap_or_default();
+        section.list("certificates", EXPECTED_CERTIFICATE, tls::normalize_identity).unwrap_or_default();
     for certificate in &certificate_identities {
         claims.insert_name(NameKind::Certificate, &section, "certificates", certificate);
     }
@@ -34,15 +34,15 @@ pub(crate) fn read_user(mut section: Section<'_>, claims: &mut UniqueNames) -> O
         section.list("request_headers", "a header name, or its beginning and \"*\"", |text| {
             is_header_pattern(text).then(|| text.to_owned())
         });
-    let cleanup = cleanup::read_cleanup(&mut section);
+    let header_cleanup = cleanup::read_cleanup(&mut section);
     section.reject_unknown();
     let name = name?;
     let account = Account {
-        client: client.unwrap_or_else(|| name.clone()),
+        client_label: client.unwrap_or_else(|| name.clone()),
         name,
-        senders: senders.unwrap_or_default(),
-        request_headers: request_headers.unwrap_or_else(|| vec![SAFE_REQUESTS.to_owned()]),
-        cleanup,
+        sender_patterns: senders.unwrap_or_default(),
+        allowed_request_headers: request_headers.unwrap_or_else(|| vec![SAFE_REQUESTS_KEYWORD.to_owned()]),
+        header_cleanup,
     };
     Some(User { account: Arc::new(account), password: password?, certificate_identities, rate, quota })
 }
@@ -62,7 +62,7 @@ fn read_password(section: &mut Section<'_>, certified: bool) -> Option<Option<Pa
     }
     let key = if section.contains_key("password_hash") { "password_hash" } else { "password_hash_file" };
     let hash = section.password_hash("password_hash")?;
-    match hash.reveal().parse() {
+    match hash.expose().parse() {
         Ok(hash) => Some(Some(Password::Hash(hash))),
         Err(fault) => {
             let fault: PasswordHashError = fault;

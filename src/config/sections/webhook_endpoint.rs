@@ -1,7 +1,7 @@
 //! HTTP endpoints of others: of `[[sink]]` and `[[inbound.target]]`.
 
 use crate::config::section::Section;
-use mailtrail_net::Settings;
+use mailtrail_net::WebhookEndpoint;
 use reqwest::Url;
 use std::time::Duration;
 
@@ -23,17 +23,17 @@ pub(crate) fn read_webhook_endpoint(
     goods: &str,
     usual: Duration,
     longest: Duration,
-) -> Option<Settings> {
+) -> Option<WebhookEndpoint> {
     section.require_key("url");
     let url = read_url(section, "url");
     let secrets = section.secrets("secret", 2);
     if secrets.is_empty() && section.is_valid() {
         section.require_key("secret");
     }
-    let allow_private = section.boolean("allow_private").unwrap_or(false);
-    if url.as_ref().is_some_and(|url| url.scheme() == "http") && !allow_private {
+    let allow_private_address = section.boolean("allow_private").unwrap_or(false);
+    if url.as_ref().is_some_and(|url| url.scheme() == "http") && !allow_private_address {
         section.add_warning("url", format!("is not https: whoever is on the way reads {goods}"));
     }
     let timeout = section.duration("timeout", Duration::from_secs(1)..=longest).unwrap_or(usual);
-    Some(Settings { url: url?, secrets, allow_private, timeout })
+    Some(WebhookEndpoint { url: url?, secrets, allow_private_address, timeout })
 }

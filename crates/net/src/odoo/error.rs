@@ -1,23 +1,23 @@
 /// Why Odoo did not do what it was asked, and what helps.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
+pub enum OdooError {
     /// The client cannot be made.
     #[error("no connection to Odoo can be made: {0}")]
-    Setup(String),
+    ClientSetup(String),
     /// Nothing was sent.
     #[error("Odoo cannot be reached: {0}; check url, and whether Odoo runs")]
     Unreachable(String),
     /// It may have been done.
-    #[error("Odoo gave no whole answer to {what}: {cause}; it may have been done")]
-    Unanswered {
+    #[error("Odoo gave no whole answer to {operation}: {cause}; it may have been done")]
+    NoResponse {
         /// What was asked for.
-        what: String,
+        operation: String,
         /// What came instead.
         cause: String,
     },
     /// What was to be handed over cannot be read.
     #[error("what was to be handed to Odoo cannot be read: {cause}")]
-    Unread {
+    BodyUnreadable {
         /// What kind of error that was.
         kind: std::io::ErrorKind,
         /// The error.
@@ -25,25 +25,25 @@ pub enum Fault {
     },
     /// Something else answers at that address.
     #[error(
-        "{what} was answered with {answer}, which is not Odoo's API; check url, and that the proxy passes /jsonrpc and /xmlrpc/2"
+        "{operation} was answered with {response}, which is not Odoo's API; check url, and that the proxy passes /jsonrpc and /xmlrpc/2"
     )]
-    Stranger {
+    NotOdoo {
         /// What was asked for.
-        what: String,
+        operation: String,
         /// The status and the beginning of what came.
-        answer: String,
+        response: String,
     },
     /// There is no such database.
     #[error("Odoo has no database {0:?}; check database")]
-    Database(String),
+    UnknownDatabase(String),
     /// The login is refused.
     #[error("Odoo refuses the login of {0:?}; check username and api_key, and that the key has not expired")]
-    Login(String),
+    LoginRejected(String),
     /// The user lacks a right.
-    #[error("Odoo denies {what} to {user:?}: {text}")]
-    Denied {
+    #[error("Odoo denies {operation} to {user:?}: {text}")]
+    AccessDenied {
         /// What was asked for.
-        what: String,
+        operation: String,
         /// The login.
         user: String,
         /// Odoo's words.
@@ -53,37 +53,37 @@ pub enum Fault {
     #[error("Odoo is busy: {0}")]
     Busy(String),
     /// There is no such record.
-    #[error("Odoo has no such record for {what}: {text}")]
-    Missing {
+    #[error("Odoo has no such record for {operation}: {text}")]
+    NotFound {
         /// What was asked for.
-        what: String,
+        operation: String,
         /// Odoo's words.
         text: String,
     },
     /// It was refused, or broke.
-    #[error("Odoo refused {what}: {name}: {text}")]
-    Refused {
+    #[error("Odoo refused {operation}: {exception}: {text}")]
+    Rejected {
         /// What was asked for.
-        what: String,
+        operation: String,
         /// The exception.
-        name: String,
+        exception: String,
         /// Odoo's words.
         text: String,
     },
 }
 
-impl Fault {
+impl OdooError {
     /// Whether what was asked for is itself the reason, and not the time, the network, the login or its rights.
-    pub fn is_final(&self) -> bool {
-        matches!(self, Self::Refused { .. })
+    pub fn is_permanent(&self) -> bool {
+        matches!(self, Self::Rejected { .. })
     }
 
     /// What an exception of Odoo's means; `name` is the exception with its module, as far as that is known.
-    pub(super) fn of_exception(what: &str, user: &str, database: &str, name: &str, text: &str) -> Self {
-        let (what, text) = (what.to_owned(), shorten(text));
+    pub(super) fn from_exception(what: &str, user: &str, database: &str, name: &str, text: &str) -> Self {
+        let (operation, text) = (what.to_owned(), to_short_line(text));
         let any = |words: &[&str]| words.iter().any(|word| name.contains(word) || text.contains(word));
         if text.contains("FATAL:") && text.contains("does not exist") {
-            return Self::Database(database.to_owned());
+            return Self::UnknownDatabase(database.to_owned());
         }
         if any(&[
             "SerializationFailure",
@@ -97,51 +97,55 @@ impl Fault {
             return Self::Busy(text);
         }
         if name.contains("AccessDenied") {
-            return Self::Login(user.to_owned());
+            return Self::LoginRejected(user.to_owned());
         }
         if name.contains("AccessError") {
-            return Self::Denied { what, user: user.to_owned(), text };
+            return Self::AccessDenied { operation, user: user.to_owned(), text };
         }
         if name.contains("MissingError") {
-            return Self::Missing { what, text };
+            return Self::NotFound { operation, text };
         }
-        Self::Refused { what, name: name.to_owned(), text }
+        Self::Rejected { operation, exception: name.to_owned(), text }
     }
 }
 
 /// Words in one line of a bearable length.
-pub(super) fn shorten(text: &str) -> String {
+pub(super) fn to_short_line(text: &str) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    if line.chars().count() <= TEXT {
+    if line.chars().count() <= MAX_ERROR_TEXT {
         return line;
     }
     // Odoo says at the beginning what went wrong, Python at the end.
     let characters: Vec<char> = line.chars().collect();
-    let (beginning, end) = (&characters[..TEXT / 2], &characters[characters.len() - TEXT / 2..]);
+    let (beginning, end) =
+        (&characters[..MAX_ERROR_TEXT / 2], &characters[characters.len() - MAX_ERROR_TEXT / 2..]);
     beginning.iter().chain(['…'].iter()).chain(end).collect()
 }
 
 /// Characters of Odoo's words that are kept.
-const TEXT: usize = 1000;
+const MAX_ERROR_TEXT: usize = 1000;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn exceptions_say_what_may_be_done() {
-        let fault = |name: &str, text: &str| Fault::of_exception("x", "bot", "prod", name, text);
-        assert!(matches!(fault("odoo.exceptions.AccessError", "no"), Fault::Denied { .. }));
-        assert!(matches!(fault("odoo.exceptions.AccessDenied", "Access Denied"), Fault::Login(_)));
-        assert!(matches!(fault("odoo.exceptions.MissingError", "gone"), Fault::Missing { .. }));
+    fn classifies_exceptions() {
+        let fault = |name: &str, text: &str| OdooError::from_exception("x", "bot", "prod", name, text);
+        assert!(matches!(fault("odoo.exceptions.AccessError", "no"), OdooError::AccessDenied { .. }));
+        assert!(matches!(
+            fault("odoo.exceptions.AccessDenied", "Access Denied"),
+            OdooError::LoginRejected(_)
+        ));
+        assert!(matches!(fault("odoo.exceptions.MissingError", "gone"), OdooError::NotFound { .. }));
         assert!(matches!(
             fault("psycopg2.errors.SerializationFailure", "could not serialize access"),
-            Fault::Busy(_)
+            OdooError::Busy(_)
         ));
         let absent = "connection failed: FATAL:  database \"prod\" does not exist";
-        assert_eq!(fault("psycopg2.OperationalError", absent), Fault::Database("prod".into()));
+        assert_eq!(fault("psycopg2.OperationalError", absent), OdooError::UnknownDatabase("prod".into()));
         let refused = fault("builtins.ValueError", "a\n  b");
-        assert!(refused.is_final());
+        assert!(refused.is_permanent());
         assert_eq!(refused.to_string(), "Odoo refused x: builtins.ValueError: a b");
     }
 }

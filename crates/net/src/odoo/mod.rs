@@ -11,10 +11,12 @@ mod error;
 mod instance;
 mod xmlrpc;
 
-pub use action::{Action, GROUP_NAME, INBOUND, find_number, run, write_comment};
-pub use client::Client;
-pub use error::Fault;
-pub use instance::Place;
+pub use action::{
+    GROUP_NAME, INBOUND_ACTION, ServerAction, find_action_id, format_group_comment, run_action,
+};
+pub use client::OdooClient;
+pub use error::OdooError;
+pub use instance::OdooInstance;
 
 use mailtrail_mail::Secret;
 use reqwest::Url;
@@ -23,7 +25,7 @@ use std::time::Duration;
 
 /// A database, and how to log in there.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct OdooConnection {
     /// Where Odoo answers: scheme, host and port, and a path where a proxy puts it under one.
     pub url: Url,
     /// The database's name.
@@ -31,7 +33,7 @@ pub struct Settings {
     /// The login.
     pub username: String,
     /// The login's API key, or password.
-    pub key: Secret,
+    pub api_key: Secret,
     /// How long an answer may take. Default 60 s: Odoo waits for its own locks.
     pub timeout: Duration,
     /// Whose certificates are trusted besides the public ones.

@@ -1,6 +1,6 @@
 //! XML-RPC, as little of it as `message_process` needs: its call with raw bytes in its middle, and what comes back.
 
-use crate::odoo::error::shorten;
+use crate::odoo::error::to_short_line;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
@@ -12,18 +12,18 @@ use std::io;
 
 /// What an answer says.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum XmlRpcResponse {
     /// The text of a number, a truth (0 or 1), or a string.
     Value(String),
     /// A fault. Of its codes 3 is a refused login, and 4 missing rights.
     Fault { code: i64, text: String },
     /// No XML-RPC at all.
-    None,
+    Invalid,
 }
 
 /// `execute_kw(database, uid, key, 'mail.thread', 'message_process', [False, bytes])`, in two halves: between them
 /// stands the base64 of the bytes.
-pub fn message_process(database: &str, uid: u64, key: &str) -> [String; 2] {
+pub fn message_process_call(database: &str, uid: u64, key: &str) -> [String; 2] {
     let string = |text: &str| format!("<param><value><string>{}</string></value></param>", escape(text));
     let parameters = [
         string(database),
@@ -42,12 +42,12 @@ pub fn message_process(database: &str, uid: u64, key: &str) -> [String; 2] {
 }
 
 /// Bytes that the base64 of so many takes.
-pub fn encoded_size(size: u64) -> u64 {
+pub fn base64_size(size: u64) -> u64 {
     size.div_ceil(3) * 4
 }
 
 /// The base64 of what comes in pieces, as one text.
-pub fn encoded(pieces: impl Stream<Item = io::Result<Bytes>>) -> impl Stream<Item = io::Result<Bytes>> {
+pub fn base64_stream(pieces: impl Stream<Item = io::Result<Bytes>>) -> impl Stream<Item = io::Result<Bytes>> {
     let ended = stream::iter([None]);
     pieces.map(Some).chain(ended).scan(Vec::new(), |rest, piece| {
         let piece = piece.transpose().map(|piece| {
@@ -62,21 +62,21 @@ pub fn encoded(pieces: impl Stream<Item = io::Result<Bytes>>) -> impl Stream<Ite
 }
 
 /// Reads an answer.
-pub fn read(text: &str) -> Answer {
+pub fn parse_response(text: &str) -> XmlRpcResponse {
     let mut reader = Reader::from_str(text);
-    let mut said = Said::default();
+    let mut said = ResponseParser::default();
     loop {
         match reader.read_event() {
-            Ok(Event::Start(start)) => said.begin(start.name().as_ref().to_owned()),
-            Ok(Event::Text(words)) => said.note(&words.xml10_content()),
+            Ok(Event::Start(start)) => said.start_element(start.name().as_ref().to_owned()),
+            Ok(Event::Text(words)) => said.append_text(&words.xml10_content()),
             Ok(Event::GeneralRef(entity)) => {
                 let character = entity.resolve_char_ref().ok().flatten().map(String::from);
                 let known = || resolve_xml_entity(&entity).map(str::to_owned);
-                said.note(&character.or_else(known).unwrap_or_default());
+                said.append_text(&character.or_else(known).unwrap_or_default());
             }
             Ok(Event::End(_)) => drop(said.path.pop()),
-            Ok(Event::Eof) if said.path.is_empty() => return said.answer(),
-            Ok(Event::Eof) | Err(_) => return Answer::None,
+            Ok(Event::Eof) if said.path.is_empty() => return said.finish(),
+            Ok(Event::Eof) | Err(_) => return XmlRpcResponse::Invalid,
             Ok(_) => {}
         }
     }
@@ -84,7 +84,7 @@ pub fn read(text: &str) -> Answer {
 
 /// What was read of an answer so far.
 #[derive(Default)]
-struct Said {
+struct ResponseParser {
     path: Vec<String>,
     is_fault: Option<bool>,
     /// The member of a fault that is being read.
@@ -93,8 +93,8 @@ struct Said {
     text: String,
 }
 
-impl Said {
-    fn begin(&mut self, element: String) {
+impl ResponseParser {
+    fn start_element(&mut self, element: String) {
         self.path.push(element);
         match self.path.last().map(String::as_str) {
             Some("params") if self.path.len() == 2 => self.is_fault = Some(false),
@@ -104,7 +104,7 @@ impl Said {
         }
     }
 
-    fn note(&mut self, words: &str) {
+    fn append_text(&mut self, words: &str) {
         let is_name = self.path.last().is_some_and(|element| element == "name");
         match (self.is_fault, &*self.member) {
             (Some(true), _) if is_name => self.member.push_str(words),
@@ -114,20 +114,20 @@ impl Said {
         }
     }
 
-    fn answer(self) -> Answer {
+    fn finish(self) -> XmlRpcResponse {
         match self.is_fault {
-            None => Answer::None,
-            Some(false) => Answer::Value(self.text.trim().to_owned()),
+            None => XmlRpcResponse::Invalid,
+            Some(false) => XmlRpcResponse::Value(self.text.trim().to_owned()),
             Some(true) => {
-                let text = shorten(without_traceback(&self.text));
-                Answer::Fault { code: self.code.trim().parse().unwrap_or_default(), text }
+                let text = to_short_line(strip_traceback(&self.text));
+                XmlRpcResponse::Fault { code: self.code.trim().parse().unwrap_or_default(), text }
             }
         }
     }
 }
 
 /// What went wrong: all of a text of Odoo's, and of Python's traceback the lines after the last frame, which is indented.
-fn without_traceback(text: &str) -> &str {
+fn strip_traceback(text: &str) -> &str {
     let text = text.trim();
     if !text.starts_with("Traceback") {
         return text;
@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_is_a_value_or_a_fault() {
+    fn parses_values_and_faults() {
         for (written, value) in [
             ("<boolean>0</boolean>", "0"),
             ("\n<int>23</int>\n", "23"),
@@ -159,32 +159,32 @@ mod tests {
             let text = format!(
                 "<?xml version='1.0'?>\n<methodResponse>\n<params>\n<param>\n<value>{written}</value>\n</param>\n</params>\n</methodResponse>\n"
             );
-            assert_eq!(read(&text), Answer::Value(value.into()), "{written}");
+            assert_eq!(parse_response(&text), XmlRpcResponse::Value(value.into()), "{written}");
         }
         let fault = "<?xml version='1.0'?>\n<methodResponse>\n<fault>\n<value><struct>\n<member>\n<name>faultCode</name>\n\
             <value><int>1</int></value>\n</member>\n<member>\n<name>faultString</name>\n<value><string>Traceback:\n\
             cannot &lt;b&#62;  None\n</string></value></member></struct></value></fault></methodResponse>";
-        assert_eq!(read(fault), Answer::Fault { code: 1, text: "cannot <b> None".into() });
+        assert_eq!(parse_response(fault), XmlRpcResponse::Fault { code: 1, text: "cannot <b> None".into() });
         for other in ["", "<html><body>Login</body></html>", "<methodResponse><params>", "plain"] {
-            assert_eq!(read(other), Answer::None, "{other}");
+            assert_eq!(parse_response(other), XmlRpcResponse::Invalid, "{other}");
         }
     }
 
     #[tokio::test]
-    async fn bytes_are_one_text_however_they_come() {
+    async fn encodes_chunks_as_one_base64_text() {
         let bytes: Vec<u8> = (0..=255).collect();
         for size in [1, 2, 3, 4, 100, 256] {
             let pieces: Vec<_> = bytes.chunks(size).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
-            let texts: Vec<_> = encoded(stream::iter(pieces)).map(Result::unwrap).collect().await;
+            let texts: Vec<_> = base64_stream(stream::iter(pieces)).map(Result::unwrap).collect().await;
             let text = texts.concat();
             assert_eq!(BASE64_STANDARD.decode(&text).unwrap(), bytes, "in pieces of {size}");
-            assert_eq!(text.len() as u64, encoded_size(256));
+            assert_eq!(text.len() as u64, base64_size(256));
         }
     }
 
     #[test]
-    fn a_call_is_written_around_its_bytes() {
-        let [head, tail] = message_process("a&b", 7, "<key>");
+    fn splits_the_call_around_the_message() {
+        let [head, tail] = message_process_call("a&b", 7, "<key>");
         assert!(head.contains("<string>a&amp;b</string>") && head.contains("<string>&lt;key&gt;</string>"));
         assert!(head.contains("<int>7</int>") && head.ends_with("<base64>") && tail.starts_with("</base64>"));
     }

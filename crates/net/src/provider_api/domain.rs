@@ -1,17 +1,17 @@
 /// A sending domain, as its provider sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Domain {
+pub struct SendingDomain {
     /// Whether the provider sends its mail.
     pub is_active: bool,
     /// The provider's word for how it stands.
     pub state: String,
     /// What the provider wants to find in the DNS; empty where it does not say.
-    pub records: Vec<Record>,
+    pub dns_records: Vec<DnsRecord>,
 }
 
 /// A record that belongs into the DNS.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record {
+pub struct DnsRecord {
     /// `TXT` or `CNAME`.
     pub kind: String,
     /// Whose.

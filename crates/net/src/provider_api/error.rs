@@ -2,96 +2,98 @@ use std::time::Duration;
 
 /// Why an account does not answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
+pub enum ApiError {
     /// Nobody there, or the way is broken.
     #[error(
-        "upstream {upstream}: {what}: the provider's API cannot be reached: {cause}; is api_base_url right, and may this \
+        "upstream {upstream}: {operation}: the provider's API cannot be reached: {cause}; is api_base_url right, and may this \
          machine reach it?"
     )]
     Unreachable {
         /// Whose.
         upstream: String,
         /// What was asked for.
-        what: &'static str,
+        operation: &'static str,
         /// Why.
         cause: String,
     },
     /// The key is wrong, or may not do this.
     #[error(
-        "upstream {upstream}: {what}: the provider's API refused the api_key ({status}: {words}); give the account's key \
+        "upstream {upstream}: {operation}: the provider's API refused the api_key ({status}: {diagnostic}); give the account's key \
          of this region: a domain sending key may send and nothing else"
     )]
-    Key {
+    Unauthorized {
         /// Whose.
         upstream: String,
         /// What was asked for.
-        what: &'static str,
+        operation: &'static str,
         /// The HTTP status.
         status: u16,
         /// The provider's words.
-        words: String,
+        diagnostic: String,
     },
     /// What was asked for is not there.
     #[error(
-        "upstream {upstream}: {what}: the provider's API does not know it (404: {words}); are domain and region right?"
+        "upstream {upstream}: {operation}: the provider's API does not know it (404: {diagnostic}); are domain and region right?"
     )]
-    Unknown {
+    NotFound {
         /// Whose.
         upstream: String,
         /// What was asked for.
-        what: &'static str,
+        operation: &'static str,
         /// The provider's words.
-        words: String,
+        diagnostic: String,
     },
     /// Too many requests.
-    #[error("upstream {upstream}: {what}: the provider's API takes no more requests for now ({words})")]
-    Busy {
+    #[error(
+        "upstream {upstream}: {operation}: the provider's API takes no more requests for now ({diagnostic})"
+    )]
+    RateLimited {
         /// Whose.
         upstream: String,
         /// What was asked for.
-        what: &'static str,
+        operation: &'static str,
         /// The provider's words.
-        words: String,
+        diagnostic: String,
         /// How long to wait, where it says so.
-        wait: Option<Duration>,
+        retry_after: Option<Duration>,
     },
     /// Any other refusal.
-    #[error("upstream {upstream}: {what}: the provider's API answered {status}: {words}")]
-    Refused {
+    #[error("upstream {upstream}: {operation}: the provider's API answered {status}: {diagnostic}")]
+    Rejected {
         /// Whose.
         upstream: String,
         /// What was asked for.
-        what: &'static str,
+        operation: &'static str,
         /// The HTTP status.
         status: u16,
         /// The provider's words.
-        words: String,
+        diagnostic: String,
     },
     /// An answer that no API of this provider gives.
     #[error(
-        "upstream {upstream}: {what}: the answer is not of the provider's API ({words}); is api_base_url right, and \
+        "upstream {upstream}: {operation}: the answer is not of the provider's API ({diagnostic}); is api_base_url right, and \
          domain?"
     )]
-    Strange {
+    UnexpectedResponse {
         /// Whose.
         upstream: String,
         /// What was asked for.
-        what: &'static str,
+        operation: &'static str,
         /// What is strange.
-        words: String,
+        diagnostic: String,
     },
     /// As many addresses as may be are told a kind of event.
     #[error(
-        "upstream {upstream}: webhooks: {event} is told to {urls} already, and the provider takes {most} addresses at most; \
+        "upstream {upstream}: webhooks: {event} is told to {urls} already, and the provider takes {max_urls} addresses at most; \
          take one of them out at the provider"
     )]
-    Full {
+    TooManyWebhooks {
         /// Whose.
         upstream: String,
         /// The provider's word for the kind of event.
         event: String,
         /// How many.
-        most: usize,
+        max_urls: usize,
         /// Those that are there.
         urls: String,
     },
@@ -100,25 +102,25 @@ pub enum Fault {
         "upstream {upstream}: webhooks: there is nothing that they could prove themselves with; make a token with openssl \
          rand -hex 32 > FILE and give webhook_token_file"
     )]
-    Unproven {
+    NoCredentials {
         /// Whose.
         upstream: String,
     },
     /// The provider cannot do that.
-    #[error("upstream {upstream}: {what}: the provider's API has no call for it")]
-    Unable {
+    #[error("upstream {upstream}: {operation}: the provider's API has no call for it")]
+    Unsupported {
         /// Whose.
         upstream: String,
         /// What was asked for.
-        what: &'static str,
+        operation: &'static str,
     },
 }
 
-impl Fault {
+impl ApiError {
     /// How long the provider wants to be left alone, where it says so.
-    pub fn wait(&self) -> Option<Duration> {
+    pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Busy { wait, .. } => *wait,
+            Self::RateLimited { retry_after: wait, .. } => *wait,
             _ => None,
         }
     }

@@ -2,12 +2,12 @@
 
 use crate::error_chain;
 use crate::host_addresses::PreferredResolver;
-use crate::provider_api::Unread;
-use crate::provider_api::error::Fault;
+use crate::provider_api::UnreadableItem;
+use crate::provider_api::error::ApiError;
 use bytes::Bytes;
 use mailtrail_mail::{Clock, Secret};
 use mailtrail_trail::provider;
-use mailtrail_trail::provider::{Salvage, Split, lenient, try_again_after};
+use mailtrail_trail::provider::{Salvage, SplitBody, lenient, parse_retry_after};
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Client, Method, RequestBuilder, Url, redirect};
 use serde_json::Value;
@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio_rustls::TlsConnector;
 
 #[derive(Debug)]
-pub(super) struct Http {
+pub(super) struct ApiHttpClient {
     client: Client,
     upstream: String,
     base_url: Url,
@@ -25,7 +25,7 @@ pub(super) struct Http {
     clock: Clock,
 }
 
-impl Http {
+impl ApiHttpClient {
     /// A client without connection. Proxies of the environment are not used, and nobody is led elsewhere with the key.
     pub(super) fn new(
         upstream: String,
@@ -33,20 +33,20 @@ impl Http {
         key: Secret,
         tls: &TlsConnector,
         clock: Clock,
-    ) -> Result<Self, Fault> {
+    ) -> Result<Self, ApiError> {
         let client = Client::builder()
             // Without it the client asks for a process-wide default, which nothing here sets.
             .tls_backend_preconfigured((**tls.config()).clone())
             .no_proxy()
             .redirect(redirect::Policy::none())
             .dns_resolver(Arc::new(PreferredResolver::new(&base_url, Arc::default())))
-            .connect_timeout(CONNECT)
-            .timeout(EXCHANGE)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(REQUEST_TIMEOUT)
             .build();
-        let cause = |error| Fault::Unreachable {
+        let cause = |error| ApiError::Unreachable {
             upstream: upstream.clone(),
-            what: "the client",
-            cause: error_chain::of_request(error),
+            operation: "the client",
+            cause: error_chain::request_error_text(error),
         };
         Ok(Self { client: client.map_err(cause)?, upstream, base_url, key, clock })
     }
@@ -60,7 +60,7 @@ impl Http {
     }
 
     /// An address below the base, each segment written as one.
-    pub(super) fn url<'a>(&self, segments: impl IntoIterator<Item = &'a str>) -> Url {
+    pub(super) fn build_url<'a>(&self, segments: impl IntoIterator<Item = &'a str>) -> Url {
         let mut url = self.base_url.clone();
         if let Ok(mut path) = url.path_segments_mut() {
             path.clear().extend(segments);
@@ -72,13 +72,13 @@ impl Http {
     }
 
     /// An address that the provider gave; it must be the provider's own, because the key goes there.
-    pub(super) fn own(&self, what: &'static str, url: &str) -> Result<Url, Fault> {
+    pub(super) fn same_origin(&self, what: &'static str, url: &str) -> Result<Url, ApiError> {
         let url = url.parse::<Url>().ok().filter(|url| url.origin() == self.base_url.origin());
-        url.ok_or_else(|| self.strange(what, "it leads to another host"))
+        url.ok_or_else(|| self.unexpected(what, "it leads to another host"))
     }
 
     /// An address that the provider gave, at the provider's own host or another one of its API: the key goes there.
-    pub(super) fn kin(&self, what: &'static str, url: &str) -> Result<Url, Fault> {
+    pub(super) fn same_domain(&self, what: &'static str, url: &str) -> Result<Url, ApiError> {
         let domain = |url: &Url| {
             let host = url.host_str()?.to_owned();
             let labels: Vec<_> = host.rsplitn(3, '.').take(2).map(str::to_owned).collect();
@@ -89,7 +89,7 @@ impl Http {
         };
         let url = url.parse::<Url>().ok();
         let url = url.filter(|url| url.origin() == self.base_url.origin() || same(url));
-        url.ok_or_else(|| self.strange(what, "it leads to another host"))
+        url.ok_or_else(|| self.unexpected(what, "it leads to another host"))
     }
 
     pub(super) fn request(&self, method: Method, url: Url) -> RequestBuilder {
@@ -97,21 +97,25 @@ impl Http {
     }
 
     /// The answer, which is JSON; `None` for an empty one.
-    pub(super) async fn ask(&self, what: &'static str, request: RequestBuilder) -> Result<Value, Fault> {
-        let body = self.fetch(what, request, ANSWER).await?;
-        self.read(what, &body)
+    pub(super) async fn get_json(
+        &self,
+        what: &'static str,
+        request: RequestBuilder,
+    ) -> Result<Value, ApiError> {
+        let body = self.get_bytes(what, request, MAX_RESPONSE_BYTES).await?;
+        self.parse_json(what, &body)
     }
 
     /// An answer with a list, item by item: one that cannot be read leaves the others. What is left of a list whose
     /// brackets or quotes do not fit together is no answer.
-    pub(super) async fn ask_list(
+    pub(super) async fn get_json_list(
         &self,
         what: &'static str,
         request: RequestBuilder,
         list: List,
-    ) -> Result<Listing, Fault> {
+    ) -> Result<ListResponse, ApiError> {
         let listing = self.ask_page(what, request, list).await?;
-        if listing.is_torn { Err(self.strange(what, TORN)) } else { Ok(listing) }
+        if listing.is_torn { Err(self.unexpected(what, TORN)) } else { Ok(listing) }
     }
 
     /// The same, with what is left of such a list.
@@ -120,48 +124,49 @@ impl Http {
         what: &'static str,
         request: RequestBuilder,
         list: List,
-    ) -> Result<Listing, Fault> {
-        let body = Bytes::from(self.fetch(what, request, ANSWER).await?);
+    ) -> Result<ListResponse, ApiError> {
+        let body = Bytes::from(self.get_bytes(what, request, MAX_RESPONSE_BYTES).await?);
         if let Ok(answer) = serde_json::from_slice(&body) {
-            return Ok(Listing::of(answer, list.name));
+            return Ok(ListResponse::from_json(answer, list.name));
         }
-        if let Some(Split { items, rest }) = provider::split(&body, &[list.name])
-            && let Ok(answer) = lenient::value(&rest)
+        if let Some(SplitBody { items, remainder }) = provider::split_body(&body, &[list.name])
+            && let Ok(response) = lenient::parse_value(&remainder)
         {
-            let mut listing = Listing { answer, items: Some(Vec::new()), unread: Vec::new(), is_torn: false };
+            let mut listing =
+                ListResponse { response, items: Some(Vec::new()), unreadable: Vec::new(), is_torn: false };
             for raw in items {
-                match lenient::value(raw) {
+                match lenient::parse_value(raw) {
                     Ok(item) => listing.items.get_or_insert_default().push(item),
                     Err(error) => listing.add(&body, provider::salvage(raw, list.field), &error),
                 }
             }
             return Ok(listing);
         }
-        match (lenient::value(&body), provider::list_start(&body, list.name)) {
-            (Err(error), Some(start)) => Ok(Listing::torn(&body, start, list.field, &error)),
-            _ => Ok(Listing::of(self.read(what, &body)?, list.name)),
+        match (lenient::parse_value(&body), provider::list_start(&body, list.name)) {
+            (Err(error), Some(start)) => Ok(ListResponse::torn(&body, start, list.field, &error)),
+            _ => Ok(ListResponse::from_json(self.parse_json(what, &body)?, list.name)),
         }
     }
 
-    fn read(&self, what: &'static str, body: &[u8]) -> Result<Value, Fault> {
-        match lenient::value(body) {
+    fn parse_json(&self, what: &'static str, body: &[u8]) -> Result<Value, ApiError> {
+        match lenient::parse_value(body) {
             Ok(json) => Ok(json),
             Err(_) if body.is_empty() => Ok(Value::Null),
-            Err(_) => Err(self.strange(what, &words(&Value::Null, body))),
+            Err(_) => Err(self.unexpected(what, &error_text(&Value::Null, body))),
         }
     }
 
     /// The answer, of at most so many bytes.
-    pub(super) async fn fetch(
+    pub(super) async fn get_bytes(
         &self,
-        what: &'static str,
+        operation: &'static str,
         request: RequestBuilder,
         most: usize,
-    ) -> Result<Vec<u8>, Fault> {
-        let unreachable = |error: reqwest::Error| Fault::Unreachable {
+    ) -> Result<Vec<u8>, ApiError> {
+        let unreachable = |error: reqwest::Error| ApiError::Unreachable {
             upstream: self.upstream.clone(),
-            what,
-            cause: error_chain::of_request(error),
+            operation,
+            cause: error_chain::request_error_text(error),
         };
         let mut response = request.send().await.map_err(unreachable)?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
@@ -169,62 +174,66 @@ impl Http {
         while let Some(piece) = response.chunk().await.map_err(unreachable)? {
             body.extend_from_slice(&piece);
             if body.len() > most {
-                return Err(self.strange(what, "it does not end"));
+                return Err(self.unexpected(operation, "it does not end"));
             }
         }
         if !(200..300).contains(&status) {
             let json: Value = serde_json::from_slice(&body).unwrap_or_default();
-            return Err(self.refusal(what, status, &headers, &json, &body));
+            return Err(self.rejection_error(operation, status, &headers, &json, &body));
         }
         Ok(body)
     }
 
-    pub(super) fn strange(&self, what: &'static str, words: &str) -> Fault {
-        Fault::Strange { upstream: self.upstream.clone(), what, words: words.to_owned() }
+    pub(super) fn unexpected(&self, operation: &'static str, words: &str) -> ApiError {
+        ApiError::UnexpectedResponse {
+            upstream: self.upstream.clone(),
+            operation,
+            diagnostic: words.to_owned(),
+        }
     }
 
-    pub(super) fn unable(&self, what: &'static str) -> Fault {
-        Fault::Unable { upstream: self.upstream.clone(), what }
+    pub(super) fn unsupported(&self, operation: &'static str) -> ApiError {
+        ApiError::Unsupported { upstream: self.upstream.clone(), operation }
     }
 
-    fn refusal(
+    fn rejection_error(
         &self,
-        what: &'static str,
+        operation: &'static str,
         status: u16,
         headers: &HeaderMap,
         json: &Value,
         body: &[u8],
-    ) -> Fault {
-        let (upstream, words) = (self.upstream.clone(), words(json, body));
+    ) -> ApiError {
+        let (upstream, diagnostic) = (self.upstream.clone(), error_text(json, body));
         match status {
-            401 | 403 => Fault::Key { upstream, what, status, words },
-            404 => Fault::Unknown { upstream, what, words },
+            401 | 403 => ApiError::Unauthorized { upstream, operation, status, diagnostic },
+            404 => ApiError::NotFound { upstream, operation, diagnostic },
             420 | 429 => {
-                let wait = self.wait(headers, json, &words);
-                Fault::Busy { upstream, what, words, wait }
+                let retry_after = self.retry_after(headers, json, &diagnostic);
+                ApiError::RateLimited { upstream, operation, diagnostic, retry_after }
             }
-            _ => Fault::Refused { upstream, what, status, words },
+            _ => ApiError::Rejected { upstream, operation, status, diagnostic },
         }
     }
 
     /// In headers, in a field, or in the words.
-    fn wait(&self, headers: &HeaderMap, json: &Value, words: &str) -> Option<Duration> {
+    fn retry_after(&self, headers: &HeaderMap, json: &Value, words: &str) -> Option<Duration> {
         let header = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse().ok();
         let seconds = header(RETRY_AFTER.as_str())
             .or_else(|| header("x-sib-ratelimit-reset"))
             .or_else(|| json["retry-seconds"].as_u64());
         let now = self.clock.now();
-        let told = || try_again_after(words, now).map(|until| until.duration_since(now));
+        let told = || parse_retry_after(words, now).map(|until| until.duration_since(now));
         seconds.map(Duration::from_secs).or_else(told)
     }
 }
 
 /// What an error says, in one short line.
-fn words(json: &Value, body: &[u8]) -> String {
+fn error_text(json: &Value, body: &[u8]) -> String {
     let named = ["message", "Reason", "Description"].into_iter().find_map(|name| json[name].as_str());
     let text = named.map_or_else(|| String::from_utf8_lossy(body).into_owned(), str::to_owned);
     let text = text.trim().replace(char::is_control, " ");
-    text.chars().take(TEXT).collect()
+    text.chars().take(MAX_ERROR_TEXT).collect()
 }
 
 /// A list of an answer.
@@ -237,34 +246,34 @@ pub(super) struct List {
 }
 
 /// An answer with a list.
-pub(super) struct Listing {
+pub(super) struct ListResponse {
     /// The answer without the list's items.
-    pub(super) answer: Value,
+    pub(super) response: Value,
     /// The items that can be read; `None` where there is no list.
     pub(super) items: Option<Vec<Value>>,
     /// The others.
-    pub(super) unread: Vec<Unread>,
+    pub(super) unreadable: Vec<UnreadableItem>,
     /// Whether its brackets or quotes do not fit together, so that others may be missing.
     pub(super) is_torn: bool,
 }
 
-impl Listing {
-    fn of(mut answer: Value, name: &str) -> Self {
-        let items = match answer.get_mut(name).map(Value::take) {
+impl ListResponse {
+    fn from_json(mut response: Value, name: &str) -> Self {
+        let items = match response.get_mut(name).map(Value::take) {
             Some(Value::Array(items)) => Some(items),
             _ => None,
         };
-        Self { answer, items, unread: Vec::new(), is_torn: false }
+        Self { response, items, unreadable: Vec::new(), is_torn: false }
     }
 
     /// What is left of a body whose list begins at `start`.
     fn torn(body: &Bytes, start: usize, field: &str, error: &serde_json::Error) -> Self {
         let mut listing =
-            Self { answer: Value::Null, items: Some(Vec::new()), unread: Vec::new(), is_torn: true };
+            Self { response: Value::Null, items: Some(Vec::new()), unreadable: Vec::new(), is_torn: true };
         let mut found = provider::salvage(&body[start..], field);
         // The list may be closed all the same.
         if let Some(rest) = found.junk.pop_if(|last| last.starts_with(b"]")) {
-            listing.answer = lenient::value(&[&body[..start], rest].concat()).unwrap_or_default();
+            listing.response = lenient::parse_value(&[&body[..start], rest].concat()).unwrap_or_default();
         }
         listing.add(body, found, error);
         listing
@@ -273,16 +282,16 @@ impl Listing {
     fn add(&mut self, body: &Bytes, found: Salvage<'_>, error: &serde_json::Error) {
         self.items.get_or_insert_default().extend(found.items);
         let reason = format!("it is not JSON: {error}");
-        let unread = |raw| Unread { raw: body.slice_ref(raw), reason: reason.clone() };
-        self.unread.extend(found.junk.into_iter().map(unread));
+        let unread = |raw| UnreadableItem { raw: body.slice_ref(raw), reason: reason.clone() };
+        self.unreadable.extend(found.junk.into_iter().map(unread));
     }
 }
 
 const TORN: &str = "its brackets or quotes do not fit together";
-const CONNECT: Duration = Duration::from_secs(30);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// From the first byte of a request to the last of its answer.
-const EXCHANGE: Duration = Duration::from_secs(120);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
 /// Bytes of an answer: 5,000 events of Brevo's, or 300 of Mailgun's, take a tenth of it.
-const ANSWER: usize = 32 << 20;
+const MAX_RESPONSE_BYTES: usize = 32 << 20;
 /// Characters of a refusal's words that are kept.
-const TEXT: usize = 200;
+const MAX_ERROR_TEXT: usize = 200;

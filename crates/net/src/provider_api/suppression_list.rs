@@ -2,7 +2,7 @@ use mailtrail_mail::Timestamp;
 
 /// Why a provider sends an address nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum List {
+pub enum SuppressionList {
     /// It bounced.
     Bounces,
     /// Its owner reported spam.
@@ -11,17 +11,17 @@ pub enum List {
     Unsubscribes,
 }
 
-impl List {
+impl SuppressionList {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Bounces, Self::Complaints, Self::Unsubscribes];
 
     /// The one behind it, in the order of [`List::ALL`].
-    pub(super) fn following(self) -> Option<Self> {
+    pub(super) fn next(self) -> Option<Self> {
         Self::ALL.into_iter().skip_while(|list| *list != self).nth(1)
     }
 
     /// Its name in Mailgun's paths, and in messages.
-    pub const fn word(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Bounces => "bounces",
             Self::Complaints => "complaints",
@@ -32,7 +32,7 @@ impl List {
 
 /// An address on a list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Entry {
+pub struct SuppressionEntry {
     /// As the provider wrote it.
     pub address: String,
     /// Since when, where that is known.

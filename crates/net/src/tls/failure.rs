@@ -21,7 +21,7 @@ pub fn classify_failure(error: &io::Error) -> Refusal {
         Some(_) => Refusal::TlsHandshake,
         None => match error.kind() {
             ErrorKind::TimedOut => Refusal::TlsTimeout,
-            ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => Refusal::TlsLeft,
+            ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => Refusal::TlsAborted,
             _ => Refusal::TlsHandshake,
         },
     }
@@ -39,10 +39,10 @@ fn classify_alert(alert: AlertDescription) -> Refusal {
         | AlertDescription::AccessDenied
         // A signature is wrong: the client trusts another authority of the same name.
         | AlertDescription::DecryptError
-        | AlertDescription::UnrecognisedName => Refusal::Distrusted,
+        | AlertDescription::UnrecognisedName => Refusal::CertificateDistrusted,
         AlertDescription::ProtocolVersion => Refusal::TlsVersion,
         AlertDescription::HandshakeFailure | AlertDescription::InsufficientSecurity => Refusal::TlsAlgorithms,
-        AlertDescription::CloseNotify | AlertDescription::UserCanceled => Refusal::TlsLeft,
+        AlertDescription::CloseNotify | AlertDescription::UserCanceled => Refusal::TlsAborted,
         _ => Refusal::TlsHandshake,
     }
 }

@@ -10,10 +10,10 @@ mod peer_certificate;
 mod reload;
 mod server;
 
-pub use certificate::{expiry, mark, marks};
+pub use certificate::{certificate_identities, file_expiry, normalize_identity};
 pub use failure::classify_failure;
-pub use peer_certificate::{Seen, observing_connector};
-pub use reload::watch;
+pub use peer_certificate::{PeerCertificateInfo, recording_connector};
+pub use reload::watch_certificates;
 pub use server::{Server, ServerFiles};
 
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair};
@@ -32,20 +32,20 @@ use std::sync::Arc;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 /// A certificate chain, the server's own first, and its private key.
-pub struct Pair {
-    certificates: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
+pub struct CertifiedKey {
+    chain: Vec<CertificateDer<'static>>,
+    private_key: PrivateKeyDer<'static>,
 }
 
-impl Clone for Pair {
+impl Clone for CertifiedKey {
     fn clone(&self) -> Self {
-        Self { certificates: self.certificates.clone(), key: self.key.clone_key() }
+        Self { chain: self.chain.clone(), private_key: self.private_key.clone_key() }
     }
 }
 
-impl fmt::Debug for Pair {
+impl fmt::Debug for CertifiedKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pair").field("certificates", &self.certificates.len()).finish_non_exhaustive()
+        f.debug_struct("Pair").field("certificates", &self.chain.len()).finish_non_exhaustive()
     }
 }
 
@@ -74,7 +74,7 @@ pub enum TlsError {
     },
     /// A certificate that cannot anchor trust.
     #[error("{}: {source}; give the certificate (X.509 v3) of the authority or of the server itself", path.display())]
-    Anchor {
+    TrustAnchor {
         /// Which file.
         path: PathBuf,
         /// Why.
@@ -84,10 +84,10 @@ pub enum TlsError {
     #[error(
         "certificate and private key cannot be used: {0}; give the key that belongs to the first certificate"
     )]
-    Pair(rustls::Error),
+    KeyMismatch(rustls::Error),
     /// The self-signed pair cannot be made.
     #[error("no self-signed certificate can be made for {hostname:?}: {source}; check the host name")]
-    Generate {
+    SelfSigned {
         /// The name it was to be made for.
         hostname: String,
         /// Why.
@@ -99,37 +99,37 @@ pub enum TlsError {
 }
 
 /// Reads a pair from PEM files.
-pub fn load(certificate: &Path, private_key: &Path) -> Result<Pair, TlsError> {
-    let key = read(private_key)?;
+pub fn load_certified_key(certificate: &Path, private_key: &Path) -> Result<CertifiedKey, TlsError> {
+    let key = read_file(private_key)?;
     let key = PrivateKeyDer::from_pem_slice(&key).map_err(|source| TlsError::Pem {
         path: private_key.into(),
         expected: "PRIVATE KEY",
         source,
     })?;
-    Ok(Pair { certificates: read_certificates(certificate)?, key })
+    Ok(CertifiedKey { chain: read_certificates(certificate)?, private_key: key })
 }
 
 /// The files of the pair in `directory`, made on first use for `hostname` and this machine's own names. It does not
 /// expire: whoever trusts it trusts the file itself, and nobody would renew it.
 pub fn self_signed_files(directory: &Path, hostname: &str) -> Result<ServerFiles, TlsError> {
-    make_pair(directory, hostname)?;
-    let (certificate, private_key) = (directory.join(CERTIFICATE), directory.join(KEY));
+    ensure_self_signed(directory, hostname)?;
+    let (certificate, private_key) = (directory.join(CERTIFICATE_FILE), directory.join(KEY_FILE));
     Ok(ServerFiles { certificate, private_key, client_ca: None })
 }
 
 /// The same pair, read.
-pub fn self_signed(directory: &Path, hostname: &str) -> Result<Pair, TlsError> {
-    make_pair(directory, hostname)?;
-    load(&directory.join(CERTIFICATE), &directory.join(KEY))
+pub fn load_self_signed(directory: &Path, hostname: &str) -> Result<CertifiedKey, TlsError> {
+    ensure_self_signed(directory, hostname)?;
+    load_certified_key(&directory.join(CERTIFICATE_FILE), &directory.join(KEY_FILE))
 }
 
-fn make_pair(directory: &Path, hostname: &str) -> Result<(), TlsError> {
-    let (certificate, key) = (directory.join(CERTIFICATE), directory.join(KEY));
+fn ensure_self_signed(directory: &Path, hostname: &str) -> Result<(), TlsError> {
+    let (certificate, key) = (directory.join(CERTIFICATE_FILE), directory.join(KEY_FILE));
     // The certificate is written last: where it stands, the key stands too.
-    if !certificate.try_exists().map_err(failed(&certificate))? {
-        let (certificate_pem, key_pem) = generate(hostname)
-            .map_err(|source| TlsError::Generate { hostname: hostname.to_owned(), source })?;
-        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed(directory))?;
+    if !certificate.try_exists().map_err(file_error(&certificate))? {
+        let (certificate_pem, key_pem) = generate_self_signed(hostname)
+            .map_err(|source| TlsError::SelfSigned { hostname: hostname.to_owned(), source })?;
+        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(file_error(directory))?;
         write_durably(&key, key_pem.as_bytes())?;
         write_durably(&certificate, certificate_pem.as_bytes())?;
     }
@@ -137,41 +137,44 @@ fn make_pair(directory: &Path, hostname: &str) -> Result<(), TlsError> {
 }
 
 /// What accepts connections with a pair: TLS 1.2 and 1.3, resumption by tickets.
-pub fn acceptor(pair: Pair) -> Result<TlsAcceptor, TlsError> {
-    server::accept_with(pair, None, &[])
+pub fn build_acceptor(pair: CertifiedKey) -> Result<TlsAcceptor, TlsError> {
+    server::build_acceptor_with(pair, None, &[])
 }
 
 /// What opens connections. Trusted are the public authorities and the certificates in `ca_file`, be they an
 /// authority's or the server's own.
-pub fn connector(ca_file: Option<&Path>) -> Result<TlsConnector, TlsError> {
-    client_config(ca_file).map(|config| TlsConnector::from(Arc::new(config)))
+pub fn build_connector(ca_file: Option<&Path>) -> Result<TlsConnector, TlsError> {
+    build_client_config(ca_file).map(|config| TlsConnector::from(Arc::new(config)))
 }
 
 /// The same trust as [`connector`], for clients that make their own connections.
-pub fn client_config(ca_file: Option<&Path>) -> Result<ClientConfig, TlsError> {
-    client(ca_file, None)
+pub fn build_client_config(ca_file: Option<&Path>) -> Result<ClientConfig, TlsError> {
+    build_recording_config(ca_file, None)
 }
 
 /// What trusts the public authorities and the certificates in a file, and notes what it is shown.
-fn client(ca_file: Option<&Path>, seen: Option<Seen>) -> Result<ClientConfig, TlsError> {
+fn build_recording_config(
+    ca_file: Option<&Path>,
+    peer_info: Option<PeerCertificateInfo>,
+) -> Result<ClientConfig, TlsError> {
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    let mut own = Vec::new();
+    let mut pinned = Vec::new();
     if let Some(path) = ca_file {
-        own = read_certificates(path)?;
-        for certificate in &own {
+        pinned = read_certificates(path)?;
+        for certificate in &pinned {
             roots
                 .add(certificate.clone())
-                .map_err(|source| TlsError::Anchor { path: path.into(), source })?;
+                .map_err(|source| TlsError::TrustAnchor { path: path.into(), source })?;
         }
     }
-    let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
+    let webpki = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), crypto_provider())
         .build()
         .map_err(|error| TlsError::Setup(rustls::Error::General(error.to_string())))?;
-    Ok(ClientConfig::builder_with_provider(provider())
+    Ok(ClientConfig::builder_with_provider(crypto_provider())
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Setup)?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Verifier { chain, own, seen }))
+        .with_custom_certificate_verifier(Arc::new(ServerVerifier { webpki, pinned, peer_info }))
         .with_no_client_auth())
 }
 
@@ -179,13 +182,13 @@ fn client(ca_file: Option<&Path>, seen: Option<Seen>) -> Result<ClientConfig, Tl
 /// authority, and the usual check then refuses it as a server's. If the operator named exactly this certificate, it
 /// is taken.
 #[derive(Debug)]
-struct Verifier {
-    chain: Arc<WebPkiServerVerifier>,
-    own: Vec<CertificateDer<'static>>,
-    seen: Option<Seen>,
+struct ServerVerifier {
+    webpki: Arc<WebPkiServerVerifier>,
+    pinned: Vec<CertificateDer<'static>>,
+    peer_info: Option<PeerCertificateInfo>,
 }
 
-impl ServerCertVerifier for Verifier {
+impl ServerCertVerifier for ServerVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -194,13 +197,13 @@ impl ServerCertVerifier for Verifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        if let Some(seen) = &self.seen {
-            seen.note(end_entity, intermediates);
+        if let Some(seen) = &self.peer_info {
+            seen.record_chain(end_entity, intermediates);
         }
-        match self.chain.verify_server_cert(end_entity, intermediates, name, ocsp_response, now) {
+        match self.webpki.verify_server_cert(end_entity, intermediates, name, ocsp_response, now) {
             // Faults with a meaning of their own (dates, name, issuer, signature) are other variants; dates come first.
             Err(rustls::Error::InvalidCertificate(CertificateError::Other(_)))
-                if self.own.iter().any(|own| own == end_entity) =>
+                if self.pinned.iter().any(|own| own == end_entity) =>
             {
                 let parsed = rustls::server::ParsedCertificate::try_from(end_entity)?;
                 rustls::client::verify_server_name(&parsed, name)?;
@@ -216,7 +219,7 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.chain.verify_tls12_signature(message, certificate, signature)
+        self.webpki.verify_tls12_signature(message, certificate, signature)
     }
 
     fn verify_tls13_signature(
@@ -225,28 +228,28 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.chain.verify_tls13_signature(message, certificate, signature)
+        self.webpki.verify_tls13_signature(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chain.supported_verify_schemes()
+        self.webpki.supported_verify_schemes()
     }
 }
 
-fn provider() -> Arc<CryptoProvider> {
+fn crypto_provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-fn failed(path: &Path) -> impl FnOnce(io::Error) -> TlsError {
+fn file_error(path: &Path) -> impl FnOnce(io::Error) -> TlsError {
     move |source| TlsError::File { path: path.into(), source }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    fs::read(path).map_err(failed(path))
+fn read_file(path: &Path) -> Result<Vec<u8>, TlsError> {
+    fs::read(path).map_err(file_error(path))
 }
 
 fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let text = read(path)?;
+    let text = read_file(path)?;
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
     certificates
         .and_then(|found| if found.is_empty() { Err(pem::Error::NoItemsFound) } else { Ok(found) })
@@ -254,7 +257,7 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsErr
 }
 
 /// Certificate and key as PEM, on the curve P-256.
-fn generate(hostname: &str) -> Result<(String, String), rcgen::Error> {
+fn generate_self_signed(hostname: &str) -> Result<(String, String), rcgen::Error> {
     let mut names = vec![hostname.to_owned()];
     names.extend(["localhost", "127.0.0.1", "::1"].map(str::to_owned).into_iter().filter(|n| n != hostname));
     let mut parameters = CertificateParams::new(names)?;
@@ -274,11 +277,11 @@ fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), TlsError> {
         file.persist(path)?;
         File::open(directory)?.sync_all()
     };
-    written().map_err(failed(path))
+    written().map_err(file_error(path))
 }
 
-const CERTIFICATE: &str = "relay.pem";
-const KEY: &str = "relay.key";
+const CERTIFICATE_FILE: &str = "relay.pem";
+const KEY_FILE: &str = "relay.key";
 
 #[cfg(test)]
 mod tests {
@@ -287,11 +290,11 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     /// Says hello over TLS between `pair` and a client that trusts `ca_file`, as `name`.
-    async fn shake(pair: Pair, ca_file: Option<&Path>, name: &str) -> Result<String, io::Error> {
-        shake_with(acceptor(pair).unwrap(), ca_file, name).await
+    async fn handshake(pair: CertifiedKey, ca_file: Option<&Path>, name: &str) -> Result<String, io::Error> {
+        handshake_with(build_acceptor(pair).unwrap(), ca_file, name).await
     }
 
-    pub(crate) async fn shake_with(
+    pub(crate) async fn handshake_with(
         acceptor: TlsAcceptor,
         ca_file: Option<&Path>,
         name: &str,
@@ -303,7 +306,7 @@ mod tests {
             stream.shutdown().await
         });
         let name = ServerName::try_from(name.to_owned()).unwrap();
-        let mut stream = connector(ca_file).unwrap().connect(name, near).await?;
+        let mut stream = build_connector(ca_file).unwrap().connect(name, near).await?;
         let mut text = String::new();
         stream.read_to_string(&mut text).await?;
         server.await.unwrap()?;
@@ -311,19 +314,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_self_signed_pair_serves_all_its_names_and_no_other() {
+    async fn self_signed_certificate_covers_its_names_only() {
         let directory = tempfile::tempdir().unwrap();
-        let pair = self_signed(directory.path(), "relay.example.com").unwrap();
-        let ca = directory.path().join(CERTIFICATE);
+        let pair = load_self_signed(directory.path(), "relay.example.com").unwrap();
+        let ca = directory.path().join(CERTIFICATE_FILE);
         for name in ["relay.example.com", "localhost", "127.0.0.1", "::1"] {
-            assert_eq!(shake(pair.clone(), Some(&ca), name).await.unwrap(), "hello", "{name}");
+            assert_eq!(handshake(pair.clone(), Some(&ca), name).await.unwrap(), "hello", "{name}");
         }
-        assert!(shake(pair.clone(), Some(&ca), "other.example.com").await.is_err());
-        assert!(shake(pair, None, "localhost").await.is_err());
+        assert!(handshake(pair.clone(), Some(&ca), "other.example.com").await.is_err());
+        assert!(handshake(pair, None, "localhost").await.is_err());
     }
 
     #[tokio::test]
-    async fn a_self_signed_authority_named_by_the_operator_serves() {
+    async fn accepts_a_self_signed_ca_in_ca_file() {
         let directory = tempfile::tempdir().unwrap();
         let ca = directory.path().join("server.pem");
         let mut parameters = CertificateParams::new(["localhost".to_owned()]).unwrap();
@@ -331,18 +334,18 @@ mod tests {
         let key = KeyPair::generate().unwrap();
         fs::write(&ca, parameters.self_signed(&key).unwrap().pem()).unwrap();
         fs::write(directory.path().join("server.key"), key.serialize_pem()).unwrap();
-        let pair = load(&ca, &directory.path().join("server.key")).unwrap();
-        assert_eq!(shake(pair.clone(), Some(&ca), "localhost").await.unwrap(), "hello");
-        assert!(shake(pair.clone(), Some(&ca), "other.example.com").await.is_err());
-        assert!(shake(pair, None, "localhost").await.is_err());
+        let pair = load_certified_key(&ca, &directory.path().join("server.key")).unwrap();
+        assert_eq!(handshake(pair.clone(), Some(&ca), "localhost").await.unwrap(), "hello");
+        assert!(handshake(pair.clone(), Some(&ca), "other.example.com").await.is_err());
+        assert!(handshake(pair, None, "localhost").await.is_err());
     }
 
     #[tokio::test]
-    async fn a_client_that_comes_again_resumes() {
+    async fn resumes_sessions() {
         let directory = tempfile::tempdir().unwrap();
-        let pair = self_signed(directory.path(), "localhost").unwrap();
-        let acceptor = acceptor(pair).unwrap();
-        let connector = connector(Some(&directory.path().join(CERTIFICATE))).unwrap();
+        let pair = load_self_signed(directory.path(), "localhost").unwrap();
+        let acceptor = build_acceptor(pair).unwrap();
+        let connector = build_connector(Some(&directory.path().join(CERTIFICATE_FILE))).unwrap();
         for kind in [rustls::HandshakeKind::Full, rustls::HandshakeKind::Resumed] {
             let (near, far) = tokio::io::duplex(16 << 10);
             let acceptor = acceptor.clone();
@@ -359,30 +362,33 @@ mod tests {
     }
 
     #[test]
-    fn the_pair_is_made_once_and_kept_private() {
+    fn creates_the_pair_once_with_private_permissions() {
         let directory = tempfile::tempdir().unwrap();
         let tls = directory.path().join("data/tls");
-        let first = self_signed(&tls, "relay.example.com").unwrap();
-        let second = self_signed(&tls, "other.example.com").unwrap();
-        assert_eq!(first.certificates, second.certificates);
+        let first = load_self_signed(&tls, "relay.example.com").unwrap();
+        let second = load_self_signed(&tls, "other.example.com").unwrap();
+        assert_eq!(first.chain, second.chain);
         assert!(!format!("{first:?}").contains("key"));
-        for (path, mode) in [(tls.clone(), 0o700), (tls.join(KEY), 0o600)] {
+        for (path, mode) in [(tls.clone(), 0o700), (tls.join(KEY_FILE), 0o600)] {
             assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, mode);
         }
-        fs::remove_file(tls.join(CERTIFICATE)).unwrap();
-        assert_ne!(self_signed(&tls, "localhost").unwrap().certificates, first.certificates);
+        fs::remove_file(tls.join(CERTIFICATE_FILE)).unwrap();
+        assert_ne!(load_self_signed(&tls, "localhost").unwrap().chain, first.chain);
     }
 
     #[test]
-    fn errors_name_file_cause_and_remedy() {
+    fn errors_have_file_cause_and_remedy() {
         let directory = tempfile::tempdir().unwrap();
         let (good, other) = (directory.path().join("a"), directory.path().join("b"));
-        let pair = self_signed(&good, "localhost").unwrap();
-        let absent = load(&good.join(CERTIFICATE), &other.join("gone.key")).unwrap_err().to_string();
+        let pair = load_self_signed(&good, "localhost").unwrap();
+        let absent = load_certified_key(&good.join(CERTIFICATE_FILE), &other.join("gone.key"))
+            .unwrap_err()
+            .to_string();
         assert!(absent.contains("gone.key") && absent.contains("check that it exists"), "{absent}");
-        let swapped = load(&good.join(KEY), &good.join(KEY)).unwrap_err().to_string();
+        let swapped = load_certified_key(&good.join(KEY_FILE), &good.join(KEY_FILE)).unwrap_err().to_string();
         assert!(swapped.contains("relay.key") && swapped.contains("BEGIN CERTIFICATE"), "{swapped}");
-        let stranger = Pair { key: self_signed(&other, "localhost").unwrap().key, ..pair };
-        assert!(matches!(acceptor(stranger), Err(TlsError::Pair(_))));
+        let stranger =
+            CertifiedKey { private_key: load_self_signed(&other, "localhost").unwrap().private_key, ..pair };
+        assert!(matches!(build_acceptor(stranger), Err(TlsError::KeyMismatch(_))));
     }
 }

@@ -1,7 +1,7 @@
 //! A client that remembers which certificates it was shown.
 
 use crate::tls::certificate::first_expiry;
-use crate::tls::{TlsError, client};
+use crate::tls::{TlsError, build_recording_config};
 use mailtrail_mail::Timestamp;
 use rustls::pki_types::CertificateDer;
 use std::path::Path;
@@ -10,23 +10,23 @@ use tokio_rustls::TlsConnector;
 
 /// What a server showed of itself.
 #[derive(Clone, Debug, Default)]
-pub struct Seen(Arc<Mutex<Option<Timestamp>>>);
+pub struct PeerCertificateInfo(Arc<Mutex<Option<Timestamp>>>);
 
-impl Seen {
-    pub(super) fn note(&self, end_entity: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) {
+impl PeerCertificateInfo {
+    pub(super) fn record_chain(&self, end_entity: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) {
         let shown: Vec<_> = std::iter::once(end_entity).chain(intermediates).cloned().collect();
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = first_expiry(&shown);
     }
 
     /// When the first of the certificates expires that came with the last handshake, be they trusted or not; `None`
     /// before that, or where they cannot be read.
-    pub fn expiry(&self) -> Option<Timestamp> {
+    pub fn earliest_expiry(&self) -> Option<Timestamp> {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The same trust as [`connector`](crate::tls::connector)'s, with an eye on what is shown.
-pub fn observing_connector(ca_file: Option<&Path>) -> Result<(TlsConnector, Seen), TlsError> {
-    let seen = Seen::default();
-    Ok((TlsConnector::from(Arc::new(client(ca_file, Some(seen.clone()))?)), seen))
+pub fn recording_connector(ca_file: Option<&Path>) -> Result<(TlsConnector, PeerCertificateInfo), TlsError> {
+    let seen = PeerCertificateInfo::default();
+    Ok((TlsConnector::from(Arc::new(build_recording_config(ca_file, Some(seen.clone()))?)), seen))
 }

@@ -1,5 +1,5 @@
 use crate::tls::certificate::first_expiry;
-use crate::tls::{Pair, TlsError, load, provider, read_certificates};
+use crate::tls::{CertifiedKey, TlsError, crypto_provider, load_certified_key, read_certificates};
 use mailtrail_mail::Timestamp;
 use rustls::crypto::ring;
 use rustls::pki_types::CertificateDer;
@@ -27,57 +27,60 @@ pub struct ServerFiles {
 /// with; resumption ends with the change.
 pub struct Server {
     files: ServerFiles,
-    protocols: &'static [&'static [u8]],
-    current: Mutex<Current>,
+    alpn_protocols: &'static [&'static [u8]],
+    active: Mutex<ActiveConfig>,
 }
 
-struct Current {
+struct ActiveConfig {
     acceptor: TlsAcceptor,
     expiries: Vec<(PathBuf, Timestamp)>,
-    seen: Vec<Option<Stamp>>,
+    file_versions: Vec<Option<FileVersion>>,
 }
 
 /// What tells one state of a file from another.
 #[derive(PartialEq, Eq)]
-struct Stamp {
+struct FileVersion {
     file: (u64, u64),
     size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
+    modified_at: (i64, i64),
+    changed_at: (i64, i64),
 }
 
 impl Server {
     /// Reads the files.
     pub fn open(files: ServerFiles) -> Result<Self, TlsError> {
-        Self::speaking(&[], files)
+        Self::open_with_alpn(&[], files)
     }
 
     /// The same for a server that names its protocols (ALPN, RFC 7301): a client that asks only for others is refused,
     /// one that asks for none is not.
-    pub fn speaking(protocols: &'static [&'static [u8]], files: ServerFiles) -> Result<Self, TlsError> {
-        let current = Current::read(&files, protocols)?;
-        Ok(Self { files, protocols, current: Mutex::new(current) })
+    pub fn open_with_alpn(
+        alpn_protocols: &'static [&'static [u8]],
+        files: ServerFiles,
+    ) -> Result<Self, TlsError> {
+        let current = ActiveConfig::load(&files, alpn_protocols)?;
+        Ok(Self { files, alpn_protocols, active: Mutex::new(current) })
     }
 
     /// What accepts the next connection.
     pub fn acceptor(&self) -> TlsAcceptor {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner).acceptor.clone()
+        self.active.lock().unwrap_or_else(PoisonError::into_inner).acceptor.clone()
     }
 
     /// When the certificates of each file in use expire.
     pub fn expiries(&self) -> Vec<(PathBuf, Timestamp)> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner).expiries.clone()
+        self.active.lock().unwrap_or_else(PoisonError::into_inner).expiries.clone()
     }
 
     /// Whether a file is another than when it was last read.
-    pub fn is_outdated(&self) -> bool {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner).seen != stamps(&self.files)
+    pub fn needs_reload(&self) -> bool {
+        self.active.lock().unwrap_or_else(PoisonError::into_inner).file_versions != file_versions(&self.files)
     }
 
     /// Reads the files anew. What cannot be used changes nothing.
-    pub fn renew(&self) {
-        let fresh = Current::read(&self.files, self.protocols);
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn reload(&self) {
+        let fresh = ActiveConfig::load(&self.files, self.alpn_protocols);
+        let mut current = self.active.lock().unwrap_or_else(PoisonError::into_inner);
         let certificate = self.files.certificate.display();
         match fresh {
             Ok(fresh) => {
@@ -85,75 +88,79 @@ impl Server {
                 tracing::info!(%certificate, "the certificate was read; new connections use it");
             }
             Err(error) => {
-                current.seen = stamps(&self.files);
+                current.file_versions = file_versions(&self.files);
                 tracing::error!(%certificate, %error, "the certificate cannot be used; the one before stays");
             }
         }
     }
 }
 
-impl Current {
-    fn read(files: &ServerFiles, protocols: &[&[u8]]) -> Result<Self, TlsError> {
+impl ActiveConfig {
+    fn load(files: &ServerFiles, protocols: &[&[u8]]) -> Result<Self, TlsError> {
         // Taken first: what changes while it is read is another at the next look.
-        let seen = stamps(files);
-        let pair = load(&files.certificate, &files.private_key)?;
+        let seen = file_versions(files);
+        let pair = load_certified_key(&files.certificate, &files.private_key)?;
         let mut expiries = Vec::new();
-        expiries.extend(first_expiry(&pair.certificates).map(|expiry| (files.certificate.clone(), expiry)));
+        expiries.extend(first_expiry(&pair.chain).map(|expiry| (files.certificate.clone(), expiry)));
         let mut authorities = None;
         if let Some(path) = &files.client_ca {
             let certificates = read_certificates(path)?;
             expiries.extend(first_expiry(&certificates).map(|expiry| (path.clone(), expiry)));
-            authorities = Some(roots(certificates, path)?);
+            authorities = Some(root_store(certificates, path)?);
         }
-        Ok(Self { acceptor: accept_with(pair, authorities, protocols)?, expiries, seen })
+        Ok(Self {
+            acceptor: build_acceptor_with(pair, authorities, protocols)?,
+            expiries,
+            file_versions: seen,
+        })
     }
 }
 
 /// TLS 1.2 and 1.3, resumption by tickets. With `authorities`, a client that has a certificate of theirs shows it.
-pub(super) fn accept_with(
-    pair: Pair,
+pub(super) fn build_acceptor_with(
+    pair: CertifiedKey,
     authorities: Option<RootCertStore>,
     protocols: &[&[u8]],
 ) -> Result<TlsAcceptor, TlsError> {
     let clients = match authorities {
         None => WebPkiClientVerifier::no_client_auth(),
-        Some(roots) => verifier(roots)?,
+        Some(roots) => client_verifier(roots)?,
     };
-    let mut config = ServerConfig::builder_with_provider(provider())
+    let mut config = ServerConfig::builder_with_provider(crypto_provider())
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Setup)?
         .with_client_cert_verifier(clients)
-        .with_single_cert(pair.certificates, pair.key)
-        .map_err(TlsError::Pair)?;
+        .with_single_cert(pair.chain, pair.private_key)
+        .map_err(TlsError::KeyMismatch)?;
     config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
     config.ticketer = ring::Ticketer::new().map_err(TlsError::Setup)?;
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-fn verifier(roots: RootCertStore) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
-    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
+fn client_verifier(roots: RootCertStore) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), crypto_provider())
         .allow_unauthenticated()
         .build()
         .map_err(|error| TlsError::Setup(rustls::Error::General(error.to_string())))
 }
 
-fn roots(certificates: Vec<CertificateDer<'static>>, path: &Path) -> Result<RootCertStore, TlsError> {
+fn root_store(certificates: Vec<CertificateDer<'static>>, path: &Path) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates {
-        roots.add(certificate).map_err(|source| TlsError::Anchor { path: path.into(), source })?;
+        roots.add(certificate).map_err(|source| TlsError::TrustAnchor { path: path.into(), source })?;
     }
     Ok(roots)
 }
 
-fn stamps(files: &ServerFiles) -> Vec<Option<Stamp>> {
+fn file_versions(files: &ServerFiles) -> Vec<Option<FileVersion>> {
     let paths = [Some(&files.certificate), Some(&files.private_key), files.client_ca.as_ref()];
     let stamp = |path: &PathBuf| {
         let found = fs::metadata(path).ok()?;
-        Some(Stamp {
+        Some(FileVersion {
             file: (found.dev(), found.ino()),
             size: found.size(),
-            modified: (found.mtime(), found.mtime_nsec()),
-            changed: (found.ctime(), found.ctime_nsec()),
+            modified_at: (found.mtime(), found.mtime_nsec()),
+            changed_at: (found.ctime(), found.ctime_nsec()),
         })
     };
     paths.into_iter().flatten().map(stamp).collect()

@@ -1,4 +1,4 @@
-use mailtrail_smtp::{Response, Unreadable};
+use mailtrail_smtp::{Response, ResponseError};
 use mailtrail_trail::provider::Provider;
 use rustls::CertificateError;
 use std::io;
@@ -23,7 +23,7 @@ pub enum TransportError {
     Closed,
     /// The peer does not speak SMTP.
     #[error("{0}")]
-    InvalidResponse(#[from] Unreadable),
+    InvalidResponse(#[from] ResponseError),
     /// The peer refused to serve us.
     #[error("refused at {step}: {response}")]
     Refused {

@@ -107,7 +107,7 @@ impl MailgunClient {
         let request = self
             .http
             .post(self.messages_url.clone())
-            .basic_auth("api", Some(self.api_key.reveal()))
+            .basic_auth("api", Some(self.api_key.expose()))
             .header(CONTENT_TYPE, form.content_type())
             .header(CONTENT_LENGTH, form.size() + size)
             .body(form.wrap(pieces, progress.clone()));
@@ -141,7 +141,7 @@ impl ApiResponse {
 
     /// Whether the upstream itself, not the message or the account, is out of order.
     pub fn upstream_failure(&self) -> Option<TransportError> {
-        let response = || Response { code: self.status, enhanced: None, text: self.text.clone() };
+        let response = || Response { code: self.status, enhanced_status: None, text: self.text.clone() };
         let out_of_order = match self.status {
             // How it is asked is an operator's matter.
             501 | 505 | 511 => false,
@@ -262,7 +262,7 @@ fn transport_error(error: reqwest::Error) -> TransportError {
     if error.is_timeout() {
         return TransportError::Timeout { operation: "connect", limit: CONNECT_TIMEOUT };
     }
-    TransportError::Io(io::Error::other(error_chain::innermost(&error.without_url()).to_string()))
+    TransportError::Io(io::Error::other(error_chain::root_cause(&error.without_url()).to_string()))
 }
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);

@@ -5,7 +5,7 @@ use crate::transport::mailgun_api::ApiResponse;
 use mailtrail_mail::Timestamp;
 use mailtrail_smtp::Response;
 use mailtrail_trail::Diagnostic;
-use mailtrail_trail::provider::{Provider, try_again_after};
+use mailtrail_trail::provider::{Provider, parse_retry_after};
 use std::time::Duration;
 
 /// Where in a transaction a reply came, and so what it can be about.
@@ -77,7 +77,7 @@ pub fn classify_reply(
     now: Timestamp,
 ) -> ReplyClass {
     let text = response.text.to_ascii_lowercase();
-    let until = || try_again_after(&response.text, now);
+    let until = || parse_retry_after(&response.text, now);
     if response.is_positive() {
         return ReplyClass::Accepted;
     }
@@ -93,7 +93,7 @@ pub fn classify_reply(
     }
     match response.code {
         // It did not understand us, or answers something else: nobody's address is wrong.
-        _ if response.is_confused() => ReplyClass::Temporary,
+        _ if response.is_command_error() => ReplyClass::Temporary,
         // Recipients were taken with this login before: neither it nor the message is surely at fault.
         _ if is_login_refusal(response, provider, &text)
             && matches!(step, Step::Data | Step::Body | Step::EndOfData) =>
@@ -126,7 +126,7 @@ fn classify_account_refusal(
 pub fn is_for_next_transaction(response: &Response, taken: bool) -> bool {
     taken
         && response.is_negative()
-        && match response.enhanced.as_deref() {
+        && match response.enhanced_status.as_deref() {
             Some("4.5.3" | "5.5.3") => true,
             None if matches!(response.code, 452 | 552) => true,
             _ => response.text.to_ascii_lowercase().contains("too many recipients"),
@@ -147,7 +147,7 @@ pub fn is_too_many_recipients(refusal: &Diagnostic) -> bool {
 
 /// Whether the login is missing, wrong or gone, or not allowed from here.
 fn is_login_refusal(response: &Response, provider: Provider, text: &str) -> bool {
-    let status = response.enhanced.as_deref();
+    let status = response.enhanced_status.as_deref();
     match (response.code, provider) {
         (454 | 530 | 534 | 535 | 538, _) | (525, Provider::Brevo) => true,
         (502, Provider::Brevo) => status == Some("5.7.0"),
@@ -199,7 +199,7 @@ pub enum ApiVerdict {
 /// itself is for good (400, 413); any other 4xx is a clear no for now. A gateway's failure (5xx), a success without an
 /// id and a redirection leave open whether the message was taken.
 pub fn classify_api_response(answer: &ApiResponse, recipients: usize, now: Timestamp) -> ApiVerdict {
-    let wish = || parse_retry_after(answer, now).or_else(|| try_again_after(&answer.text, now));
+    let wish = || retry_after_header(answer, now).or_else(|| parse_retry_after(&answer.text, now));
     let text = answer.text.to_ascii_lowercase();
     let unclear = |verdict| {
         if answer.request_sent { ApiVerdict::Ambiguous(verdict) } else { ApiVerdict::Uniform(verdict) }
@@ -232,11 +232,11 @@ pub fn classify_api_response(answer: &ApiResponse, recipients: usize, now: Times
 /// same message may go by another upstream.
 pub fn is_upstream_limit(response: &Response) -> bool {
     let limits = ["5.3.4", "5.6.3", "5.6.7"];
-    response.code == 555 || response.enhanced.as_deref().is_some_and(|status| limits.contains(&status))
+    response.code == 555 || response.enhanced_status.as_deref().is_some_and(|status| limits.contains(&status))
 }
 
 /// Seconds or a date (RFC 9110 section 10.2.3).
-fn parse_retry_after(answer: &ApiResponse, now: Timestamp) -> Option<Timestamp> {
+fn retry_after_header(answer: &ApiResponse, now: Timestamp) -> Option<Timestamp> {
     let wish = answer.retry_after.as_deref()?.trim();
     let seconds = wish.parse().ok().map(|seconds| now.saturating_add(Duration::from_secs(seconds)));
     seconds.or_else(|| Timestamp::parse_rfc5322(wish))
@@ -245,7 +245,7 @@ fn parse_retry_after(answer: &ApiResponse, now: Timestamp) -> Option<Timestamp> 
 /// Whether less mail at once is what the upstream wants. Too many recipients of one transaction are none: the rest
 /// goes in the next (RFC 5321 section 4.5.3.1.10); neither is a full mailbox (4.2.2).
 fn is_throttling(response: &Response, text: &str) -> bool {
-    match response.enhanced.as_deref() {
+    match response.enhanced_status.as_deref() {
         Some("4.4.5" | "4.7.28") => true,
         Some(status) if status.starts_with("4.2.") || status == "4.5.3" => false,
         _ => THROTTLE_PHRASES.iter().any(|phrase| text.contains(phrase)),
@@ -292,7 +292,13 @@ mod tests {
 
     fn classify_line(step: Step, provider: Provider, line: &str) -> ReplyClass {
         let mut reader = mailtrail_smtp::ResponseReader::default();
-        classify_reply(step, &reader.line(line.as_bytes()).unwrap().unwrap(), provider, false, test_time())
+        classify_reply(
+            step,
+            &reader.push_line(line.as_bytes()).unwrap().unwrap(),
+            provider,
+            false,
+            test_time(),
+        )
     }
 
     /// What a reply means wherever it comes.
@@ -371,7 +377,8 @@ mod tests {
                 ReplyClass::Temporary,
             ),
         ] {
-            let response = mailtrail_smtp::ResponseReader::default().line(line.as_bytes()).unwrap().unwrap();
+            let response =
+                mailtrail_smtp::ResponseReader::default().push_line(line.as_bytes()).unwrap().unwrap();
             assert_eq!(classify_reply(step, &response, Mailgun, false, test_time()), believed, "{line}");
             assert_eq!(classify_reply(step, &response, Mailgun, true, test_time()), refuted, "{line}");
         }
@@ -520,7 +527,7 @@ mod tests {
             ("250 2.1.5 ok", false),
         ] {
             let mut reader = mailtrail_smtp::ResponseReader::default();
-            let response = reader.line(line.as_bytes()).unwrap().unwrap();
+            let response = reader.push_line(line.as_bytes()).unwrap().unwrap();
             assert_eq!(is_for_next_transaction(&response, true), expected, "{line}");
             assert!(!is_for_next_transaction(&response, false), "{line}");
         }

@@ -13,7 +13,7 @@ use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use futures_util::{FutureExt, Stream, StreamExt};
 use mailtrail_mail::{BodyType, Envelope};
-use mailtrail_smtp::{Capabilities, Encoder, Response, ResponseReader, Unreadable};
+use mailtrail_smtp::{Capabilities, DotStuffer, Response, ResponseError, ResponseReader};
 use mailtrail_trail::provider::Provider;
 use std::fmt::Write as _;
 use std::io;
@@ -72,7 +72,7 @@ impl EnvelopeReplies {
     /// Whether MAIL, or a RCPT behind a MAIL that was taken, was not understood: a part may have been lost on the way.
     pub fn has_command_errors(&self) -> bool {
         let recipients = self.recipients.iter().filter(|_| self.mail.is_positive());
-        std::iter::once(&self.mail).chain(recipients).any(Response::is_confused)
+        std::iter::once(&self.mail).chain(recipients).any(Response::is_command_error)
     }
 
     /// Whether these answers may be the fault of a connection that carried others before: it is closing, broke, or
@@ -315,7 +315,7 @@ impl Connection {
             200..300 => Ok(()),
             // The answer to DATA comes only now: an answer too many came before.
             300..400 => Err(TransportError::Desynchronized(reset)),
-            _ if reset.is_confused() && self.pipelining() != Pipelining::Off => {
+            _ if reset.is_command_error() && self.pipelining() != Pipelining::Off => {
                 Err(TransportError::Desynchronized(reset))
             }
             _ => Err(TransportError::Refused { step: "RSET", response: reset }),
@@ -327,7 +327,7 @@ impl Connection {
         &mut self,
         pieces: impl Stream<Item = io::Result<Bytes>>,
     ) -> Result<(), DataError> {
-        let (mut pieces, mut encoder, part) = (pin!(pieces), Encoder::default(), self.timeouts.data_block);
+        let (mut pieces, mut encoder, part) = (pin!(pieces), DotStuffer::default(), self.timeouts.data_block);
         while let Some(piece) = pieces.next().await {
             let piece = piece.map_err(DataError::BodyUnreadable)?;
             for block in piece.chunks(BODY_BLOCK_BYTES) {
@@ -436,7 +436,7 @@ impl Connection {
         let name = lines.first().and_then(|line| line.split_ascii_whitespace().next());
         self.name = name.unwrap_or_default().to_owned();
         let mut capabilities = Capabilities::default();
-        lines.iter().skip(1).for_each(|line| capabilities.note(line));
+        lines.iter().skip(1).for_each(|line| capabilities.add_ehlo_line(line));
         self.capabilities = capabilities;
         Ok(())
     }
@@ -471,7 +471,7 @@ impl Connection {
 
     /// Logs in with PLAIN and its initial response: Mailgun's prompt for the two-step form is not base64.
     async fn log_in(&mut self, login: &Login, provider: Provider) -> Result<(), TransportError> {
-        let (user, password) = (&login.username, login.password.reveal());
+        let (user, password) = (&login.username, login.password.expose());
         let response = if self.capabilities.auth_plain {
             let token = BASE64_STANDARD.encode(format!("\0{user}\0{password}"));
             self.send_command(&format!("AUTH PLAIN {token}\r\n"), "AUTH").await?
@@ -554,14 +554,14 @@ impl Connection {
                     let line =
                         self.read_buffer[..end].strip_suffix(b"\r").unwrap_or(&self.read_buffer[..end]);
                     each(line);
-                    let response = reader.line(line)?;
+                    let response = reader.push_line(line)?;
                     self.read_buffer.drain(..=end);
                     if let Some(response) = response {
                         return Ok(response);
                     }
                 }
-                if self.read_buffer.len() > ResponseReader::LINE {
-                    return Err(Unreadable::TooLong.into());
+                if self.read_buffer.len() > ResponseReader::MAX_LINE_BYTES {
+                    return Err(ResponseError::TooLong.into());
                 }
                 if self.stream.get_mut().read_buf(&mut self.read_buffer).await? == 0 {
                     return Err(TransportError::Closed);
@@ -617,11 +617,11 @@ fn login_error(response: Response, provider: Provider) -> Option<TransportError>
 /// Writes a piece of a message with its dots doubled.
 async fn write_dot_stuffed(
     wire: &mut BufWriter<Box<dyn TransportStream>>,
-    encoder: &mut Encoder,
+    encoder: &mut DotStuffer,
     piece: &[u8],
 ) -> Result<(), TransportError> {
     let mut from = 0;
-    for at in encoder.dots(piece) {
+    for at in encoder.positions(piece) {
         wire.write_all(&piece[from..at]).await?;
         wire.write_all(b".").await?;
         from = at;

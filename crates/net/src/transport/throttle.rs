@@ -150,7 +150,7 @@ impl Throttle {
 
 impl TokenBucket {
     fn from_rate(rate: Rate) -> Self {
-        let (messages, time) = (rate.messages as f64, rate.time.as_secs_f64() * 1000.0);
+        let (messages, time) = (rate.count as f64, rate.per.as_secs_f64() * 1000.0);
         let burst = (messages / 20.0).floor().max(1.0);
         Self { interval_ms: time / (messages - burst + 1.0), burst, full_at_ms: 0.0 }
     }
@@ -256,26 +256,26 @@ mod tests {
 
     #[test]
     fn never_exceeds_rate_in_any_window() {
-        for (messages, seconds, expected) in
+        for (count, seconds, expected) in
             [(600, 60, 1800), (300, 3600, 15), (1, 1, 180), (7, 60, 21), (5000, 1, 1)]
         {
-            let time = Duration::from_secs(seconds);
-            let mut pace = Throttle::new(Some(Rate { messages, time }));
-            let starts = collect_starts(&mut pace, if messages == 5000 { 3.0 } else { 180.0 });
+            let per = Duration::from_secs(seconds);
+            let mut pace = Throttle::new(Some(Rate { count, per }));
+            let starts = collect_starts(&mut pace, if count == 5000 { 3.0 } else { 180.0 });
             let most = starts
                 .iter()
                 .map(|from| {
-                    starts.iter().filter(|start| *start >= from && start.duration_since(*from) < time).count()
+                    starts.iter().filter(|start| *start >= from && start.duration_since(*from) < per).count()
                 })
                 .max();
-            assert!(most.unwrap() <= messages as usize, "{messages} in {seconds} s: {most:?}");
-            assert!(starts.len() >= expected - expected / 10, "{messages} in {seconds} s: {}", starts.len());
+            assert!(most.unwrap() <= count as usize, "{count} in {seconds} s: {most:?}");
+            assert!(starts.len() >= expected - expected / 10, "{count} in {seconds} s: {}", starts.len());
         }
     }
 
     #[test]
     fn clock_set_back_delays_nothing() {
-        let mut pace = Throttle::new(Some(Rate { messages: 60, time: Duration::from_secs(60) }));
+        let mut pace = Throttle::new(Some(Rate { count: 60, per: Duration::from_secs(60) }));
         let (room, _) = pace.available(at_second(9000.0));
         pace.consume(room, at_second(9000.0));
         let (room, next) = pace.available(at_second(0.0));

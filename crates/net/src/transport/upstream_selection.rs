@@ -18,7 +18,7 @@ impl UpstreamSelection {
             routes.iter().map(|route| (route.name.clone(), places(route))).collect();
         routes.extend(upstreams.iter().enumerate().map(|(own, (name, _))| {
             let others = (0..upstreams.len()).filter(|place| *place != own);
-            (routing::first(name), std::iter::once(own).chain(others).collect())
+            (routing::prefer_upstream(name), std::iter::once(own).chain(others).collect())
         }));
         Self { upstreams, routes }
     }
@@ -79,13 +79,13 @@ impl UpstreamSelection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mailtrail_trail::Pattern;
+    use mailtrail_trail::Match;
 
     #[test]
     fn possibly_sent_message_moves_only_where_allowed() {
         let route = Route {
             name: "news".into(),
-            pattern: Pattern::default(),
+            criteria: Match::default(),
             upstreams: vec!["b".into(), "gone".into(), "a".into()],
         };
         let ways = UpstreamSelection::new(
@@ -96,8 +96,8 @@ mod tests {
             (QueueKey::Route(None), &[0, 1, 2][..]),
             (QueueKey::Route(Some("news".into())), &[1, 0]),
             (QueueKey::Route(Some("gone".into())), &[0, 1, 2]),
-            (QueueKey::Route(Some(routing::first("b"))), &[1, 0, 2]),
-            (QueueKey::Route(Some(routing::first("gone"))), &[0, 1, 2]),
+            (QueueKey::Route(Some(routing::prefer_upstream("b"))), &[1, 0, 2]),
+            (QueueKey::Route(Some(routing::prefer_upstream("gone"))), &[0, 1, 2]),
             (queued_for_upstream("a", None), &[0]),
             (queued_for_upstream("b", None), &[1, 0, 2]),
             (queued_for_upstream("gone", None), &[0, 1, 2]),

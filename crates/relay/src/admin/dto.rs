@@ -225,7 +225,7 @@ impl From<&Trail> for TrailView {
             record_url: None,
             tags: send.tags.clone(),
             size: send.size,
-            lane: send.lane.word().to_owned(),
+            lane: send.lane.as_str().to_owned(),
             route: send.route.as_deref().map(str::to_owned),
             attempts: trail.attempts,
             envid: send.dsn.envid.as_deref().map(str::to_owned),
@@ -255,7 +255,7 @@ impl From<&Trail> for QueueLine {
                 .to_owned(),
             next_at: next_action(trail).1,
             attempts: trail.attempts,
-            lane: send.lane.word().to_owned(),
+            lane: send.lane.as_str().to_owned(),
             size: send.size,
             from: send.sender.as_ref().map(ToString::to_string).unwrap_or_default(),
             to: waiting().map(|recipient| recipient.address.to_string()).collect(),
@@ -304,7 +304,7 @@ fn to_recipient_view(trail: &Trail, index: u16, recipient: &Recipient) -> Recipi
         (name, view)
     });
     let mut marks: BTreeMap<_, _> = marks.collect();
-    let wish = trail.message.dsn.recipient(index);
+    let wish = trail.message.dsn.parameters_of(index);
     let deferrals = upstream_deferrals(trail, index);
     if let (Some(first), Some(last)) = (deferrals.first(), deferrals.last()) {
         let count = u32::try_from(deferrals.len()).unwrap_or(u32::MAX);

@@ -12,7 +12,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use mailtrail_mail::{TrackingId, address_contains};
 use mailtrail_store::{ReadError, Store};
-use mailtrail_trail::{InboundMail, InboundOutcome, InboundState, InboundTransition, missing_files_text};
+use mailtrail_trail::{InboundOutcome, InboundState, InboundSummary, InboundTransition, missing_files_text};
 use serde::{Deserialize, Serialize};
 
 /// Filter of inbound messages; all given conditions must hold.
@@ -140,13 +140,13 @@ pub fn find_inbound(store: &Store, filter: &InboundFilter) -> Result<Vec<Inbound
 /// Returns an inbound message with its content, if it is known.
 pub fn find_inbound_message(store: &Store, id: &str) -> Result<Option<InboundDetailView>, ReadError> {
     let Ok(id) = id.parse() else { return Ok(None) };
-    let Some(mail) = store.inbound_mail(id)? else { return Ok(None) };
+    let Some(mail) = store.load_inbound(id)? else { return Ok(None) };
     let message = store.read_inbound_body(id)?.map(|message| BASE64_STANDARD.encode(message));
     Ok(Some(InboundDetailView { mail: InboundView::from(&mail), message_base64: message }))
 }
 
 impl InboundFilter {
-    fn matches(&self, mail: &InboundMail) -> bool {
+    fn matches(&self, mail: &InboundSummary) -> bool {
         let has =
             |part: &Option<String>, text: &str| part.as_ref().is_none_or(|part| address_contains(text, part));
         let sender = mail.received.sender.as_ref().map_or("", |sender| sender.as_str());
@@ -156,8 +156,8 @@ impl InboundFilter {
     }
 }
 
-impl From<&InboundMail> for InboundView {
-    fn from(mail: &InboundMail) -> Self {
+impl From<&InboundSummary> for InboundView {
+    fn from(mail: &InboundSummary) -> Self {
         let arrival = &mail.received;
         let filled = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
         Self {
@@ -235,8 +235,8 @@ async fn release_message(
     dry_run: bool,
 ) -> Result<Option<&'static str>, ApiError> {
     let Some(id) = id.parse::<TrackingId>().ok() else { return Ok(Some("that is no id")) };
-    match api.store.inbound_mail(id)?.map(|mail| mail.state) {
-        None => return Ok(Some("no stored inbound message has that id")),
+    match api.store.load_inbound(id)?.map(|mail| mail.state) {
+        None => return Ok(Some("no mail from outside that is kept has that id")),
         Some(InboundState::Waiting) => return Ok(Some("it waits for its target already")),
         Some(InboundState::Delivered) => return Ok(Some("it was delivered")),
         Some(InboundState::DeadLetter | InboundState::Duplicate) => {}

@@ -1,6 +1,6 @@
 use crate::log_line::LogLine;
 use mailtrail_mail::{Timestamp, address_contains};
-use mailtrail_net::odoo::Place;
+use mailtrail_net::odoo::OdooInstance;
 use mailtrail_store::{LogCursor, LogEntry, ReadError, Store};
 use mailtrail_trail::{RecipientState, Trail};
 use serde::{Deserialize, Serialize};
@@ -46,7 +46,7 @@ pub struct LogResponse {
 pub fn query_log(
     store: &Store,
     filter: &LogFilter,
-    odoo_instances: &[Place],
+    odoo_instances: &[OdooInstance],
 ) -> Result<LogResponse, ReadError> {
     let pattern = filter.grep.as_deref().map(regex::Regex::new).transpose();
     let matcher = LogQuery { store, filter, odoo_instances, pattern: pattern.unwrap_or_default() };
@@ -59,7 +59,7 @@ pub fn query_log(
 struct LogQuery<'a> {
     store: &'a Store,
     filter: &'a LogFilter,
-    odoo_instances: &'a [Place],
+    odoo_instances: &'a [OdooInstance],
     pattern: Option<regex::Regex>,
 }
 
@@ -142,7 +142,7 @@ impl LogQuery<'_> {
 }
 
 /// Returns the URL of the Odoo record that a message is about.
-pub(super) fn record_url(places: &[Place], trail: &Trail) -> Option<String> {
+pub(super) fn record_url(places: &[OdooInstance], trail: &Trail) -> Option<String> {
     places.iter().find_map(|place| place.record_url(&trail.message))
 }
 

@@ -96,7 +96,7 @@ pub fn export_address(
         lines.extend(event.map(|event| ExportLine::Event { event: Box::new(event) }));
     }
     for id in inbound {
-        let Some(mail) = store.inbound_mail(id)? else { continue };
+        let Some(mail) = store.load_inbound(id)? else { continue };
         let message_kept = store.load_inbound_body(id)?.map(|message| message.size());
         lines.push(ExportLine::Inbound { mail: Box::new(InboundView::from(&mail)), message_kept });
     }
@@ -121,18 +121,19 @@ pub fn erase_address(
         return report(MaintenanceEvent::Failed { error: INVALID_ADDRESS.to_owned(), damaged: false });
     };
     // Runs to completion even if the client disconnects.
-    let mut progress = |step: mailtrail_store::Progress| drop(report(step.into()));
+    let mut progress = |step: mailtrail_store::ReplayProgress| drop(report(step.into()));
     let erased = if order.dry_run {
         store.find_mentions(&address, &mut progress).map(|found| (found, None))
     } else {
         let reason = truncate_reason(&order.reason);
         let erasing = ErasureRequest { address: &address, operator, reason: &reason, at: now };
-        store.erase(&erasing, &mut progress).map(|(found, pseudonym)| (found, Some(pseudonym)))
+        store.erase_address(&erasing, &mut progress).map(|(found, pseudonym)| (found, Some(pseudonym)))
     };
     report(match erased {
         Ok((found, pseudonym)) => erased_event(store, &address, &found, pseudonym),
         Err(error) => {
-            let damaged = matches!(error, EraseError::Damaged | EraseError::Read(_) | EraseError::Rebuild(_));
+            let damaged =
+                matches!(error, EraseError::JournalDamaged | EraseError::Read(_) | EraseError::Rebuild(_));
             store_maintenance::failed_event(&error, damaged)
         }
     })

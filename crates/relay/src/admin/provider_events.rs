@@ -190,7 +190,7 @@ pub fn find_events(
     // No event about a message precedes its acceptance.
     let since = filter.since().max(send.map(TrackingId::timestamp).unwrap_or_default());
     let mut views = Vec::new();
-    'newest: for segment in store.segments_since(since)?.into_iter().rev() {
+    'newest: for segment in store.journal_segments_since(since)?.into_iter().rev() {
         for report in store.events_in_segment(segment)?.into_iter().rev() {
             if views.len() >= wanted {
                 break 'newest;
@@ -378,7 +378,7 @@ fn count_candidates(
         let whom = event.recipient.as_deref().map(fold_address);
         let fits = |folded: String| whom.as_ref().is_none_or(|whom| *whom == folded);
         all += 1;
-        to += usize::from(trail.recipients.iter().any(|recipient| fits(recipient.address.folded())));
+        to += usize::from(trail.recipients.iter().any(|recipient| fits(recipient.address.to_folded())));
     }
     Ok((all, to))
 }
@@ -434,7 +434,7 @@ fn plan_segment(
 ) -> Result<(PlannedReplays, Option<u32>), ReadError> {
     let since = Timestamp::from_millis(order.since.unwrap_or(0));
     let oldest = ids.iter().min().map_or(since, |id| id.timestamp());
-    let segments = api.store.segments_since(oldest)?.into_iter();
+    let segments = api.store.journal_segments_since(oldest)?.into_iter();
     let mut segments = segments.skip_while(|number| order.segment.is_some_and(|from| *number < from));
     let mut plans = Vec::new();
     let Some(segment) = segments.next() else { return Ok((plans, None)) };
@@ -474,7 +474,7 @@ fn plan_event(api: &ApiState, report: &StoredEvent, stand: EventState) -> Result
             format!("no upstream {:?} is configured, so nobody knows whose words these are", report.upstream);
         return leave(unread, &why);
     };
-    let event = match provider.reread(&raw, report.id.timestamp(), report.content.event()) {
+    let event = match provider.decode_raw(&raw, report.id.timestamp(), report.content.event()) {
         Ok(event) => event,
         Err(error) => return leave(unread, &error.to_string()),
     };

@@ -5,7 +5,7 @@ use crate::admin::dto::{BreakerRequest, QueueActionRequest, QueueActionResult, Q
 use crate::admin::error::ApiError;
 use crate::admin::state::ApiState;
 use crate::admin::trace::MIN_ID_PREFIX;
-use crate::alarms::Kind;
+use crate::alarms::AlarmKind;
 use futures_util::{StreamExt, stream};
 use mailtrail_mail::{Timestamp, TrackingId, fold_domain};
 use mailtrail_store::ReadError;
@@ -213,8 +213,8 @@ pub async fn set_breaker(
         health.breaker().force_open(&reason);
     } else {
         health.breaker().close(now);
-        api.alarms.clear(Kind::Breaker, upstream);
-        api.alarms.clear(Kind::Account, upstream);
+        api.alarms.clear(AlarmKind::Breaker, upstream);
+        api.alarms.clear(AlarmKind::UpstreamAccount, upstream);
     }
     api.store.queue_wakeup().notify();
     tracing::warn!(upstream, open = order.open, operator, reason, "an operator switched the breaker");
@@ -229,7 +229,7 @@ const BEING_SENT: &str = "is being sent right now";
 mod tests {
     use super::*;
     use crate::admin::test_mail::TestMailer;
-    use crate::alarms::Alarms;
+    use crate::alarms::AlarmRegistry;
     use crate::loopback_probe::LoopbackProbe;
     use crate::suppression_sync::SuppressionSync;
     use mailtrail_mail::Clock;
@@ -263,7 +263,7 @@ mod tests {
                 suppression::SuppressionSettings::default(),
                 Vec::new(),
             ),
-            alarms: Alarms::new(clock),
+            alarms: AlarmRegistry::new(clock),
             providers: Arc::default(),
             retention: Retention::default(),
             sink_names: Arc::default(),

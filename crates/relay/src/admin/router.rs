@@ -124,9 +124,9 @@ async fn get_queue_shape(State(api): State<ApiState>) -> Response {
     json_blocking(move || queue_actions::queue_shape(&api)).await
 }
 
-async fn list_alarms(State(api): State<ApiState>) -> Response {
-    let views = api.alarms.list().into_iter().map(|alarm| AlarmView {
-        alarm: alarm.kind.word().to_owned(),
+async fn list_alarms(State(panel): State<ApiState>) -> Response {
+    let views = panel.alarms.list().into_iter().map(|alarm| AlarmView {
+        alarm: alarm.kind.as_str().to_owned(),
         subject: alarm.subject,
         text: alarm.text,
         since: alarm.since.to_string(),

@@ -95,7 +95,7 @@ pub(super) async fn rewind_sink(
         return Err(ApiError::UnknownSink(sink.to_owned()));
     }
     let (store, since) = (api.store.clone(), Timestamp::from_millis(order.since));
-    let cursor = tokio::task::spawn_blocking(move || store.cursor_at(since)).await;
+    let cursor = tokio::task::spawn_blocking(move || store.cursor_at_time(since)).await;
     let cursor = cursor.map_err(|_| ApiError::Internal)??;
     let action = OperatorActionData::SinkReplay { sink: sink.to_owned(), since };
     audit_log::record_action(api, action, operator, &order.reason).await?;

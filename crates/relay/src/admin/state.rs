@@ -3,11 +3,11 @@
 use crate::admin::dto::{QueueLine, TrailView};
 use crate::admin::log::record_url;
 use crate::admin::test_mail::TestMailer;
-use crate::alarms::Alarms;
+use crate::alarms::AlarmRegistry;
 use crate::loopback_probe::LoopbackProbe;
 use crate::suppression_sync::SuppressionSync;
 use mailtrail_mail::{Clock, Timestamp};
-use mailtrail_net::odoo::Place;
+use mailtrail_net::odoo::OdooInstance;
 use mailtrail_net::transport::{BreakerState, UpstreamHealth, UpstreamSelection};
 use mailtrail_store::{Retention, Store};
 use mailtrail_trail::provider::Provider;
@@ -34,13 +34,13 @@ pub struct ApiState {
     /// Synchronisation with the providers' suppression lists.
     pub suppression_sync: SuppressionSync,
     /// Registry of active alarms.
-    pub alarms: Alarms,
+    pub alarms: AlarmRegistry,
     /// Provider of each upstream's events.
     pub providers: Arc<BTreeMap<String, Provider>>,
     /// Retention periods.
     pub retention: Retention,
     /// Odoo instances, for links to their records.
-    pub odoo_instances: Arc<Vec<Place>>,
+    pub odoo_instances: Arc<Vec<OdooInstance>>,
     /// Probe of requests that reach this process.
     pub loopback_probe: LoopbackProbe,
     /// Submits an operator's test mail.

@@ -11,7 +11,9 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use mailtrail_mail::Timestamp;
-use mailtrail_store::{BackupError, BackupReport, CorruptRegion, Progress, Retention, Store, VerifyReport};
+use mailtrail_store::{
+    BackupError, BackupReport, CorruptRegion, ReplayProgress, Retention, Store, VerifyReport,
+};
 use mailtrail_trail::OperatorActionData;
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
@@ -157,7 +159,7 @@ pub fn rebuild_ledger(
     report: MaintenanceCallback<'_>,
 ) -> io::Result<()> {
     // Runs to completion even if the client disconnects.
-    let rebuilt = store.rebuild(despite_damage, &mut |step| drop(report(step.into())));
+    let rebuilt = store.rebuild_ledger(despite_damage, &mut |step| drop(report(step.into())));
     report(match rebuilt {
         Ok(records) => MaintenanceEvent::Rebuilt { records },
         Err(error) => failed_event(&error, true),
@@ -307,8 +309,8 @@ pub(super) fn failed_event(error: &dyn std::error::Error, damaged: bool) -> Main
     MaintenanceEvent::Failed { error: text, damaged }
 }
 
-impl From<Progress> for MaintenanceEvent {
-    fn from(Progress { done, total }: Progress) -> Self {
+impl From<ReplayProgress> for MaintenanceEvent {
+    fn from(ReplayProgress { done, total }: ReplayProgress) -> Self {
         Self::Progress { done, total }
     }
 }

@@ -435,7 +435,7 @@ impl ChangePlanner<'_> {
         let list = self.parse_list(entry)?;
         let reason: Option<Reason> =
             parse_keyword(entry.reason.as_ref(), "reason", Reason::ALL.map(Reason::as_str))?;
-        let filed = self.state.store.evidence_for_address(&address.folded())?;
+        let filed = self.state.store.evidence_for_address(&address.to_folded())?;
         let concerned = filed.iter().filter(|filed| list.as_ref().is_none_or(|list| *list == filed.list));
         let live = concerned.flat_map(|filed| filed.evidence.active());
         let last = live.filter(|(known, _)| reason.is_none_or(|reason| reason == *known));
@@ -467,7 +467,7 @@ impl ChangePlanner<'_> {
     }
 
     fn load_evidence(&self, address: &Mailbox, list: Option<&str>) -> Result<ExistingEvidence, PlanError> {
-        let (store, address) = (&self.state.store, address.folded());
+        let (store, address) = (&self.state.store, address.to_folded());
         let everywhere = store.suppression_evidence(&address, "")?.unwrap_or_default();
         let own = match list {
             Some(list) => store.suppression_evidence(&address, list)?.unwrap_or_default(),

@@ -89,7 +89,7 @@ async fn check_access(
         request.extensions_mut().insert(ConnectInfo(operator));
         return next.run(request).await;
     };
-    gate.refusals.note(peer.ip(), barred.rejection_reason(), &"");
+    gate.refusals.record_refusal(peer.ip(), barred.rejection_reason(), &"");
     let mut answer = (barred.status_code(), barred.to_string()).into_response();
     if barred == AccessDenied::InvalidToken {
         answer.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
@@ -109,7 +109,7 @@ impl AccessPolicy {
         let words =
             single_header(headers, header::AUTHORIZATION).flatten().and_then(|words| words.split_once(' '));
         let named = words.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-        let admitted = named.is_some_and(|(_, token)| self.token.is(token.trim().as_bytes()));
+        let admitted = named.is_some_and(|(_, token)| self.token.ct_eq(token.trim().as_bytes()));
         if admitted { Ok(()) } else { Err(AccessDenied::InvalidToken) }
     }
 

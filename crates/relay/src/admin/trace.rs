@@ -1,5 +1,5 @@
 use crate::admin::dto::{QueueLine, TrailView};
-use mailtrail_mail::{MessageId, Record, TrackingId};
+use mailtrail_mail::{MessageId, OdooRecord, TrackingId};
 use mailtrail_store::{ReadError, Store};
 use mailtrail_trail::Trail;
 use serde::{Deserialize, Serialize};
@@ -65,7 +65,7 @@ fn lookup_by_name(store: &Store, what: &str, limit: usize) -> Result<Option<Vec<
     if let Ok(id) = what.parse() {
         return Ok(Some(vec![id]));
     }
-    if let Some(record) = Record::parse(what) {
+    if let Some(record) = OdooRecord::parse(what) {
         return store.find_by_odoo_record(&record, limit).map(Some);
     }
     if what.contains('@') {

@@ -1,62 +1,72 @@
 //! The mail that tells of alarms.
 
-use crate::alarms::notification::Bulletin;
-use crate::alarms::notifier::Letters;
-use crate::monitoring::Pulse;
+use crate::alarms::notification::Notification;
+use crate::alarms::notifier::EmailSettings;
+use crate::monitoring::UpstreamActivity;
 use bytes::Bytes;
 use mail_builder::MessageBuilder;
 use mail_builder::headers::address::Address;
 use mail_builder::headers::raw::Raw;
 use mailtrail_mail::{Clock, Mailbox, MessageId, Timestamp, TrackingId, TrackingIdGenerator};
 use mailtrail_store::{CommitError, Store};
-use mailtrail_trail::provider::OWN_ID_HEADER;
+use mailtrail_trail::provider::TRACKING_ID_HEADER;
 use mailtrail_trail::{AcceptedMessage, Message, routing};
 
 /// What a mail is handed in with.
-pub(super) struct Post<'a> {
+pub(super) struct EmailSender<'a> {
     pub store: &'a Store,
     pub clock: Clock,
-    pub mint: &'a TrackingIdGenerator,
+    pub id_generator: &'a TrackingIdGenerator,
     pub hostname: &'a str,
-    pub pulse: &'a Pulse,
-    pub letters: &'a Letters,
+    pub upstream_activity: &'a UpstreamActivity,
+    pub settings: &'a EmailSettings,
 }
 
-impl Post<'_> {
+impl EmailSender<'_> {
     /// Puts it into the queue; it goes to `first` unless that one is away.
-    pub async fn hand_in(&self, bulletin: &Bulletin, first: Option<String>) -> Result<(), CommitError> {
-        let (now, Letters { to, from, .. }) = (self.clock.now(), self.letters);
-        let id = self.mint.generate(now, fastrand::u128(..));
+    pub async fn submit(&self, bulletin: &Notification, first: Option<String>) -> Result<(), CommitError> {
+        let (now, EmailSettings { recipients, sender, .. }) = (self.clock.now(), self.settings);
+        let id = self.id_generator.generate(now, fastrand::u128(..));
         let subject = bulletin.subject(self.hostname);
-        let message = self.compose(bulletin, &subject, id, now);
+        let message = self.compose_message(bulletin, &subject, id, now);
         let send = Message {
-            sender: Some(from.clone()),
+            sender: Some(sender.clone()),
             message_id: MessageId::parse(&self.message_id(id)),
             size: message.len() as u64,
-            smtputf8: !from.is_ascii() || !to.iter().all(Mailbox::is_ascii),
-            route: first.map(|upstream| routing::first(&upstream)),
+            smtputf8: !sender.is_ascii() || !recipients.iter().all(Mailbox::is_ascii),
+            route: first.map(|upstream| routing::prefer_upstream(&upstream)),
             subject,
-            ..Message::new(id, CLIENT)
+            ..Message::new(id, INTERNAL_CLIENT)
         };
         // Whoever has no other mail has no events either, and hears of that once.
-        self.pulse.overlook(id);
+        self.upstream_activity.exclude_message(id);
         self.store
-            .put_message(AcceptedMessage { message: send, recipients: to.clone() }, Bytes::from(message))
+            .put_message(
+                AcceptedMessage { message: send, recipients: recipients.clone() },
+                Bytes::from(message),
+            )
             .await
     }
 
-    fn compose(&self, bulletin: &Bulletin, subject: &str, id: TrackingId, now: Timestamp) -> Vec<u8> {
-        let Letters { to, from, .. } = self.letters;
-        let to: Vec<_> = to.iter().map(|one| Address::new_address(None::<&str>, one.as_str())).collect();
+    fn compose_message(
+        &self,
+        bulletin: &Notification,
+        subject: &str,
+        id: TrackingId,
+        now: Timestamp,
+    ) -> Vec<u8> {
+        let EmailSettings { recipients, sender, .. } = self.settings;
+        let to: Vec<_> =
+            recipients.iter().map(|one| Address::new_address(None::<&str>, one.as_str())).collect();
         MessageBuilder::new()
-            .header(OWN_ID_HEADER, Raw::new(id.to_string()))
-            .from(from.as_str())
+            .header(TRACKING_ID_HEADER, Raw::new(id.to_string()))
+            .from(sender.as_str())
             .to(Address::new_list(to))
             .subject(subject)
             .message_id(self.message_id(id))
             .header("Date", Raw::new(now.to_rfc5322()))
             .header("Auto-Submitted", Raw::new("auto-generated"))
-            .text_body(bulletin.text(self.hostname).replace('\n', "\r\n"))
+            .text_body(bulletin.to_text(self.hostname).replace('\n', "\r\n"))
             .write_to_vec()
             .expect("memory takes what is written")
     }
@@ -67,4 +77,4 @@ impl Post<'_> {
 }
 
 /// The client's label.
-const CLIENT: &str = "mailtrail";
+const INTERNAL_CLIENT: &str = "mailtrail";

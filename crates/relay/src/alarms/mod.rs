@@ -8,5 +8,5 @@ mod registry;
 mod remedies;
 mod retry_queue;
 
-pub use notifier::{Herald, Letters, Settings};
-pub use registry::{Alarms, Kind, MACHINE};
+pub use notifier::{AlarmNotifications, AlarmNotifier, EmailSettings};
+pub use registry::{AlarmKind, AlarmRegistry, MACHINE_SUBJECT};

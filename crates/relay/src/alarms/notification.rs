@@ -1,7 +1,7 @@
 //! What is told at a time: as a text for people, as JSON for programs.
 
-use crate::alarms::notification_state::{Item, News};
-use crate::alarms::remedies::advice;
+use crate::alarms::notification_state::{AlarmUpdate, Transition};
+use crate::alarms::remedies::remedy;
 use mailtrail_mail::{Timestamp, TrackingId};
 use serde::Serialize;
 use std::fmt::Write as _;
@@ -9,33 +9,33 @@ use std::time::Duration;
 
 /// What is told of some alarms; at least one.
 #[derive(Debug)]
-pub(super) struct Bulletin {
+pub(super) struct Notification {
     /// Which: the same however often it is tried.
     pub id: TrackingId,
     /// When it was made.
-    pub at: Timestamp,
+    pub created_at: Timestamp,
     /// What it says.
-    pub items: Vec<Item>,
+    pub updates: Vec<AlarmUpdate>,
 }
 
 #[derive(Serialize)]
-struct Message<'a> {
+struct NotificationPayload<'a> {
     id: String,
     #[serde(rename = "type")]
     kind: &'static str,
     timestamp: String,
     text: String,
-    data: Data<'a>,
+    data: PayloadData<'a>,
 }
 
 #[derive(Serialize)]
-struct Data<'a> {
+struct PayloadData<'a> {
     host: &'a str,
-    alarms: Vec<AlarmNews<'a>>,
+    alarms: Vec<AlarmPayload<'a>>,
 }
 
 #[derive(Serialize)]
-struct AlarmNews<'a> {
+struct AlarmPayload<'a> {
     alarm: &'static str,
     subject: &'a str,
     state: &'static str,
@@ -46,13 +46,13 @@ struct AlarmNews<'a> {
     until: Option<String>,
 }
 
-impl Bulletin {
+impl Notification {
     /// In a few words.
     pub fn subject(&self, hostname: &str) -> String {
-        let over = |item: &&Item| matches!(item.news, News::Over(_));
-        let ended = self.items.iter().filter(over).count();
-        let what = match &self.items[..] {
-            [item] => format!("{}: {}", state(item.news), name(item)),
+        let over = |item: &&AlarmUpdate| matches!(item.transition, Transition::Resolved(_));
+        let ended = self.updates.iter().filter(over).count();
+        let what = match &self.updates[..] {
+            [item] => format!("{}: {}", state_label(item.transition), alarm_label(item)),
             items if ended == items.len() => format!("{ended} alarms are over"),
             items if ended == 0 => format!("{} alarms", items.len()),
             items => format!("{} on, {ended} over", items.len() - ended),
@@ -61,28 +61,29 @@ impl Bulletin {
     }
 
     /// In full: what is wrong, since when, why, and what to do.
-    pub fn text(&self, hostname: &str) -> String {
-        let mut text = format!("mailtrail on {hostname}, {}\n", self.at);
-        for item in &self.items {
+    pub fn to_text(&self, hostname: &str) -> String {
+        let mut text = format!("mailtrail on {hostname}, {}\n", self.created_at);
+        for item in &self.updates {
             // A String takes everything.
-            let _ = write!(text, "\n{}: {}\n", state(item.news).to_uppercase(), name(item));
+            let _ =
+                write!(text, "\n{}: {}\n", state_label(item.transition).to_uppercase(), alarm_label(item));
             let alarm = &item.alarm;
-            let _ = match item.news {
-                News::Over(end) => {
-                    let lasted = lasted(end.duration_since(alarm.since));
+            let _ = match item.transition {
+                Transition::Resolved(end) => {
+                    let lasted = format_duration(end.duration_since(alarm.since));
                     writeln!(
                         text,
                         "It was on from {} to {end}, {lasted}. It said: {}.",
                         alarm.since, alarm.text
                     )
                 }
-                News::On | News::Changed | News::Lasting => {
+                Transition::Raised | Transition::Changed | Transition::Ongoing => {
                     writeln!(
                         text,
                         "Since {}: {}.\nWhat to do: {}.",
                         alarm.since,
                         alarm.text,
-                        advice(alarm.kind)
+                        remedy(alarm.kind)
                     )
                 }
             };
@@ -91,57 +92,60 @@ impl Bulletin {
     }
 
     /// One JSON object: `id`, `type`, `timestamp`, `text` as above, and `data` with the host and its `alarms`.
-    pub fn json(&self, hostname: &str) -> String {
-        let message = Message {
-            id: self.name(),
+    pub fn to_json(&self, hostname: &str) -> String {
+        let message = NotificationPayload {
+            id: self.webhook_id(),
             kind: "alarms",
-            timestamp: self.at.to_string(),
-            text: self.text(hostname),
-            data: Data { host: hostname, alarms: self.items.iter().map(AlarmNews::of).collect() },
+            timestamp: self.created_at.to_string(),
+            text: self.to_text(hostname),
+            data: PayloadData {
+                host: hostname,
+                alarms: self.updates.iter().map(AlarmPayload::from_update).collect(),
+            },
         };
         serde_json::to_string(&message).expect("texts always have a JSON form")
     }
 
     /// Its `webhook-id`.
-    pub fn name(&self) -> String {
+    pub fn webhook_id(&self) -> String {
         format!("alarms-{}", self.id)
     }
 }
 
-impl<'a> AlarmNews<'a> {
-    fn of(item: &'a Item) -> Self {
-        let until = match item.news {
-            News::Over(end) => Some(end.to_string()),
-            News::On | News::Changed | News::Lasting => None,
+impl<'a> AlarmPayload<'a> {
+    fn from_update(item: &'a AlarmUpdate) -> Self {
+        let until = match item.transition {
+            Transition::Resolved(end) => Some(end.to_string()),
+            Transition::Raised | Transition::Changed | Transition::Ongoing => None,
         };
         let alarm = &item.alarm;
         Self {
-            alarm: alarm.kind.word(),
+            alarm: alarm.kind.as_str(),
             subject: &alarm.subject,
-            state: state(item.news),
+            state: state_label(item.transition),
             text: &alarm.text,
-            remedy: advice(alarm.kind),
+            remedy: remedy(alarm.kind),
             since: alarm.since.to_string(),
             until,
         }
     }
 }
 
-fn name(item: &Item) -> String {
-    format!("{} {}", item.alarm.kind.word(), item.alarm.subject)
+fn alarm_label(item: &AlarmUpdate) -> String {
+    format!("{} {}", item.alarm.kind.as_str(), item.alarm.subject)
 }
 
-fn state(news: News) -> &'static str {
+fn state_label(news: Transition) -> &'static str {
     match news {
-        News::On => "alarm",
-        News::Changed => "changed",
-        News::Lasting => "still on",
-        News::Over(_) => "over",
+        Transition::Raised => "alarm",
+        Transition::Changed => "changed",
+        Transition::Ongoing => "still on",
+        Transition::Resolved(_) => "over",
     }
 }
 
 /// In the two largest units.
-fn lasted(time: Duration) -> String {
+fn format_duration(time: Duration) -> String {
     match (time.as_secs() / 60, time.as_secs()) {
         (0, seconds) => format!("{seconds} s"),
         (minutes @ 1..60, _) => format!("{minutes} min"),
@@ -153,10 +157,10 @@ fn lasted(time: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::alarms::registry::{Alarm, Kind};
+    use crate::alarms::registry::{Alarm, AlarmKind};
 
     #[test]
-    fn a_bulletin_says_what_since_when_and_how_long() {
+    fn notification_states_cause_start_and_duration() {
         let at = |seconds: u64| Timestamp::from_secs(1_789_387_200 + seconds);
         let alarm = |kind, subject: &str, text: &str| Alarm {
             kind,
@@ -164,13 +168,19 @@ mod tests {
             text: text.into(),
             since: at(0),
         };
-        let items = vec![
-            Item { alarm: alarm(Kind::Breaker, "mailgun", "mail waits"), news: News::On },
-            Item { alarm: alarm(Kind::Disk, "data_dir", "nearly full"), news: News::Over(at(5400)) },
+        let updates = vec![
+            AlarmUpdate {
+                alarm: alarm(AlarmKind::Breaker, "mailgun", "mail waits"),
+                transition: Transition::Raised,
+            },
+            AlarmUpdate {
+                alarm: alarm(AlarmKind::DiskSpace, "data_dir", "nearly full"),
+                transition: Transition::Resolved(at(5400)),
+            },
         ];
-        let bulletin = Bulletin { id: TrackingId::new(at(5460), 1), at: at(5460), items };
+        let bulletin = Notification { id: TrackingId::new(at(5460), 1), created_at: at(5460), updates };
         assert_eq!(bulletin.subject("relay.example.com"), "[mailtrail relay.example.com] 1 on, 1 over");
-        let text = bulletin.text("relay.example.com");
+        let text = bulletin.to_text("relay.example.com");
         for line in [
             "mailtrail on relay.example.com, 2026-09-14T13:31:00.000Z",
             "ALARM: breaker mailgun",
@@ -180,7 +190,7 @@ mod tests {
         ] {
             assert!(text.lines().any(|said| said == line), "{line} is not in\n{text}");
         }
-        let json: serde_json::Value = serde_json::from_str(&bulletin.json("relay.example.com")).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&bulletin.to_json("relay.example.com")).unwrap();
         assert_eq!((&json["type"], &json["text"]), (&"alarms".into(), &text.into()));
         let [breaker, disk] = &json["data"]["alarms"].as_array().unwrap()[..] else { panic!("{json}") };
         assert_eq!((&breaker["state"], breaker.get("until")), (&"alarm".into(), None));
@@ -188,8 +198,9 @@ mod tests {
     }
 
     #[test]
-    fn times_are_said_shortly() {
-        let said = [59, 60, 3599, 3600, 86_399, 90_000].map(|seconds| lasted(Duration::from_secs(seconds)));
+    fn formats_durations_in_two_units() {
+        let said =
+            [59, 60, 3599, 3600, 86_399, 90_000].map(|seconds| format_duration(Duration::from_secs(seconds)));
         assert_eq!(said, ["59 s", "1 min", "59 min", "1 h 0 min", "23 h 59 min", "1 d 1 h"]);
     }
 }

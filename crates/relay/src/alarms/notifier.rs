@@ -4,14 +4,14 @@
 //! the process is not said to be over. The mail takes the queue's way, as all mail does, first by an upstream that no
 //! alarm is about. It makes no alarm itself: nobody gets a report on it, and no event is missed for it.
 
-use crate::alarms::email::Post;
-use crate::alarms::notification::Bulletin;
-use crate::alarms::notification_state::Board;
-use crate::alarms::registry::Alarms;
-use crate::alarms::retry_queue::Outbox;
-use crate::monitoring::Pulse;
+use crate::alarms::email::EmailSender;
+use crate::alarms::notification::Notification;
+use crate::alarms::notification_state::NotificationState;
+use crate::alarms::registry::AlarmRegistry;
+use crate::alarms::retry_queue::RetryQueue;
+use crate::monitoring::UpstreamActivity;
 use mailtrail_mail::{Clock, Mailbox, TrackingIdGenerator};
-use mailtrail_net::{Endpoint, webhook_client};
+use mailtrail_net::{WebhookClient, webhook_client};
 use mailtrail_store::Store;
 use reqwest::header::CONTENT_TYPE;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,199 +20,203 @@ use tokio_util::sync::CancellationToken;
 
 /// Who is told, and when.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct AlarmNotifications {
     /// Where it is posted, if anywhere.
-    pub webhook: Option<webhook_client::Settings>,
+    pub webhook: Option<webhook_client::WebhookEndpoint>,
     /// Who gets mail, if anybody.
-    pub mail: Option<Letters>,
+    pub email: Option<EmailSettings>,
     /// How long an alarm is on, or off, before it is told. Default 1 min, up to 1 h.
-    pub after: Duration,
+    pub delay: Duration,
     /// When one that lasts is told again. Default 24 h, 1 h to 30 days.
-    pub repeat: Duration,
+    pub repeat_interval: Duration,
 }
 
 /// Who gets mail, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Letters {
+pub struct EmailSettings {
     /// The recipients; at least one.
-    pub to: Vec<Mailbox>,
+    pub recipients: Vec<Mailbox>,
     /// The sender; the upstreams must know its domain.
-    pub from: Mailbox,
+    pub sender: Mailbox,
     /// The upstream that is preferred, unless an alarm is about it; else the first in order that none is about.
-    pub upstream: Option<String>,
+    pub preferred_upstream: Option<String>,
 }
 
-impl Default for Settings {
+impl Default for AlarmNotifications {
     fn default() -> Self {
-        let (after, repeat) = (Duration::from_secs(60), Duration::from_secs(86_400));
-        Self { webhook: None, mail: None, after, repeat }
+        let (delay, repeat_interval) = (Duration::from_secs(60), Duration::from_secs(86_400));
+        Self { webhook: None, email: None, delay, repeat_interval }
     }
 }
 
 /// What was told, and what waits to be; of all configurations of a process.
 #[derive(Clone, Debug, Default)]
-pub struct Memory(Arc<Mutex<Desk>>);
+pub struct NotifierState(Arc<Mutex<Inner>>);
 
 #[derive(Debug, Default)]
-struct Desk {
-    board: Board,
-    posts: Outbox,
-    letters: Outbox,
+struct Inner {
+    alarms: NotificationState,
+    webhooks: RetryQueue,
+    emails: RetryQueue,
 }
 
 /// What a herald works with.
-pub struct Herald {
+pub struct AlarmNotifier {
     /// Where mail is kept.
     pub store: Store,
     /// The time.
     pub clock: Clock,
     /// Where ids come from.
-    pub mint: Arc<TrackingIdGenerator>,
+    pub id_generator: Arc<TrackingIdGenerator>,
     /// Our name.
     pub hostname: String,
     /// What is told.
-    pub alarms: Alarms,
+    pub alarms: AlarmRegistry,
     /// Where our own mail is not missed.
-    pub pulse: Pulse,
+    pub upstream_activity: UpstreamActivity,
     /// What was told already.
-    pub memory: Memory,
+    pub state: NotifierState,
     /// The upstreams, in the order of preference.
     pub upstreams: Vec<String>,
     /// Who is told.
-    pub settings: Settings,
+    pub settings: AlarmNotifications,
 }
 
 /// The two ways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+enum Channel {
     Webhook,
-    Mail,
+    Email,
 }
 
-impl Herald {
+impl AlarmNotifier {
     /// Tells until we stop. Of what is under way then nobody knows whether it was heard: the next configuration's
     /// herald tries it again.
     pub async fn run(self, stopping: CancellationToken) {
-        let mut endpoint = self.settings.webhook.clone().map(Endpoint::new);
+        let mut endpoint = self.settings.webhook.clone().map(WebhookClient::new);
         if endpoint.is_none() {
-            self.desk().posts.clear();
+            self.lock_state().webhooks.clear();
         }
-        if self.settings.mail.is_none() {
-            self.desk().letters.clear();
+        if self.settings.email.is_none() {
+            self.lock_state().emails.clear();
             if endpoint.is_none() {
                 return;
             }
         }
-        while stopping.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_some() {
-            self.look();
+        while stopping.run_until_cancelled(tokio::time::sleep(POLL_INTERVAL)).await.is_some() {
+            self.collect_updates();
             let told = async {
                 if let Some(endpoint) = &mut endpoint {
-                    self.post_all(endpoint).await;
+                    self.post_pending(endpoint).await;
                 }
-                if let Some(letters) = &self.settings.mail {
-                    self.mail_all(letters).await;
+                if let Some(letters) = &self.settings.email {
+                    self.mail_pending(letters).await;
                 }
             };
             tokio::select! {
                 () = told => {}
-                () = webhook_client::too_late(&stopping) => return,
+                () = webhook_client::shutdown_grace_elapsed(&stopping) => return,
             }
         }
     }
 
-    fn look(&self) {
-        let Settings { webhook, mail, after, repeat } = &self.settings;
-        let (now, mut desk) = (self.clock.now(), self.desk());
-        let items = desk.board.look(self.alarms.list(), now, *after, *repeat);
-        if items.is_empty() {
+    fn collect_updates(&self) {
+        let AlarmNotifications { webhook, email, delay, repeat_interval } = &self.settings;
+        let (now, mut desk) = (self.clock.now(), self.lock_state());
+        let updates = desk.alarms.due_updates(self.alarms.list(), now, *delay, *repeat_interval);
+        if updates.is_empty() {
             return;
         }
-        let id = self.mint.generate(now, fastrand::u128(..));
-        let bulletin = Arc::new(Bulletin { id, at: now, items });
-        let posted = webhook.as_ref().and_then(|_| desk.posts.add(bulletin.clone()));
-        let mailed = mail.as_ref().and_then(|_| desk.letters.add(bulletin));
+        let id = self.id_generator.generate(now, fastrand::u128(..));
+        let bulletin = Arc::new(Notification { id, created_at: now, updates });
+        let posted = webhook.as_ref().and_then(|_| desk.webhooks.push(bulletin.clone()));
+        let mailed = email.as_ref().and_then(|_| desk.emails.push(bulletin));
         drop(desk);
-        for (way, displaced) in [(Way::Webhook, posted), (Way::Mail, mailed)] {
+        for (way, displaced) in [(Channel::Webhook, posted), (Channel::Email, mailed)] {
             if let Some(displaced) = displaced {
-                give_up(way, &displaced, "too much waits to be told");
+                log_dropped(way, &displaced, "too much waits to be told");
             }
         }
     }
 
-    async fn post_all(&self, endpoint: &mut Endpoint) {
-        while let Some(bulletin) = self.next(Way::Webhook) {
-            let posted = self.post(endpoint, &bulletin).await;
-            if !self.conclude(Way::Webhook, &bulletin, posted) {
+    async fn post_pending(&self, endpoint: &mut WebhookClient) {
+        while let Some(bulletin) = self.next_pending(Channel::Webhook) {
+            let posted = self.post_notification(endpoint, &bulletin).await;
+            if !self.record_attempt(Channel::Webhook, &bulletin, posted) {
                 return;
             }
         }
     }
 
-    async fn mail_all(&self, letters: &Letters) {
-        while let Some(bulletin) = self.next(Way::Mail) {
-            let post = Post {
+    async fn mail_pending(&self, settings: &EmailSettings) {
+        while let Some(bulletin) = self.next_pending(Channel::Email) {
+            let post = EmailSender {
                 store: &self.store,
                 clock: self.clock,
-                mint: &self.mint,
+                id_generator: &self.id_generator,
                 hostname: &self.hostname,
-                pulse: &self.pulse,
-                letters,
+                upstream_activity: &self.upstream_activity,
+                settings,
             };
-            let first = self.first_upstream(letters);
-            let handed_in = post.hand_in(&bulletin, first).await.map_err(|error| error.to_string());
-            if !self.conclude(Way::Mail, &bulletin, handed_in) {
+            let first = self.choose_upstream(settings);
+            let handed_in = post.submit(&bulletin, first).await.map_err(|error| error.to_string());
+            if !self.record_attempt(Channel::Email, &bulletin, handed_in) {
                 return;
             }
         }
     }
 
-    async fn post(&self, endpoint: &mut Endpoint, bulletin: &Bulletin) -> Result<(), String> {
-        let body = bulletin.json(&self.hostname);
-        let mut signing = endpoint.sign(&bulletin.name());
+    async fn post_notification(
+        &self,
+        endpoint: &mut WebhookClient,
+        bulletin: &Notification,
+    ) -> Result<(), String> {
+        let body = bulletin.to_json(&self.hostname);
+        let mut signing = endpoint.start_signature(&bulletin.webhook_id());
         signing.update(body.as_bytes());
-        let request = endpoint.post(signing)?.header(CONTENT_TYPE, "application/json").body(body);
+        let request = endpoint.build_request(signing)?.header(CONTENT_TYPE, "application/json").body(body);
         match request.send().await {
             Ok(answer) if answer.status().is_success() => Ok(()),
             Ok(answer) => Err(format!("it answers {}", answer.status())),
-            Err(error) => Err(webhook_client::cause(error)),
+            Err(error) => Err(webhook_client::request_error_text(error)),
         }
     }
 
     /// The upstream that mail goes to first: one that no alarm is about, where there is one.
-    fn first_upstream(&self, letters: &Letters) -> Option<String> {
+    fn choose_upstream(&self, letters: &EmailSettings) -> Option<String> {
         let on = self.alarms.list();
         let is_well = |name: &&String| !on.iter().any(|alarm| alarm.upstream() == Some(name.as_str()));
-        let preferred = letters.upstream.iter();
-        preferred.chain(&self.upstreams).find(is_well).or(letters.upstream.as_ref()).cloned()
+        let preferred = letters.preferred_upstream.iter();
+        preferred.chain(&self.upstreams).find(is_well).or(letters.preferred_upstream.as_ref()).cloned()
     }
 
-    fn next(&self, way: Way) -> Option<Arc<Bulletin>> {
-        let (now, desk) = (self.clock.now(), self.desk());
+    fn next_pending(&self, way: Channel) -> Option<Arc<Notification>> {
+        let (now, desk) = (self.clock.now(), self.lock_state());
         match way {
-            Way::Webhook => desk.posts.next(now),
-            Way::Mail => desk.letters.next(now),
+            Channel::Webhook => desk.webhooks.next_due(now),
+            Channel::Email => desk.emails.next_due(now),
         }
     }
 
     /// Notes how a try ended; whether the next may be tried.
-    fn conclude(&self, way: Way, bulletin: &Bulletin, tried: Result<(), String>) -> bool {
-        let (now, mut desk) = (self.clock.now(), self.desk());
+    fn record_attempt(&self, way: Channel, bulletin: &Notification, tried: Result<(), String>) -> bool {
+        let (now, mut desk) = (self.clock.now(), self.lock_state());
         let outbox = match way {
-            Way::Webhook => &mut desk.posts,
-            Way::Mail => &mut desk.letters,
+            Channel::Webhook => &mut desk.webhooks,
+            Channel::Email => &mut desk.emails,
         };
         let Err(why) = tried else {
-            outbox.done();
-            count(way, "told");
+            outbox.mark_delivered();
+            count_notification(way, "told");
             return true;
         };
-        let (failures, over) = outbox.failed(now);
+        let (failures, over) = outbox.record_failure(now);
         drop(desk);
         if over {
-            give_up(way, bulletin, &why);
+            log_dropped(way, bulletin, &why);
         } else if failures == 1 {
             tracing::warn!(
-                way = way.word(),
+                way = way.as_str(),
                 why,
                 "nobody can be told of alarms that way; it is tried again for a day"
             );
@@ -220,40 +224,40 @@ impl Herald {
         false
     }
 
-    fn desk(&self) -> MutexGuard<'_, Desk> {
-        self.memory.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_state(&self) -> MutexGuard<'_, Inner> {
+        self.state.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Way {
-    const fn word(self) -> &'static str {
+impl Channel {
+    const fn as_str(self) -> &'static str {
         match self {
             Self::Webhook => "webhook",
-            Self::Mail => "mail",
+            Self::Email => "mail",
         }
     }
 }
 
 /// What nobody was told stands in the log.
-fn give_up(way: Way, bulletin: &Bulletin, why: &str) {
-    count(way, "given-up");
+fn log_dropped(way: Channel, bulletin: &Notification, why: &str) {
+    count_notification(way, "given-up");
     let names: Vec<_> = bulletin
-        .items
+        .updates
         .iter()
-        .map(|item| format!("{} {}", item.alarm.kind.word(), item.alarm.subject))
+        .map(|item| format!("{} {}", item.alarm.kind.as_str(), item.alarm.subject))
         .collect();
     tracing::error!(
-        way = way.word(),
+        way = way.as_str(),
         alarms = names.join(", "),
         why,
         "nobody was told of these alarms; look at webhook_url and mail_to of [alarms]"
     );
 }
 
-fn count(way: Way, outcome: &'static str) {
-    metrics::counter!("mailtrail_alarm_bulletins_total", "way" => way.word(), "outcome" => outcome)
+fn count_notification(way: Channel, outcome: &'static str) {
+    metrics::counter!("mailtrail_alarm_bulletins_total", "way" => way.as_str(), "outcome" => outcome)
         .increment(1);
 }
 
 /// Time from one look to the next.
-const EVERY: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);

@@ -8,25 +8,25 @@ use std::time::Duration;
 
 /// The alarms of a process.
 #[derive(Clone, Debug)]
-pub struct Alarms {
+pub struct AlarmRegistry {
     clock: Clock,
-    raised: Arc<Mutex<BTreeMap<(Kind, String), Raised>>>,
+    active: Arc<Mutex<BTreeMap<(AlarmKind, String), ActiveAlarm>>>,
 }
 
 #[derive(Debug)]
-struct Raised {
+struct ActiveAlarm {
     alarm: Alarm,
     /// The time passed at which it is over by itself.
-    until: Option<Duration>,
+    expires_after: Option<Duration>,
     /// How often it was counted.
-    count: u64,
+    occurrences: u64,
 }
 
 /// One alarm that is on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Alarm {
     /// What kind of trouble.
-    pub kind: Kind,
+    pub kind: AlarmKind,
     /// With what: an upstream's name, mostly.
     pub subject: String,
     /// What is known, and what to do.
@@ -37,11 +37,11 @@ pub struct Alarm {
 
 /// Kinds of trouble.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub enum AlarmKind {
     /// An upstream is left alone.
     Breaker,
     /// An upstream refuses the account, or its login.
-    Account,
+    UpstreamAccount,
     /// An upstream's TLS is missing or cannot be trusted.
     Tls,
     /// A plan's quota is nearly, or entirely, used.
@@ -53,7 +53,7 @@ pub enum Kind {
     /// The test mail's events stay out.
     Heartbeat,
     /// Mail goes out and no event comes back.
-    Silence,
+    MissingEvents,
     /// No report's signature fits.
     Signature,
     /// The provider's clock and ours differ, or ours jumped.
@@ -61,70 +61,70 @@ pub enum Kind {
     /// Much mail waits.
     Backlog,
     /// Mail waits long for its upstream.
-    Slow,
+    RelayLatency,
     /// An upstream's answers are long in coming.
-    Stuck,
+    UpstreamStuck,
     /// Too many hard bounces.
-    Bounces,
+    BounceRate,
     /// Too many complaints.
-    Complaints,
+    ComplaintRate,
     /// Too few deliveries.
-    Deliveries,
+    DeliveryRate,
     /// A sink takes nothing.
     Sink,
     /// A target takes no mail from outside.
     Inbound,
     /// The disk is nearly full.
-    Disk,
+    DiskSpace,
     /// A certificate ends soon, or has ended.
     Certificate,
     /// The journal cannot be written, or a sync of it failed.
     Journal,
     /// Something was put aside that nobody took or understood.
-    Dead,
+    DeadLetters,
     /// A provider's suppression lists cannot be brought together with ours.
-    Sync,
+    SuppressionSync,
     /// A provider cannot be asked for its events.
-    Polls,
+    EventPolls,
     /// There is hardly a file descriptor left, or none.
     Descriptors,
     /// A listener's address cannot be listened on.
     Listener,
     /// Transactional mail was not sent because of the suppression list.
-    Withheld,
+    SuppressedRecipients,
 }
 
-impl Kind {
+impl AlarmKind {
     /// The word for logs, metrics and JSON.
-    pub const fn word(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Breaker => "breaker",
-            Self::Account => "account",
+            Self::UpstreamAccount => "account",
             Self::Tls => "tls",
             Self::Quota => "quota",
             Self::Overdue => "overdue",
             Self::Ledger => "ledger",
             Self::Heartbeat => "heartbeat",
-            Self::Silence => "silence",
+            Self::MissingEvents => "silence",
             Self::Signature => "signature",
             Self::Clock => "clock",
             Self::Backlog => "backlog",
-            Self::Slow => "slow",
-            Self::Stuck => "stuck",
-            Self::Bounces => "bounces",
-            Self::Complaints => "complaints",
-            Self::Deliveries => "deliveries",
+            Self::RelayLatency => "slow",
+            Self::UpstreamStuck => "stuck",
+            Self::BounceRate => "bounces",
+            Self::ComplaintRate => "complaints",
+            Self::DeliveryRate => "deliveries",
             Self::Sink => "sink",
             Self::Inbound => "inbound",
-            Self::Disk => "disk",
+            Self::DiskSpace => "disk",
             Self::Certificate => "certificate",
             Self::Journal => "journal",
-            Self::Dead => "dead",
-            Self::Sync => "sync",
-            Self::Polls => "polls",
+            Self::DeadLetters => "dead",
+            Self::SuppressionSync => "sync",
+            Self::EventPolls => "polls",
             Self::Descriptors => "descriptors",
             Self::Listener => "listener",
-            Self::Withheld => "withheld",
+            Self::SuppressedRecipients => "withheld",
         }
     }
 }
@@ -133,116 +133,124 @@ impl Alarm {
     /// The upstream that it is about, if it is about one.
     pub fn upstream(&self) -> Option<&str> {
         match self.kind {
-            Kind::Clock if self.subject == MACHINE => None,
-            Kind::Breaker
-            | Kind::Account
-            | Kind::Tls
-            | Kind::Quota
-            | Kind::Silence
-            | Kind::Signature
-            | Kind::Clock
-            | Kind::Slow
-            | Kind::Stuck
-            | Kind::Sync
-            | Kind::Polls
-            | Kind::Withheld => Some(&self.subject),
-            Kind::Overdue
-            | Kind::Ledger
-            | Kind::Heartbeat
-            | Kind::Backlog
-            | Kind::Bounces
-            | Kind::Complaints
-            | Kind::Deliveries
-            | Kind::Sink
-            | Kind::Inbound
-            | Kind::Disk
-            | Kind::Certificate
-            | Kind::Journal
-            | Kind::Dead
-            | Kind::Descriptors
-            | Kind::Listener => None,
+            AlarmKind::Clock if self.subject == MACHINE_SUBJECT => None,
+            AlarmKind::Breaker
+            | AlarmKind::UpstreamAccount
+            | AlarmKind::Tls
+            | AlarmKind::Quota
+            | AlarmKind::MissingEvents
+            | AlarmKind::Signature
+            | AlarmKind::Clock
+            | AlarmKind::RelayLatency
+            | AlarmKind::UpstreamStuck
+            | AlarmKind::SuppressionSync
+            | AlarmKind::EventPolls
+            | AlarmKind::SuppressedRecipients => Some(&self.subject),
+            AlarmKind::Overdue
+            | AlarmKind::Ledger
+            | AlarmKind::Heartbeat
+            | AlarmKind::Backlog
+            | AlarmKind::BounceRate
+            | AlarmKind::ComplaintRate
+            | AlarmKind::DeliveryRate
+            | AlarmKind::Sink
+            | AlarmKind::Inbound
+            | AlarmKind::DiskSpace
+            | AlarmKind::Certificate
+            | AlarmKind::Journal
+            | AlarmKind::DeadLetters
+            | AlarmKind::Descriptors
+            | AlarmKind::Listener => None,
         }
     }
 }
 
 /// The subject of an alarm about this machine's clock; those of others are upstreams.
-pub const MACHINE: &str = "machine";
+pub const MACHINE_SUBJECT: &str = "machine";
 
-impl Alarms {
+impl AlarmRegistry {
     /// None yet.
     pub fn new(clock: Clock) -> Self {
-        Self { clock, raised: Arc::default() }
+        Self { clock, active: Arc::default() }
     }
 
     /// Raises an alarm; one that is on already is not said again, unless its text changed.
-    pub fn raise(&self, kind: Kind, subject: &str, text: impl Into<String>) {
-        self.put(kind, subject, text.into(), true, None);
+    pub fn raise(&self, kind: AlarmKind, subject: &str, text: impl Into<String>) {
+        self.insert(kind, subject, text.into(), true, None);
     }
 
     /// Raises an alarm, or clears it where there is nothing to say. One that is on already is not said again: its figures
     /// may change all the time.
-    pub fn set(&self, kind: Kind, subject: &str, text: Option<String>) {
+    pub fn set(&self, kind: AlarmKind, subject: &str, text: Option<String>) {
         match text {
-            Some(text) => self.put(kind, subject, text, false, None),
+            Some(text) => self.insert(kind, subject, text, false, None),
             None => self.clear(kind, subject),
         }
     }
 
     /// Raises an alarm about something that happened once; it is over when nothing of the kind has happened for `lasts`,
     /// at the next [`Self::expire`].
-    pub fn note(&self, kind: Kind, subject: &str, text: &str, lasts: Duration) {
-        self.put(kind, subject, text.to_owned(), false, Some(self.clock.monotonic() + lasts));
+    pub fn raise_for(&self, kind: AlarmKind, subject: &str, text: &str, lasts: Duration) {
+        self.insert(kind, subject, text.to_owned(), false, Some(self.clock.monotonic() + lasts));
     }
 
     /// Counts something that happened; the alarm is over when nothing of the kind has happened for `lasts`, at the next
     /// [`Self::expire`], and says how often it has happened since it began.
-    pub fn count(
+    pub fn count_occurrences(
         &self,
-        kind: Kind,
+        kind: AlarmKind,
         subject: &str,
         more: u64,
         text: impl FnOnce(u64) -> String,
         lasts: Duration,
     ) {
-        let known = self.raised().get(&(kind, subject.to_owned())).map_or(0, |raised| raised.count);
+        let known =
+            self.lock_active().get(&(kind, subject.to_owned())).map_or(0, |raised| raised.occurrences);
         let count = known + more;
-        self.note(kind, subject, &text(count), lasts);
-        if let Some(raised) = self.raised().get_mut(&(kind, subject.to_owned())) {
-            raised.count = count;
+        self.raise_for(kind, subject, &text(count), lasts);
+        if let Some(raised) = self.lock_active().get_mut(&(kind, subject.to_owned())) {
+            raised.occurrences = count;
         }
     }
 
     /// Ends what is over by itself.
-    pub fn expire(&self) {
+    pub fn clear_expired(&self) {
         let passed = self.clock.monotonic();
-        self.clear_where(|raised| raised.until.is_some_and(|until| until <= passed));
+        self.clear_where(|raised| raised.expires_after.is_some_and(|until| until <= passed));
     }
 
     /// Ends the alarms of a kind whose subjects `is_there` does not know: nobody else would.
-    pub fn retain(&self, kind: Kind, is_there: impl Fn(&str) -> bool) {
+    pub fn clear_unknown_subjects(&self, kind: AlarmKind, is_there: impl Fn(&str) -> bool) {
         self.clear_where(|raised| raised.alarm.kind == kind && !is_there(&raised.alarm.subject));
     }
 
-    fn clear_where(&self, which: impl Fn(&Raised) -> bool) {
-        let found = |raised: &BTreeMap<(Kind, String), Raised>| {
+    fn clear_where(&self, which: impl Fn(&ActiveAlarm) -> bool) {
+        let found = |raised: &BTreeMap<(AlarmKind, String), ActiveAlarm>| {
             let found = raised.iter().filter(|(_, raised)| which(raised));
             found.map(|(key, _)| key.clone()).collect::<Vec<_>>()
         };
-        let found = found(&self.raised());
+        let found = found(&self.lock_active());
         for (kind, subject) in found {
             self.clear(kind, &subject);
         }
     }
 
-    fn put(&self, kind: Kind, subject: &str, text: String, say_changes: bool, until: Option<Duration>) {
-        let mut raised = self.raised();
-        let raise = || Raised {
+    fn insert(
+        &self,
+        kind: AlarmKind,
+        subject: &str,
+        text: String,
+        say_changes: bool,
+        expires_after: Option<Duration>,
+    ) {
+        let mut raised = self.lock_active();
+        let raise = || ActiveAlarm {
             alarm: Alarm { kind, subject: subject.to_owned(), text: String::new(), since: self.clock.now() },
-            until,
-            count: 0,
+            expires_after,
+            occurrences: 0,
         };
         let entry = raised.entry((kind, subject.to_owned())).or_insert_with(raise);
-        entry.until = until;
+        entry.expires_after = expires_after;
         let alarm = &mut entry.alarm;
         let said = !alarm.text.is_empty() && !say_changes;
         if alarm.text == text {
@@ -253,30 +261,30 @@ impl Alarms {
             return;
         }
         drop(raised);
-        tracing::error!(alarm = kind.word(), subject, "{text}");
-        gauge(kind, subject, 1.0);
+        tracing::error!(alarm = kind.as_str(), subject, "{text}");
+        export_alarm_gauge(kind, subject, 1.0);
     }
 
     /// Ends an alarm, if it is on.
-    pub fn clear(&self, kind: Kind, subject: &str) {
-        if self.raised().remove(&(kind, subject.to_owned())).is_some() {
-            tracing::info!(alarm = kind.word(), subject, "the alarm is over");
-            gauge(kind, subject, 0.0);
+    pub fn clear(&self, kind: AlarmKind, subject: &str) {
+        if self.lock_active().remove(&(kind, subject.to_owned())).is_some() {
+            tracing::info!(alarm = kind.as_str(), subject, "the alarm is over");
+            export_alarm_gauge(kind, subject, 0.0);
         }
     }
 
     /// Those that are on.
     pub fn list(&self) -> Vec<Alarm> {
-        self.raised().values().map(|raised| raised.alarm.clone()).collect()
+        self.lock_active().values().map(|raised| raised.alarm.clone()).collect()
     }
 
-    fn raised(&self) -> MutexGuard<'_, BTreeMap<(Kind, String), Raised>> {
-        self.raised.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_active(&self) -> MutexGuard<'_, BTreeMap<(AlarmKind, String), ActiveAlarm>> {
+        self.active.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn gauge(kind: Kind, subject: &str, value: f64) {
-    metrics::gauge!("mailtrail_alarm", "alarm" => kind.word(), "subject" => subject.to_owned()).set(value);
+fn export_alarm_gauge(kind: AlarmKind, subject: &str, value: f64) {
+    metrics::gauge!("mailtrail_alarm", "alarm" => kind.as_str(), "subject" => subject.to_owned()).set(value);
 }
 
 #[cfg(test)]
@@ -285,55 +293,61 @@ mod tests {
     use mailtrail_mail::ManualClock;
 
     #[test]
-    fn an_alarm_is_on_until_it_is_cleared() {
-        let alarms = Alarms::new(Clock::System);
-        alarms.raise(Kind::Quota, "mailgun", "80 % used");
-        alarms.raise(Kind::Quota, "mailgun", "95 % used");
-        alarms.raise(Kind::Breaker, "mailgun", "open");
-        alarms.clear(Kind::Breaker, "brevo");
+    fn stays_active_until_cleared() {
+        let alarms = AlarmRegistry::new(Clock::System);
+        alarms.raise(AlarmKind::Quota, "mailgun", "80 % used");
+        alarms.raise(AlarmKind::Quota, "mailgun", "95 % used");
+        alarms.raise(AlarmKind::Breaker, "mailgun", "open");
+        alarms.clear(AlarmKind::Breaker, "brevo");
         let texts: Vec<_> = alarms.list().into_iter().map(|alarm| alarm.text).collect();
         assert_eq!(texts, ["open", "95 % used"]);
-        alarms.clear(Kind::Breaker, "mailgun");
+        alarms.clear(AlarmKind::Breaker, "mailgun");
         assert_eq!(alarms.list().len(), 1);
     }
 
     #[test]
-    fn what_happens_again_is_counted_until_it_is_over() {
+    fn counts_occurrences_until_expiry() {
         let moment = Box::leak(Box::<ManualClock>::default());
-        let alarms = Alarms::new(Clock::Manual(moment));
+        let alarms = AlarmRegistry::new(Clock::Manual(moment));
         let count = |more| {
-            alarms.count(Kind::Withheld, "up", more, |count| format!("{count} mails"), Duration::from_secs(9))
+            alarms.count_occurrences(
+                AlarmKind::SuppressedRecipients,
+                "up",
+                more,
+                |count| format!("{count} mails"),
+                Duration::from_secs(9),
+            )
         };
         let text = || alarms.list().pop().map(|alarm| alarm.text);
         count(1);
         count(2);
         assert_eq!(text().as_deref(), Some("3 mails"));
         moment.advance_to(Timestamp::from_secs(9));
-        alarms.expire();
+        alarms.clear_expired();
         assert_eq!(text(), None);
         count(1);
         assert_eq!(text().as_deref(), Some("1 mails"));
     }
 
     #[test]
-    fn what_happened_once_is_over_by_itself() {
+    fn expires_without_new_occurrence() {
         let moment: &ManualClock = Box::leak(Box::default());
-        let (alarms, hour) = (Alarms::new(Clock::Manual(moment)), Duration::from_secs(3600));
+        let (alarms, hour) = (AlarmRegistry::new(Clock::Manual(moment)), Duration::from_secs(3600));
         let at = |hours: u64| moment.advance_to(Timestamp::from_secs(hours * 3600));
         at(1);
-        alarms.note(Kind::Dead, "events", "one", hour * 24);
-        alarms.raise(Kind::Quota, "mailgun", "80 % used");
+        alarms.raise_for(AlarmKind::DeadLetters, "events", "one", hour * 24);
+        alarms.raise(AlarmKind::Quota, "mailgun", "80 % used");
         at(20);
-        alarms.note(Kind::Dead, "events", "another", hour * 24);
+        alarms.raise_for(AlarmKind::DeadLetters, "events", "another", hour * 24);
         for (hours, left) in [(43, 2), (44, 1), (99, 1)] {
             at(hours);
-            alarms.expire();
+            alarms.clear_expired();
             assert_eq!(alarms.list().len(), left, "{hours}");
         }
-        alarms.retain(Kind::Breaker, |_| false);
-        alarms.retain(Kind::Quota, |name| name == "mailgun");
+        alarms.clear_unknown_subjects(AlarmKind::Breaker, |_| false);
+        alarms.clear_unknown_subjects(AlarmKind::Quota, |name| name == "mailgun");
         assert_eq!(alarms.list().len(), 1);
-        alarms.retain(Kind::Quota, |name| name == "brevo");
+        alarms.clear_unknown_subjects(AlarmKind::Quota, |name| name == "brevo");
         assert_eq!(alarms.list(), []);
     }
 
@@ -341,35 +355,35 @@ mod tests {
     #[test]
     fn words_are_as_ever() {
         let kinds = [
-            Kind::Breaker,
-            Kind::Account,
-            Kind::Tls,
-            Kind::Quota,
-            Kind::Overdue,
-            Kind::Ledger,
-            Kind::Heartbeat,
-            Kind::Silence,
-            Kind::Signature,
-            Kind::Clock,
-            Kind::Backlog,
-            Kind::Slow,
-            Kind::Stuck,
-            Kind::Bounces,
-            Kind::Complaints,
-            Kind::Deliveries,
-            Kind::Sink,
-            Kind::Inbound,
-            Kind::Disk,
-            Kind::Certificate,
-            Kind::Journal,
-            Kind::Dead,
-            Kind::Sync,
-            Kind::Polls,
-            Kind::Descriptors,
-            Kind::Listener,
-            Kind::Withheld,
+            AlarmKind::Breaker,
+            AlarmKind::UpstreamAccount,
+            AlarmKind::Tls,
+            AlarmKind::Quota,
+            AlarmKind::Overdue,
+            AlarmKind::Ledger,
+            AlarmKind::Heartbeat,
+            AlarmKind::MissingEvents,
+            AlarmKind::Signature,
+            AlarmKind::Clock,
+            AlarmKind::Backlog,
+            AlarmKind::RelayLatency,
+            AlarmKind::UpstreamStuck,
+            AlarmKind::BounceRate,
+            AlarmKind::ComplaintRate,
+            AlarmKind::DeliveryRate,
+            AlarmKind::Sink,
+            AlarmKind::Inbound,
+            AlarmKind::DiskSpace,
+            AlarmKind::Certificate,
+            AlarmKind::Journal,
+            AlarmKind::DeadLetters,
+            AlarmKind::SuppressionSync,
+            AlarmKind::EventPolls,
+            AlarmKind::Descriptors,
+            AlarmKind::Listener,
+            AlarmKind::SuppressedRecipients,
         ];
-        let words: String = kinds.iter().map(|kind| format!("{}\n", kind.word())).collect();
+        let words: String = kinds.iter().map(|kind| format!("{}\n", kind.as_str())).collect();
         crate::golden::check("alarm-words.txt", &words);
     }
 }

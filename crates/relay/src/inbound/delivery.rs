@@ -1,11 +1,11 @@
-use crate::alarms::{Alarms, Kind};
+use crate::alarms::{AlarmKind, AlarmRegistry};
 use crate::inbound::message::InboundMessage;
 use crate::inbound::{TargetBackend, TargetResponse, TargetSettings};
 use futures_util::future::join_all;
 use mailtrail_mail::{Clock, Mailbox, Timestamp};
 use mailtrail_net::webhook_client;
 use mailtrail_store::{ReadError, Store};
-use mailtrail_trail::{InboundMail, InboundOutcome, InboundTransition};
+use mailtrail_trail::{InboundOutcome, InboundSummary, InboundTransition};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -16,7 +16,7 @@ pub struct InboundDelivery {
     /// The time.
     pub clock: Clock,
     /// Where it is said that a target takes nothing.
-    pub alarms: Alarms,
+    pub alarms: AlarmRegistry,
     /// Our name.
     pub hostname: String,
     /// The targets, in the order in which they are asked whose a mail is.
@@ -51,13 +51,14 @@ impl InboundDelivery {
     /// The place of the target that gets mail to that address.
     fn route(&self, recipient: &Mailbox) -> Option<usize> {
         let fits = |target: &TargetSettings| {
-            target.recipients.is_empty() || target.recipients.iter().any(|pattern| recipient.matches(pattern))
+            target.recipients.is_empty()
+                || target.recipients.iter().any(|pattern| recipient.matches_pattern(pattern))
         };
         self.targets.iter().position(fits)
     }
 
     /// The first mail to come that is due and the target's; of no target's where there is no place.
-    async fn next_message(&self, place: Option<usize>) -> Result<Option<InboundMail>, ReadError> {
+    async fn next_message(&self, place: Option<usize>) -> Result<Option<InboundSummary>, ReadError> {
         let now = self.clock.now();
         self.store.next_due_inbound(now, |recipient| self.route(recipient) == place)
     }
@@ -85,7 +86,7 @@ impl InboundDelivery {
     }
 
     /// Notes what became of a mail; says how long to wait.
-    async fn record_outcome(&self, mail: &InboundMail, fate: InboundOutcome) -> Duration {
+    async fn record_outcome(&self, mail: &InboundSummary, fate: InboundOutcome) -> Duration {
         let id = mail.received.id;
         let recipient = mail.received.recipient.as_str();
         let (target, outcome) = match &fate {
@@ -101,7 +102,7 @@ impl InboundDelivery {
                 );
                 let text =
                     "mail from outside could not be delivered; `mailtrail inbound dead` has the reasons";
-                self.alarms.note(Kind::Dead, "inbound", text, DEAD_LETTER_ALARM_WINDOW);
+                self.alarms.raise_for(AlarmKind::DeadLetters, "inbound", text, DEAD_LETTER_ALARM_WINDOW);
                 (target.clone(), "refused")
             }
             InboundOutcome::Released { .. } => (String::new(), "released"),
@@ -124,7 +125,7 @@ impl TargetLoop<'_> {
             let pause = tokio::select! {
                 pause = self.deliver_next() => pause,
                 // Nobody knows then whether the target has it: it gets it again.
-                () = webhook_client::too_late(stopping) => return,
+                () = webhook_client::shutdown_grace_elapsed(stopping) => return,
             };
             if stopping.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
                 return;
@@ -155,8 +156,8 @@ impl TargetLoop<'_> {
         let verdict = self.target.deliver(&letter).await;
         if let TargetResponse::AccessDenied(why) = &verdict {
             let text = format!("a right is missing, and the mail that needs it waits: {why}");
-            self.delivery.alarms.note(
-                Kind::Inbound,
+            self.delivery.alarms.raise_for(
+                AlarmKind::Inbound,
                 &format!("{name} rights"),
                 &text,
                 DEAD_LETTER_ALARM_WINDOW,
@@ -187,7 +188,7 @@ impl TargetLoop<'_> {
     }
 
     /// What was offered for long enough is refused.
-    fn expire_overdue(&self, mail: &InboundMail, verdict: TargetResponse) -> TargetResponse {
+    fn expire_overdue(&self, mail: &InboundSummary, verdict: TargetResponse) -> TargetResponse {
         let patience = self.delivery.targets[self.index].give_up_after;
         let waited = self.delivery.clock.now().duration_since(mail.state_since);
         match verdict {
@@ -205,7 +206,7 @@ impl TargetLoop<'_> {
     fn mark_up(&mut self) {
         self.backoff = INITIAL_BACKOFF;
         if self.down_since.take().is_some() {
-            self.delivery.alarms.clear(Kind::Inbound, &self.delivery.targets[self.index].name);
+            self.delivery.alarms.clear(AlarmKind::Inbound, &self.delivery.targets[self.index].name);
         }
     }
 
@@ -214,7 +215,7 @@ impl TargetLoop<'_> {
         let since = *self.down_since.get_or_insert(now);
         if now.duration_since(since) >= DOWN_ALARM_AFTER {
             let text = format!("takes no mail: {why}; what comes in meanwhile waits");
-            self.delivery.alarms.set(Kind::Inbound, name, Some(text));
+            self.delivery.alarms.set(AlarmKind::Inbound, name, Some(text));
         }
         tracing::warn!(target = name, why, "a target takes no mail from outside for now");
         let pause = self.backoff.mul_f64(1.0 + fastrand::f64() / 4.0);

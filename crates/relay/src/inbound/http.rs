@@ -1,18 +1,18 @@
 use crate::inbound::TargetResponse;
 use crate::inbound::message::{InboundMessage, corruption_of};
 use futures_util::StreamExt;
-use mailtrail_net::{Endpoint, Settings, Signing, webhook_client};
+use mailtrail_net::{WebhookClient, WebhookEndpoint, WebhookSigner, webhook_client};
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use reqwest::{Body, StatusCode};
 use std::io;
 use std::pin::pin;
 
 /// Mail is posted as `message/rfc822`.
-pub struct HttpTarget(Endpoint);
+pub struct HttpTarget(WebhookClient);
 
 impl HttpTarget {
-    pub fn new(settings: Settings) -> Self {
-        Self(Endpoint::new(settings))
+    pub fn new(settings: WebhookEndpoint) -> Self {
+        Self(WebhookClient::new(settings))
     }
 
     pub async fn deliver(&mut self, letter: &InboundMessage) -> TargetResponse {
@@ -23,7 +23,7 @@ impl HttpTarget {
                     .map_or_else(|| TargetResponse::Deferred(error.to_string()), TargetResponse::Rejected);
             }
         };
-        let mut request = match self.0.post(signing) {
+        let mut request = match self.0.build_request(signing) {
             Ok(request) => {
                 request.header(CONTENT_TYPE, "message/rfc822").header(CONTENT_LENGTH, letter.size())
             }
@@ -38,13 +38,13 @@ impl HttpTarget {
         }
         match request.body(Body::wrap_stream(letter.pieces())).send().await {
             Ok(answer) => classify_status(answer.status()),
-            Err(error) => TargetResponse::Unavailable(webhook_client::cause(error)),
+            Err(error) => TargetResponse::Unavailable(webhook_client::request_error_text(error)),
         }
     }
 
     /// Its signature covers all of it, and comes before.
-    async fn compute_signature(&self, letter: &InboundMessage) -> io::Result<Signing> {
-        let mut signing = self.0.sign(&letter.mail.received.id.to_string());
+    async fn compute_signature(&self, letter: &InboundMessage) -> io::Result<WebhookSigner> {
+        let mut signing = self.0.start_signature(&letter.mail.received.id.to_string());
         let mut pieces = pin!(letter.pieces());
         while let Some(piece) = pieces.next().await {
             signing.update(&piece?);

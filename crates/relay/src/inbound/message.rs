@@ -2,20 +2,20 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use mailtrail_mail::HeaderLine;
 use mailtrail_store::StoredBody;
-use mailtrail_trail::InboundMail;
+use mailtrail_trail::InboundSummary;
 use std::io;
 
 /// A mail from outside as a target gets it: with the lines in front that say whom it is for and name it.
 pub struct InboundMessage {
     /// What is known about it.
-    pub mail: InboundMail,
+    pub mail: InboundSummary,
     added_headers: Bytes,
     message: StoredBody,
 }
 
 impl InboundMessage {
     /// A mail without a name gets one: whoever gets it twice can tell then.
-    pub fn new(mail: InboundMail, message: StoredBody, hostname: &str) -> Self {
+    pub fn new(mail: InboundSummary, message: StoredBody, hostname: &str) -> Self {
         let arrival = &mail.received;
         let mut lines = vec![HeaderLine::new("Delivered-To", arrival.recipient.as_str())];
         if arrival.message_id.is_none() {

@@ -37,9 +37,9 @@ pub enum TargetKind {
     /// A mail server.
     Smtp(SmtpSettings),
     /// Signed POST of the message.
-    Http(webhook_client::Settings),
+    Http(webhook_client::WebhookEndpoint),
     /// Odoo's mail gateway.
-    Odoo(mailtrail_net::odoo::Settings),
+    Odoo(mailtrail_net::odoo::OdooConnection),
 }
 
 /// What a target makes of a mail.

@@ -1,13 +1,13 @@
 use crate::inbound::TargetResponse;
 use crate::inbound::message::{InboundMessage, corruption_of};
 use mail_parser::{MessageParser, MimeHeaders};
-use mailtrail_net::odoo::{Client, Fault, INBOUND, Settings, find_number};
+use mailtrail_net::odoo::{INBOUND_ACTION, OdooClient, OdooConnection, OdooError, find_action_id};
 use mailtrail_net::webhook_client;
 use std::io;
 
 pub struct OdooTarget {
-    settings: Settings,
-    client: Option<Client>,
+    settings: OdooConnection,
+    client: Option<OdooClient>,
     route: Option<GatewayRoute>,
 }
 
@@ -21,7 +21,7 @@ enum GatewayRoute {
 }
 
 impl OdooTarget {
-    pub fn new(settings: Settings) -> Self {
+    pub fn new(settings: OdooConnection) -> Self {
         Self { settings, client: None, route: None }
     }
 
@@ -43,10 +43,12 @@ impl OdooTarget {
         match self.process_message(letter).await {
             Ok(Some(record)) => TargetResponse::Accepted(format!("record {record}")),
             Ok(None) => TargetResponse::Accepted("nothing to add: a report, or known already".to_owned()),
-            Err(Fault::Unread { kind: io::ErrorKind::InvalidData, cause }) => TargetResponse::Rejected(cause),
-            Err(fault @ Fault::Unread { .. }) => TargetResponse::Deferred(fault.to_string()),
-            Err(fault) if fault.is_final() => TargetResponse::Rejected(fault.to_string()),
-            Err(fault @ Fault::Denied { .. }) => {
+            Err(OdooError::BodyUnreadable { kind: io::ErrorKind::InvalidData, cause }) => {
+                TargetResponse::Rejected(cause)
+            }
+            Err(fault @ OdooError::BodyUnreadable { .. }) => TargetResponse::Deferred(fault.to_string()),
+            Err(fault) if fault.is_permanent() => TargetResponse::Rejected(fault.to_string()),
+            Err(fault @ OdooError::AccessDenied { .. }) => {
                 let user = &self.settings.username;
                 TargetResponse::AccessDenied(format!(
                     "{fault}; `mailtrail setup odoo --inbound --user {user}` gives it the rights"
@@ -56,10 +58,10 @@ impl OdooTarget {
         }
     }
 
-    async fn process_message(&mut self, letter: &InboundMessage) -> Result<Option<u64>, Fault> {
+    async fn process_message(&mut self, letter: &InboundMessage) -> Result<Option<u64>, OdooError> {
         let client = match self.client.take() {
             Some(client) => client,
-            None => webhook_client::odoo(&self.settings).map_err(Fault::Setup)?,
+            None => webhook_client::build_odoo_client(&self.settings).map_err(OdooError::ClientSetup)?,
         };
         let client = self.client.insert(client);
         let way = match self.route {
@@ -68,23 +70,23 @@ impl OdooTarget {
         };
         let taken = match way {
             GatewayRoute::Action(number) => {
-                client.run_with_message(number, letter.size(), letter.pieces()).await
+                client.run_action_with_message(number, letter.size(), letter.pieces()).await
             }
             GatewayRoute::Direct => client.process_message(letter.size(), letter.pieces()).await,
         };
         // A set-up in the meantime makes another action.
-        let is_stale = matches!(taken, Err(Fault::Denied { .. } | Fault::Missing { .. }));
+        let is_stale = matches!(taken, Err(OdooError::AccessDenied { .. } | OdooError::NotFound { .. }));
         self.route = (!is_stale).then_some(way);
         taken
     }
 }
 
 /// The action where there is one that the user may know of.
-async fn find_route(client: &mut Client) -> Result<GatewayRoute, Fault> {
-    match find_number(client, INBOUND.key).await {
+async fn find_route(client: &mut OdooClient) -> Result<GatewayRoute, OdooError> {
+    match find_action_id(client, INBOUND_ACTION.key).await {
         Ok(number) => Ok(number.map_or(GatewayRoute::Direct, GatewayRoute::Action)),
         // A user that may not read groups may still have every right that its mail needs.
-        Err(Fault::Denied { .. }) => Ok(GatewayRoute::Direct),
+        Err(OdooError::AccessDenied { .. }) => Ok(GatewayRoute::Direct),
         Err(fault) => Err(fault),
     }
 }

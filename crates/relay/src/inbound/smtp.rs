@@ -64,7 +64,7 @@ impl SmtpTarget {
 
     /// A connection for each mail: what it says of one is about no other.
     pub async fn deliver(&self, letter: &InboundMessage) -> TargetResponse {
-        let tls = match tls::connector(self.settings.ca_file.as_deref()) {
+        let tls = match tls::build_connector(self.settings.ca_file.as_deref()) {
             Ok(tls) => tls,
             Err(error) => return TargetResponse::Unavailable(error.to_string()),
         };
@@ -138,7 +138,7 @@ fn normalize_crlf(
         is_finished: bool,
     }
     let state =
-        CrlfState { pieces: Box::pin(pieces), decoder: Decoder::of_chunks(u64::MAX), is_finished: false };
+        CrlfState { pieces: Box::pin(pieces), decoder: Decoder::for_bdat(u64::MAX), is_finished: false };
     stream::unfold(state, |mut state| async move {
         if state.is_finished {
             return None;

@@ -6,8 +6,8 @@ mod queue_gauges;
 pub mod thresholds;
 mod upstream_activity;
 
-pub use consistency::Auditor;
+pub use consistency::ConsistencyChecker;
 pub use heartbeat::Heartbeat;
-pub use queue_gauges::Census;
-pub use thresholds::{Monitor, Thresholds};
-pub use upstream_activity::Pulse;
+pub use queue_gauges::QueueGauges;
+pub use thresholds::{ThresholdMonitor, Thresholds};
+pub use upstream_activity::UpstreamActivity;

@@ -13,79 +13,82 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 /// What a census works with.
-pub struct Census {
+pub struct QueueGauges {
     /// Where the mail is.
     pub store: Store,
     /// The time.
     pub clock: Clock,
     /// Which upstream mail heads for.
-    pub ways: Arc<UpstreamSelection>,
+    pub routes: Arc<UpstreamSelection>,
     /// The upstreams, by name.
     pub upstreams: Vec<String>,
 }
 
 /// Mails by state and upstream; those that are held are for none.
-type Counts = BTreeMap<(&'static str, String), u64>;
+type QueueCounts = BTreeMap<(&'static str, String), u64>;
 
 /// What is found at a time.
 #[derive(Debug, PartialEq, Eq)]
-struct Found {
-    counts: Counts,
+struct QueueSnapshot {
+    counts: QueueCounts,
     oldest: Option<Timestamp>,
 }
 
-impl Census {
+impl QueueGauges {
     /// Counts until we stop.
     pub async fn run(self, stopping: CancellationToken) {
-        let (census, mut known) = (Arc::new(self), Counts::new());
+        let (census, mut known) = (Arc::new(self), QueueCounts::new());
         let mut pause = Duration::ZERO;
         while stopping.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
             let (counting, begun) = (census.clone(), Instant::now());
             match tokio::task::spawn_blocking(move || {
-                counting.show_store();
-                counting.count()
+                counting.export_store_gauges();
+                counting.collect_snapshot()
             })
             .await
             {
-                Ok(Ok(found)) => census.show(&found, &mut known),
+                Ok(Ok(found)) => census.export_snapshot(&found, &mut known),
                 Ok(Err(error)) => tracing::error!(%error, "what waits cannot be counted; it is tried again"),
                 // A count that broke off is made again.
                 Err(_) => {}
             }
-            pause = LEAST_PAUSE.max(begun.elapsed() * 100);
+            pause = MIN_INTERVAL.max(begun.elapsed() * 100);
         }
     }
 
-    fn count(&self) -> Result<Found, ReadError> {
-        let mut counts: Counts =
-            self.upstreams.iter().flat_map(|name| STATES.map(|state| ((state, name.clone()), 0))).collect();
-        counts.insert((HELD, String::new()), 0);
+    fn collect_snapshot(&self) -> Result<QueueSnapshot, ReadError> {
+        let mut counts: QueueCounts = self
+            .upstreams
+            .iter()
+            .flat_map(|name| UPSTREAM_STATES.map(|state| ((state, name.clone()), 0)))
+            .collect();
+        counts.insert((STATE_HELD, String::new()), 0);
         let mut oldest = None;
         for (waits, waiting) in self.store.queue_depths()? {
-            *counts.entry(self.place(&waits)).or_default() += waiting.messages;
+            *counts.entry(self.classify(&waits)).or_default() += waiting.messages;
             if waits != QueueKey::Held {
                 oldest = oldest.into_iter().chain([waiting.oldest]).min();
             }
         }
         // What is being sent keeps its place in the queue until it is known what came of it.
         for begun in self.store.interrupted_attempts()? {
-            let waits = self.store.queue_key(begun.id)?.map(|waits| self.place(&waits));
+            let waits = self.store.queue_key(begun.id)?.map(|waits| self.classify(&waits));
             if let Some(count) = waits.and_then(|place| counts.get_mut(&place)) {
                 *count = count.saturating_sub(1);
-                *counts.entry((SENDING, begun.upstream)).or_default() += 1;
+                *counts.entry((STATE_SENDING, begun.upstream)).or_default() += 1;
             }
         }
-        Ok(Found { counts, oldest })
+        Ok(QueueSnapshot { counts, oldest })
     }
 
-    fn place(&self, waits: &QueueKey) -> (&'static str, String) {
+    fn classify(&self, waits: &QueueKey) -> (&'static str, String) {
         match waits {
-            QueueKey::Held => (HELD, String::new()),
-            waits => (QUEUED, self.ways.preferred(waits).unwrap_or_default().to_owned()),
+            QueueKey::Held => (STATE_HELD, String::new()),
+            waits => (STATE_QUEUED, self.routes.preferred(waits).unwrap_or_default().to_owned()),
         }
     }
 
-    fn show_store(&self) {
+    fn export_store_gauges(&self) {
         match self.store.disk_usage() {
             Ok(size) => {
                 for (part, bytes) in [("journal", size.journal_bytes), ("ledger", size.ledger_bytes)] {
@@ -97,7 +100,7 @@ impl Census {
         }
     }
 
-    fn show(&self, found: &Found, known: &mut Counts) {
+    fn export_snapshot(&self, found: &QueueSnapshot, known: &mut QueueCounts) {
         // Of an upstream that is no more nothing waits.
         known.values_mut().for_each(|count| *count = 0);
         known.extend(found.counts.clone());
@@ -110,11 +113,11 @@ impl Census {
     }
 }
 
-const QUEUED: &str = "queued";
-const SENDING: &str = "sending";
-const HELD: &str = "held";
-const STATES: [&str; 2] = [QUEUED, SENDING];
-const LEAST_PAUSE: Duration = Duration::from_secs(15);
+const STATE_QUEUED: &str = "queued";
+const STATE_SENDING: &str = "sending";
+const STATE_HELD: &str = "held";
+const UPSTREAM_STATES: [&str; 2] = [STATE_QUEUED, STATE_SENDING];
+const MIN_INTERVAL: Duration = Duration::from_secs(15);
 
 #[cfg(test)]
 mod tests {
@@ -124,7 +127,7 @@ mod tests {
     use mailtrail_trail::{AcceptedMessage, AttemptStarted, Message};
 
     #[tokio::test]
-    async fn mail_is_counted_where_it_stands() {
+    async fn counts_messages_by_state_and_upstream() {
         let directory = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(directory.path(), Clock::System).unwrap();
         let mut ids = Vec::new();
@@ -148,14 +151,15 @@ mod tests {
         store.checkpoint().await;
         let upstreams = vec!["a".to_owned(), "b".to_owned()];
         let ways = UpstreamSelection::new(upstreams.iter().map(|name| (name.clone(), false)).collect(), &[]);
-        let census = Census { store: store.clone(), clock: Clock::System, ways: Arc::new(ways), upstreams };
-        let found = census.count().unwrap();
+        let census =
+            QueueGauges { store: store.clone(), clock: Clock::System, routes: Arc::new(ways), upstreams };
+        let found = census.collect_snapshot().unwrap();
         let expected = [
-            ((HELD, ""), 0),
-            ((QUEUED, "a"), 4),
-            ((QUEUED, "b"), 0),
-            ((SENDING, "a"), 0),
-            ((SENDING, "b"), 1),
+            ((STATE_HELD, ""), 0),
+            ((STATE_QUEUED, "a"), 4),
+            ((STATE_QUEUED, "b"), 0),
+            ((STATE_SENDING, "a"), 0),
+            ((STATE_SENDING, "b"), 1),
         ];
         let counts: Vec<_> =
             found.counts.iter().map(|((state, name), count)| ((*state, &**name), *count)).collect();

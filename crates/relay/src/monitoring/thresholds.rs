@@ -2,8 +2,8 @@
 //! never fit, clocks that differ, mail that piles up or crawls, rates that cost a sender its name; the disk, the journal
 //! and the certificates.
 
-use crate::alarms::{Alarms, Kind, MACHINE};
-use crate::monitoring::upstream_activity::{Beat, Pulse};
+use crate::alarms::{AlarmKind, AlarmRegistry, MACHINE_SUBJECT};
+use crate::monitoring::upstream_activity::{ActivityStats, UpstreamActivity};
 use mailtrail_mail::{Clock, ClockStep, ClockWatch, Timestamp, descriptors};
 use mailtrail_net::tls::Server;
 use mailtrail_store::{LOW_BYTES, LOW_INODES, ReadError, Store};
@@ -17,81 +17,81 @@ use tokio_util::sync::CancellationToken;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Thresholds {
     /// How long mail may be relayed without any event of the provider's. Default 30 min; `None`: however long.
-    pub silence: Option<Duration>,
+    pub event_silence: Option<Duration>,
     /// Mails that wait. Default 10,000.
-    pub queue: u64,
+    pub max_queued_messages: u64,
     /// Time from our `250` to the upstream's for 95 of 100 mails. Default 5 s.
-    pub relay_time: Duration,
+    pub max_relay_latency: Duration,
     /// The time whose mail makes the rates. Default 24 h.
-    pub window: Duration,
+    pub rate_window: Duration,
     /// Recipients below which a sender domain has no rates. Default 200.
-    pub least: u64,
+    pub min_recipients: u64,
     /// Hard bounces. Default 0.05.
-    pub bounce_rate: f64,
+    pub max_bounce_rate: f64,
     /// Complaints. Default 0.001.
-    pub complaint_rate: f64,
+    pub max_complaint_rate: f64,
     /// Deliveries, from which on downwards. Default 0.95.
-    pub delivery_rate: f64,
+    pub min_delivery_rate: f64,
     /// Bytes that are free on the data directory's disk, from which on downwards. Default 1 GiB.
-    pub disk: u64,
+    pub min_free_disk_bytes: u64,
 }
 
 impl Default for Thresholds {
     fn default() -> Self {
         Self {
-            silence: Some(Duration::from_secs(30 * 60)),
-            queue: 10_000,
-            relay_time: Duration::from_secs(5),
-            window: Duration::from_secs(24 * 3600),
-            least: 200,
-            bounce_rate: 0.05,
-            complaint_rate: 0.001,
-            delivery_rate: 0.95,
-            disk: LOW_BYTES,
+            event_silence: Some(Duration::from_secs(30 * 60)),
+            max_queued_messages: 10_000,
+            max_relay_latency: Duration::from_secs(5),
+            rate_window: Duration::from_secs(24 * 3600),
+            min_recipients: 200,
+            max_bounce_rate: 0.05,
+            max_complaint_rate: 0.001,
+            min_delivery_rate: 0.95,
+            min_free_disk_bytes: LOW_BYTES,
         }
     }
 }
 
 /// What a monitor works with.
-pub struct Monitor {
+pub struct ThresholdMonitor {
     /// Where the mail is.
     pub store: Store,
     /// The time.
     pub clock: Clock,
     /// Where trouble is reported.
-    pub alarms: Alarms,
+    pub alarms: AlarmRegistry,
     /// What goes out and comes back.
-    pub pulse: Pulse,
+    pub upstream_activity: UpstreamActivity,
     /// What knows whether the clock was set.
-    pub watch: ClockWatch,
+    pub clock_watch: ClockWatch,
     /// The upstreams, and whether their providers report to us.
     pub upstreams: Vec<(String, bool)>,
     /// What accepts TLS, and has certificates that end.
-    pub servers: Vec<Arc<Server>>,
+    pub tls_servers: Vec<Arc<Server>>,
     /// From where on something is an alarm.
     pub thresholds: Thresholds,
 }
 
-impl Monitor {
+impl ThresholdMonitor {
     /// Looks every minute until we stop.
     pub async fn run(self, stopping: CancellationToken) {
         tokio::join!(
-            stopping.run_until_cancelled(self.follow_the_journal()),
-            stopping.run_until_cancelled(self.follow_the_ledger()),
-            stopping.run_until_cancelled(self.follow_shortages()),
-            stopping.run_until_cancelled(self.follow_the_clock()),
-            self.look_around(stopping.clone())
+            stopping.run_until_cancelled(self.watch_journal_errors()),
+            stopping.run_until_cancelled(self.watch_ledger_errors()),
+            stopping.run_until_cancelled(self.watch_descriptor_shortages()),
+            stopping.run_until_cancelled(self.watch_clock_steps()),
+            self.run_checks(stopping.clone())
         );
     }
 
     /// A write that fails is heard of at once.
-    async fn follow_the_journal(&self) {
+    async fn watch_journal_errors(&self) {
         let Some(mut trouble) = self.store.write_errors() else { return };
         loop {
             let text = trouble.borrow_and_update().as_ref().map(|why| {
                 format!("the journal cannot be written, and no mail is taken (452): {why}; look at the disk")
             });
-            self.alarms.set(Kind::Journal, "journal", text);
+            self.alarms.set(AlarmKind::Journal, "journal", text);
             if trouble.changed().await.is_err() {
                 return;
             }
@@ -99,7 +99,7 @@ impl Monitor {
     }
 
     /// The same of the ledger, which is closed while it cannot be written.
-    async fn follow_the_ledger(&self) {
+    async fn watch_ledger_errors(&self) {
         let Some(mut closed) = self.store.ledger_closed() else { return };
         loop {
             let text = closed.borrow_and_update().as_ref().map(|why| {
@@ -108,7 +108,7 @@ impl Monitor {
                      goes on by itself"
                 )
             });
-            self.alarms.set(Kind::Ledger, "ledger", text);
+            self.alarms.set(AlarmKind::Ledger, "ledger", text);
             if closed.changed().await.is_err() {
                 return;
             }
@@ -116,62 +116,71 @@ impl Monitor {
     }
 
     /// A clock that is set is heard of soon.
-    async fn follow_the_clock(&self) {
+    async fn watch_clock_steps(&self) {
         loop {
-            self.tell(Kind::Clock, MACHINE, self.watch.look().and_then(text_of_step));
-            tokio::time::sleep(CLOCK_LOOKS).await;
+            self.set_alarm(
+                AlarmKind::Clock,
+                MACHINE_SUBJECT,
+                self.clock_watch.recent_step().and_then(clock_step_text),
+            );
+            tokio::time::sleep(CLOCK_CHECK_INTERVAL).await;
         }
     }
 
     /// A connection that finds no descriptor is heard of at once.
-    async fn follow_shortages(&self) {
-        let mut shortages = descriptors::follow_shortages();
+    async fn watch_descriptor_shortages(&self) {
+        let mut shortages = descriptors::subscribe_shortages();
         while shortages.changed().await.is_ok() {
-            self.alarms.note(Kind::Descriptors, PROCESS, NONE_LEFT, SHORTAGE_LASTS);
+            self.alarms.raise_for(
+                AlarmKind::Descriptors,
+                PROCESS_SUBJECT,
+                DESCRIPTORS_EXHAUSTED_TEXT,
+                SHORTAGE_ALARM_DURATION,
+            );
         }
     }
 
-    fn look_at_descriptors(&self) {
-        let Some((open, allowed)) = descriptors::count_open() else { return };
+    fn check_descriptors(&self) {
+        let Some((open, allowed)) = descriptors::open_and_allowed() else { return };
         if open >= allowed / 10 * 9 {
             let text = format!(
                 "{open} of {allowed} file descriptors are in use; raise LimitNOFILE, or lower `connections` in [limits], \
                  [http] or [[upstream]]"
             );
-            self.alarms.note(Kind::Descriptors, PROCESS, &text, SHORTAGE_LASTS);
+            self.alarms.raise_for(AlarmKind::Descriptors, PROCESS_SUBJECT, &text, SHORTAGE_ALARM_DURATION);
         }
     }
 
-    async fn look_around(&self, stopping: CancellationToken) {
+    async fn run_checks(&self, stopping: CancellationToken) {
         let (mut domains, mut counted) = (BTreeSet::new(), None);
-        self.look_at_house().await;
-        while stopping.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_some() {
+        self.check_disk_and_certificates().await;
+        while stopping.run_until_cancelled(tokio::time::sleep(CHECK_INTERVAL)).await.is_some() {
             let now = self.clock.now();
-            self.alarms.expire();
-            self.look_at_house().await;
+            self.alarms.clear_expired();
+            self.check_disk_and_certificates().await;
             for (upstream, reports) in &self.upstreams {
-                self.look_at(upstream, *reports, now);
+                self.check_upstream(upstream, *reports, now);
             }
-            if counted.is_none_or(|counted| now.duration_since(counted) >= COUNT_EVERY) {
+            if counted.is_none_or(|counted| now.duration_since(counted) >= RATE_CHECK_INTERVAL) {
                 counted = Some(now);
-                if let Err(error) = self.count(now, &mut domains).await {
+                if let Err(error) = self.check_rates(now, &mut domains).await {
                     tracing::error!(%error, "the mail cannot be counted; it is tried again");
                 }
             }
         }
     }
 
-    async fn look_at_house(&self) {
-        self.look_at_certificates(self.clock.now());
-        self.look_at_descriptors();
+    async fn check_disk_and_certificates(&self) {
+        self.check_certificates(self.clock.now());
+        self.check_descriptors();
         let store = self.store.clone();
         let text = match tokio::task::spawn_blocking(move || store.free_space()).await {
             Ok(Ok(free)) if free.check_available(0).is_err() => {
                 Some("the data directory's disk is full, and no mail is taken (452); make room".to_owned())
             }
-            Ok(Ok(free)) if free.is_low(self.thresholds.disk) => Some(format!(
+            Ok(Ok(free)) if free.is_low(self.thresholds.min_free_disk_bytes) => Some(format!(
                 "the data directory's disk is nearly full: less than {} MiB or {LOW_INODES} inodes are free; make room",
-                self.thresholds.disk >> 20
+                self.thresholds.min_free_disk_bytes >> 20
             )),
             Ok(Ok(_)) => None,
             Ok(Err(error)) => {
@@ -180,40 +189,46 @@ impl Monitor {
             // A look that broke off is taken again.
             Err(_) => return,
         };
-        self.tell(Kind::Disk, "data_dir", text);
+        self.set_alarm(AlarmKind::DiskSpace, "data_dir", text);
     }
 
-    fn look_at_certificates(&self, now: Timestamp) {
-        let ends = self.servers.iter().flat_map(|server| server.expiries());
+    fn check_certificates(&self, now: Timestamp) {
+        let ends = self.tls_servers.iter().flat_map(|server| server.expiries());
         let ends: BTreeMap<_, _> = ends.map(|(path, end)| (path.display().to_string(), end)).collect();
-        self.alarms.retain(Kind::Certificate, |file| ends.contains_key(file));
+        self.alarms.clear_unknown_subjects(AlarmKind::Certificate, |file| ends.contains_key(file));
         for (file, end) in ends {
             let text = if end <= now {
                 Some(format!(
                     "the certificate ended {end}, and clients that check it do not connect; renew it"
                 ))
             } else {
-                (end < now.saturating_add(ENDS_SOON)).then(|| format!("the certificate ends {end}; renew it"))
+                (end < now.saturating_add(CERTIFICATE_WARNING))
+                    .then(|| format!("the certificate ends {end}; renew it"))
             };
-            self.tell(Kind::Certificate, &file, text);
+            self.set_alarm(AlarmKind::Certificate, &file, text);
         }
     }
 
     /// Another text is said, too.
-    fn tell(&self, kind: Kind, subject: &str, text: Option<String>) {
+    fn set_alarm(&self, kind: AlarmKind, subject: &str, text: Option<String>) {
         match text {
             Some(text) => self.alarms.raise(kind, subject, text),
             None => self.alarms.clear(kind, subject),
         }
     }
 
-    fn look_at(&self, upstream: &str, reports: bool, now: Timestamp) {
-        let beat = self.pulse.beat(upstream);
-        self.alarms.set(Kind::Silence, upstream, self.silence(&beat, now).filter(|_| reports));
-        self.alarms.set(Kind::Signature, upstream, signatures(&beat));
-        self.alarms.set(Kind::Clock, upstream, clocks(&beat, now));
-        let slow =
-            beat.relay_time(now.saturating_sub(RECENT)).filter(|time| *time > self.thresholds.relay_time);
+    fn check_upstream(&self, upstream: &str, reports: bool, now: Timestamp) {
+        let beat = self.upstream_activity.snapshot(upstream);
+        self.alarms.set(
+            AlarmKind::MissingEvents,
+            upstream,
+            self.silence_text(&beat, now).filter(|_| reports),
+        );
+        self.alarms.set(AlarmKind::Signature, upstream, signature_failure_text(&beat));
+        self.alarms.set(AlarmKind::Clock, upstream, clock_lag_text(&beat, now));
+        let slow = beat
+            .relay_latency_p95(now.saturating_sub(RECENT_WINDOW))
+            .filter(|time| *time > self.thresholds.max_relay_latency);
         let slow = slow.map(|time| {
             format!(
                 "one mail of twenty waits {} s or longer for the upstream; `mailtrail queue shape` and `mailtrail breaker \
@@ -221,14 +236,14 @@ impl Monitor {
                 time.as_secs()
             )
         });
-        self.alarms.set(Kind::Slow, upstream, slow);
+        self.alarms.set(AlarmKind::RelayLatency, upstream, slow);
     }
 
-    fn silence(&self, beat: &Beat, now: Timestamp) -> Option<String> {
-        let (mails, since) = beat.unanswered?;
+    fn silence_text(&self, beat: &ActivityStats, now: Timestamp) -> Option<String> {
+        let (mails, since) = beat.relayed_without_event?;
         let quiet = now.duration_since(since);
-        (quiet >= self.thresholds.silence?).then(|| {
-            let cause = if beat.refused.is_some() {
+        (quiet >= self.thresholds.event_silence?).then(|| {
+            let cause = if beat.signature_failures.is_some() {
                 "its reports come and their signatures do not fit"
             } else {
                 "no webhook is registered at the provider, its address does not lead here, or the provider holds the mail back"
@@ -237,9 +252,10 @@ impl Monitor {
         })
     }
 
-    async fn count(&self, now: Timestamp, known: &mut BTreeSet<String>) -> Result<(), ReadError> {
-        let (store, since) = (self.store.clone(), now.saturating_sub(self.thresholds.window));
-        let most = usize::try_from(self.thresholds.queue).unwrap_or(usize::MAX).saturating_add(1);
+    async fn check_rates(&self, now: Timestamp, known: &mut BTreeSet<String>) -> Result<(), ReadError> {
+        let (store, since) = (self.store.clone(), now.saturating_sub(self.thresholds.rate_window));
+        let most =
+            usize::try_from(self.thresholds.max_queued_messages).unwrap_or(usize::MAX).saturating_add(1);
         let counted = tokio::task::spawn_blocking(move || {
             let (_, domains) = store.delivery_stats(since, now, StatsGroup::Domain)?;
             Ok::<_, ReadError>((store.queued_ids(most)?.len() as u64, domains))
@@ -247,44 +263,51 @@ impl Monitor {
         // A count that broke off is made again.
         let Ok(counted) = counted.await else { return Ok(()) };
         let (queued, domains) = counted?;
-        let full = (queued > self.thresholds.queue).then(|| {
-            format!("more than {} mails wait; `mailtrail queue shape` tells for whom", self.thresholds.queue)
+        let full = (queued > self.thresholds.max_queued_messages).then(|| {
+            format!(
+                "more than {} mails wait; `mailtrail queue shape` tells for whom",
+                self.thresholds.max_queued_messages
+            )
         });
-        self.alarms.set(Kind::Backlog, "queue", full);
+        self.alarms.set(AlarmKind::Backlog, "queue", full);
         for gone in known.iter().filter(|domain| !domains.contains_key(*domain)) {
-            self.judge(gone, &DeliveryStats::default());
+            self.evaluate_domain(gone, &DeliveryStats::default());
         }
         for (domain, tally) in &domains {
-            self.judge(domain, tally);
+            self.evaluate_domain(domain, tally);
         }
         *known = domains.into_keys().collect();
         Ok(())
     }
 
     /// The rates of a sender domain.
-    fn judge(&self, domain: &str, tally: &DeliveryStats) {
+    fn evaluate_domain(&self, domain: &str, tally: &DeliveryStats) {
         let limits = &self.thresholds;
-        let enough = |whole: u64| whole >= limits.least;
+        let enough = |whole: u64| whole >= limits.min_recipients;
         let ended = tally.delivered + tally.bounced + tally.failed;
         let over = |rate: Option<f64>, limit: f64| rate.filter(|rate| *rate > limit);
-        let bounces = over(tally.bounce_rate(), limits.bounce_rate).filter(|_| enough(tally.sent()));
+        let bounces = over(tally.bounce_rate(), limits.max_bounce_rate).filter(|_| enough(tally.sent()));
         let complaints =
-            over(tally.complaint_rate(), limits.complaint_rate).filter(|_| enough(tally.delivered));
-        let deliveries = tally.delivery_rate().filter(|rate| *rate < limits.delivery_rate && enough(ended));
+            over(tally.complaint_rate(), limits.max_complaint_rate).filter(|_| enough(tally.delivered));
+        let deliveries =
+            tally.delivery_rate().filter(|rate| *rate < limits.min_delivery_rate && enough(ended));
         let text = |what: &str, rate: f64, limit: f64, advice: &str| {
             format!("{what} are {:.2} %, the limit is {:.2} %; {advice}", rate * 100.0, limit * 100.0)
         };
-        let bounces = bounces.map(|rate| text("hard bounces", rate, limits.bounce_rate, CLEAN));
-        let complaints = complaints.map(|rate| text("spam complaints", rate, limits.complaint_rate, CONSENT));
-        let deliveries = deliveries.map(|rate| text("deliveries", rate, limits.delivery_rate, FAILED));
-        self.alarms.set(Kind::Bounces, domain, bounces);
-        self.alarms.set(Kind::Complaints, domain, complaints);
-        self.alarms.set(Kind::Deliveries, domain, deliveries);
+        let bounces =
+            bounces.map(|rate| text("hard bounces", rate, limits.max_bounce_rate, BOUNCE_RATE_ADVICE));
+        let complaints = complaints
+            .map(|rate| text("spam complaints", rate, limits.max_complaint_rate, COMPLAINT_RATE_ADVICE));
+        let deliveries =
+            deliveries.map(|rate| text("deliveries", rate, limits.min_delivery_rate, DELIVERY_RATE_ADVICE));
+        self.alarms.set(AlarmKind::BounceRate, domain, bounces);
+        self.alarms.set(AlarmKind::ComplaintRate, domain, complaints);
+        self.alarms.set(AlarmKind::DeliveryRate, domain, deliveries);
     }
 }
 
-fn signatures(beat: &Beat) -> Option<String> {
-    let (count, since) = beat.refused.filter(|(count, _)| *count >= REFUSED)?;
+fn signature_failure_text(beat: &ActivityStats) -> Option<String> {
+    let (count, since) = beat.signature_failures.filter(|(count, _)| *count >= MIN_SIGNATURE_FAILURES)?;
     Some(format!(
         "the last {count} reports, all since {since}, were refused for their signature; likely the key changed at the \
          provider: compare webhook_signing_key, or its token"
@@ -292,14 +315,14 @@ fn signatures(beat: &Beat) -> Option<String> {
 }
 
 /// What is said of a clock that was set; an old store is said to be no fault.
-fn text_of_step(step: ClockStep) -> Option<String> {
+fn clock_step_text(step: ClockStep) -> Option<String> {
     let what = match step {
-        ClockStep::Ahead(by) => format!("this machine's clock was set ahead by {} s", by.as_secs()),
-        ClockStep::Back(by) => format!("this machine's clock was set back by {} s", by.as_secs()),
-        ClockStep::Stored(by) => {
+        ClockStep::Forward(by) => format!("this machine's clock was set ahead by {} s", by.as_secs()),
+        ClockStep::Backward(by) => format!("this machine's clock was set back by {} s", by.as_secs()),
+        ClockStep::StoredAhead(by) => {
             format!("the store holds mail that was accepted {} s ahead of this machine's clock", by.as_secs())
         }
-        ClockStep::Old(_) => return None,
+        ClockStep::StoredTooOld(_) => return None,
         ClockStep::VeryOld(age) => format!(
             "the newest mail in the store is {} days old: the relay was off, or this machine's clock is ahead",
             age.as_secs() / 86_400
@@ -310,8 +333,10 @@ fn text_of_step(step: ClockStep) -> Option<String> {
     ))
 }
 
-fn clocks(beat: &Beat, now: Timestamp) -> Option<String> {
-    let lag = beat.clock_lag(now.saturating_sub(RECENT)).filter(|lag| lag.unsigned_abs() > SKEW)?;
+fn clock_lag_text(beat: &ActivityStats, now: Timestamp) -> Option<String> {
+    let lag = beat
+        .clock_lag(now.saturating_sub(RECENT_WINDOW))
+        .filter(|lag| lag.unsigned_abs() > MAX_CLOCK_SKEW_MS)?;
     let seconds = lag.unsigned_abs() / 1000;
     Some(if lag > 0 {
         format!(
@@ -322,27 +347,27 @@ fn clocks(beat: &Beat, now: Timestamp) -> Option<String> {
     })
 }
 
-const EVERY: Duration = Duration::from_secs(60);
+const CHECK_INTERVAL: Duration = Duration::from_secs(60);
 /// Time between two looks at the clock.
-const CLOCK_LOOKS: Duration = Duration::from_secs(1);
+const CLOCK_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// What the alarm about descriptors is about.
-const PROCESS: &str = "process";
-const NONE_LEFT: &str = "a connection found no file descriptor left; raise LimitNOFILE, or lower `connections` in [limits], \
+const PROCESS_SUBJECT: &str = "process";
+const DESCRIPTORS_EXHAUSTED_TEXT: &str = "a connection found no file descriptor left; raise LimitNOFILE, or lower `connections` in [limits], \
                          [http] or [[upstream]]";
 /// How long a shortage of descriptors is told of after it was seen last.
-const SHORTAGE_LASTS: Duration = Duration::from_secs(120);
+const SHORTAGE_ALARM_DURATION: Duration = Duration::from_secs(120);
 /// So long before its end a certificate is spoken of.
-const ENDS_SOON: Duration = Duration::from_secs(14 * 86_400);
+const CERTIFICATE_WARNING: Duration = Duration::from_secs(14 * 86_400);
 /// Time from one count of all mail of the window to the next.
-const COUNT_EVERY: Duration = Duration::from_secs(600);
+const RATE_CHECK_INTERVAL: Duration = Duration::from_secs(600);
 /// What counts as now for times and clocks.
-const RECENT: Duration = Duration::from_secs(900);
+const RECENT_WINDOW: Duration = Duration::from_secs(900);
 /// Refusals in a row from which on they are no accident.
-const REFUSED: u64 = 5;
+const MIN_SIGNATURE_FAILURES: u64 = 5;
 /// Milliseconds by which clocks may differ.
-const SKEW: u64 = 60_000;
-const CLEAN: &str =
+const MAX_CLOCK_SKEW_MS: u64 = 60_000;
+const BOUNCE_RATE_ADVICE: &str =
     "providers cut off who goes on; `mailtrail log --status bounced` shows the addresses to take out";
-const CONSENT: &str =
+const COMPLAINT_RATE_ADVICE: &str =
     "`mailtrail log --status complained` shows whom and `mailtrail stats --by tag` what it was";
-const FAILED: &str = "`mailtrail log --status bounced` and `--status failed` show why";
+const DELIVERY_RATE_ADVICE: &str = "`mailtrail log --status bounced` and `--status failed` show why";

@@ -4,7 +4,9 @@ use crate::queue::retry::RetryPolicy;
 use bytes::Bytes;
 use futures_util::future::ready;
 use futures_util::{Stream, StreamExt, stream};
-use mailtrail_mail::{BodyType, Dsn, Envelope, HeaderBlock, Lane, Mailbox, Timestamp, TrackingId};
+use mailtrail_mail::{
+    BodyType, DsnParameters, Envelope, HeaderSection, Lane, Mailbox, Timestamp, TrackingId,
+};
 use mailtrail_net::transport::{
     ApiResponse, ApiVerdict, Certainty, EnvelopeReplies, ReplyClass, Step, TransportError,
     classify_api_response, classify_reply, is_for_next_transaction, is_too_many_recipients,
@@ -153,10 +155,10 @@ impl Attempt {
             recipients: Vec::new(),
             body: job.message.body_type,
             smtputf8: job.message.smtputf8,
-            dsn: Dsn::default(),
+            dsn: DsnParameters::default(),
         };
         let stamps: String =
-            provider.stamps(job.message.id).iter().map(|line| format!("{line}\r\n")).collect();
+            provider.tracking_headers(job.message.id).iter().map(|line| format!("{line}\r\n")).collect();
         Prepared::Ready(Box::new(Self {
             id: job.message.id,
             envelope,
@@ -227,12 +229,13 @@ impl Attempt {
         let (mut pieces, mut message) = (self.message.chunks().boxed(), Vec::new());
         while let Some(piece) = pieces.next().await.transpose()? {
             message.extend_from_slice(&piece);
-            if message.len() >= MAX_API_HEADER_BYTES || HeaderBlock::of(&message).is_whole() {
+            if message.len() >= MAX_API_HEADER_BYTES || HeaderSection::parse(&message).is_complete() {
                 break;
             }
         }
-        let (stamps, message) = (HeaderBlock::of(&self.tracking_headers), HeaderBlock::of(&message));
-        Ok(mailgun::parameters(stamps.fields().chain(message.fields())))
+        let (stamps, message) =
+            (HeaderSection::parse(&self.tracking_headers), HeaderSection::parse(&message));
+        Ok(mailgun::api_parameters(stamps.fields().chain(message.fields())))
     }
 
     /// Adapts the attempt to the capabilities of a connection. The requirements follow from addresses and header (RFC
@@ -603,7 +606,7 @@ fn reply_diagnostic(name: &str, reply: &Response) -> Diagnostic {
     Diagnostic {
         name: name.to_owned(),
         code: Some(reply.code),
-        enhanced_status: reply.enhanced.clone(),
+        enhanced_status: reply.enhanced_status.clone(),
         text: Some(reply.text.chars().take(MAX_DIAGNOSTIC_CHARS).collect()),
         host: None,
         url: None,

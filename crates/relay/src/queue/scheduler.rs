@@ -1,8 +1,8 @@
 //! Dispatches due messages to the workers: the higher lane first, to the first upstream of the route that accepts
 //! mail.
 
-use crate::alarms::Alarms;
-use crate::monitoring::Pulse;
+use crate::alarms::AlarmRegistry;
+use crate::monitoring::UpstreamActivity;
 use crate::queue::attempt::local_diagnostic;
 use crate::queue::smtp_worker::STORE_RETRY_INTERVAL;
 use crate::queue::upstream_pool::{QueueDeps, UpstreamPool, UpstreamSpec};
@@ -33,9 +33,9 @@ pub struct SchedulerDeps {
     /// Suppression settings.
     pub suppression: suppression::SuppressionSettings,
     /// Registry of active alarms.
-    pub alarms: Alarms,
+    pub alarms: AlarmRegistry,
     /// Activity of the upstreams, updated by relayed messages.
-    pub activity: Pulse,
+    pub activity: UpstreamActivity,
     /// Detector of clock steps.
     pub clock_watch: ClockWatch,
     /// Cancelled on shutdown.
@@ -102,7 +102,7 @@ impl Scheduler {
             round_robin: 0,
             next_expiry: Timestamp::default(),
             metrics_exported_at: Timestamp::default(),
-            clock_steps: clock_watch.steps(),
+            clock_steps: clock_watch.step_totals(),
             clock_watch,
             may_hold_future_messages: true,
             next_future_check: Timestamp::default(),
@@ -241,7 +241,7 @@ impl Scheduler {
 
     /// Prevents longer waits of queued messages after the clock was set back, or if it was ahead before the start.
     fn handle_clock_step(&mut self, now: Timestamp) -> Result<(), ReadError> {
-        let (steps, moved) = self.clock_watch.steps();
+        let (steps, moved) = self.clock_watch.step_totals();
         if steps != self.clock_steps.0 {
             let back = Duration::from_millis(u64::try_from(self.clock_steps.1 - moved).unwrap_or_default());
             self.pools.iter().for_each(|outlet| outlet.health.on_clock_set_back(back));
@@ -523,7 +523,7 @@ mod tests {
             breaker: circuit_breaker::BreakerSettings::default(),
             timeouts: Default::default(),
         };
-        let tls = tls::connector(None).unwrap();
+        let tls = tls::build_connector(None).unwrap();
         let suppression_lists = suppression::ListScope::default();
         UpstreamSpec {
             settings,
@@ -543,8 +543,8 @@ mod tests {
             upstreams: vec![spec],
             upstream_selection,
             suppression: suppression::SuppressionSettings::default(),
-            alarms: Alarms::new(clock),
-            activity: Pulse::default(),
+            alarms: AlarmRegistry::new(clock),
+            activity: UpstreamActivity::default(),
             clock_watch: ClockWatch::new(clock),
             stopping: CancellationToken::new(),
         })
@@ -575,7 +575,7 @@ mod tests {
                     sends.push(put_message(&store, clock, [None, Some("news"), Some("shop")][number]).await);
                 }
             }
-            let rate = Rate { messages: 1, time: Duration::from_secs(1) };
+            let rate = Rate { count: 1, per: Duration::from_secs(1) };
             let mut queue = test_scheduler(&store, clock, unreachable_upstream(Some(rate)));
             for second in 0..9 {
                 for look in 0..looks {

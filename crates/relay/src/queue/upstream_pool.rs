@@ -1,7 +1,7 @@
 //! One upstream with its connections, and the effect of its replies on all mail.
 
-use crate::alarms::{Alarms, Kind};
-use crate::monitoring::Pulse;
+use crate::alarms::{AlarmKind, AlarmRegistry};
+use crate::monitoring::UpstreamActivity;
 use crate::queue::attempt::{
     Attempt, AttemptResult, Fallback, Prepared, SuppressedRecipient, UpstreamRefusal,
 };
@@ -53,8 +53,8 @@ pub(super) struct QueueDeps {
     pub(super) hostname: String,
     pub(super) upstream_selection: Arc<UpstreamSelection>,
     pub(super) suppression: Arc<suppression::SuppressionSettings>,
-    pub(super) alarms: Alarms,
-    pub(super) activity: Pulse,
+    pub(super) alarms: AlarmRegistry,
+    pub(super) activity: UpstreamActivity,
     pub(super) clock_watch: ClockWatch,
 }
 
@@ -73,8 +73,8 @@ pub(super) struct UpstreamPool {
     /// Capabilities offered on the last connection, and the time since which they are unchanged.
     offered_capabilities: Mutex<(Option<Capabilities>, Timestamp)>,
     suppression_filter: SuppressionFilter,
-    alarms: Alarms,
-    activity: Pulse,
+    alarms: AlarmRegistry,
+    activity: UpstreamActivity,
     watch: ClockWatch,
     /// Dispatched messages without an outcome. A message stays here if its worker panicked: it may have been sent,
     /// and only a restart treats it as unknown.
@@ -115,7 +115,7 @@ impl SuppressionFilter {
         for (place, recipient) in
             (0u16..).zip(&job.recipients).filter(|(_, recipient)| recipient.is_pending())
         {
-            let address = recipient.address.folded();
+            let address = recipient.address.to_folded();
             let look = |list: &str| store.suppression_evidence(&address, list);
             let verdict = self.lists.evaluate(&self.settings, job.message.lane, now, look)?;
             suppressed.extend(verdict.map(|verdict| (place, verdict)));
@@ -221,10 +221,10 @@ impl UpstreamPool {
                  or waits"
             );
             self.health.set_slow_reason(Some(&text));
-            self.alarms.set(Kind::Stuck, name, Some(text));
+            self.alarms.set(AlarmKind::UpstreamStuck, name, Some(text));
         } else if was_slow && !is_slow {
             self.health.set_slow_reason(None);
-            self.alarms.clear(Kind::Stuck, name);
+            self.alarms.clear(AlarmKind::UpstreamStuck, name);
         }
         is_slow && !was_slow
     }
@@ -387,7 +387,13 @@ impl UpstreamPool {
         let text = |count| {
             format!("{count} transactional mails were not sent: their recipients are on the suppression list")
         };
-        self.alarms.count(Kind::Withheld, &self.settings.name, count, text, WITHHELD_ALARM_DURATION);
+        self.alarms.count_occurrences(
+            AlarmKind::SuppressedRecipients,
+            &self.settings.name,
+            count,
+            text,
+            WITHHELD_ALARM_DURATION,
+        );
     }
 
     /// Records a refusal of an address as suppression evidence. It needs its own record: the outcome holds indices
@@ -427,7 +433,7 @@ impl UpstreamPool {
             if settled.status == AttemptStatus::Relayed {
                 self.health.breaker().record_accepted();
                 self.count_quota(recipients);
-                self.activity.relayed(&self.settings.name, outcome.id, outcome.at);
+                self.activity.record_relayed(&self.settings.name, outcome.id, outcome.at);
             }
         }
         let outlet = self.clone();
@@ -618,8 +624,8 @@ impl UpstreamPool {
         }
         self.health.throttle().accepted(now);
         if self.health.breaker().record_success(now) {
-            self.alarms.clear(Kind::Breaker, &self.settings.name);
-            self.alarms.clear(Kind::Account, &self.settings.name);
+            self.alarms.clear(AlarmKind::Breaker, &self.settings.name);
+            self.alarms.clear(AlarmKind::UpstreamAccount, &self.settings.name);
             tracing::info!(
                 upstream = self.settings.name,
                 "the breaker closed: the upstream takes mail again"
@@ -629,7 +635,7 @@ impl UpstreamPool {
 
     /// Records a successful connection.
     pub(super) fn on_connected(&self) {
-        self.alarms.clear(Kind::Tls, &self.settings.name);
+        self.alarms.clear(AlarmKind::Tls, &self.settings.name);
     }
 
     /// Throttles the upstream. A delay that it asks for is honoured if short; otherwise the upstream is unavailable
@@ -654,7 +660,7 @@ impl UpstreamPool {
         if self.health.breaker().record_suspected(now, id, refusal.certainty, until, &refusal.text) {
             let text =
                 format!("the upstream wants no mail until {until}, mail waits; it said: {}", refusal.text);
-            self.alarms.raise(Kind::Breaker, &self.settings.name, text);
+            self.alarms.raise(AlarmKind::Breaker, &self.settings.name, text);
         }
     }
 
@@ -673,7 +679,7 @@ impl UpstreamPool {
         drop(breaker);
         if is_away {
             let text = format!("the upstream refuses the account, mail waits; it said: {words}");
-            self.alarms.raise(Kind::Account, &self.settings.name, text);
+            self.alarms.raise(AlarmKind::UpstreamAccount, &self.settings.name, text);
         }
     }
 
@@ -702,11 +708,13 @@ impl UpstreamPool {
 
     fn alarm_on_error(&self, fault: &TransportError, opened: bool, reason: &str) {
         let kind = match fault {
-            TransportError::LoginRefused { .. } | TransportError::NoAuthMechanism => Some(Kind::Account),
+            TransportError::LoginRefused { .. } | TransportError::NoAuthMechanism => {
+                Some(AlarmKind::UpstreamAccount)
+            }
             TransportError::NoStartTls
             | TransportError::Certificate(_)
-            | TransportError::InvalidHostName(_) => Some(Kind::Tls),
-            _ => opened.then_some(Kind::Breaker),
+            | TransportError::InvalidHostName(_) => Some(AlarmKind::Tls),
+            _ => opened.then_some(AlarmKind::Breaker),
         };
         match kind {
             Some(kind) => {
@@ -728,9 +736,9 @@ impl UpstreamPool {
             100.. => "the quota is used up; mail waits for the next period, or takes another upstream",
             95.. => "the quota is nearly used up: more than 95 %",
             80.. => "most of the quota is used: more than 80 %",
-            _ => return self.alarms.clear(Kind::Quota, &self.settings.name),
+            _ => return self.alarms.clear(AlarmKind::Quota, &self.settings.name),
         };
-        self.alarms.raise(Kind::Quota, &self.settings.name, text);
+        self.alarms.raise(AlarmKind::Quota, &self.settings.name, text);
     }
 
     /// Returns the message of the last half-open probe; others are used next.

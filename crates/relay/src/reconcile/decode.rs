@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 /// An event with our tracking id is about our mail, whatever its kind.
 pub(super) fn decode_event(provider: Provider, data: &Value, now: Timestamp) -> Option<ProviderEvent> {
     let event = match provider {
-        Provider::Mailgun => mailgun::decode(&data.into(), now),
-        Provider::Brevo => brevo::decode(data, now)?,
+        Provider::Mailgun => mailgun::decode_event(&data.into(), now),
+        Provider::Brevo => brevo::decode_event(data, now)?,
         Provider::Plain => return None,
     };
     let is_ours =

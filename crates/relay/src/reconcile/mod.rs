@@ -8,10 +8,10 @@
 mod decode;
 mod poll;
 
-use crate::alarms::{Alarms, Kind};
+use crate::alarms::{AlarmKind, AlarmRegistry};
 use crate::reconcile::poll::Poll;
 use mailtrail_mail::Clock;
-use mailtrail_net::provider_api::{Account, Fault};
+use mailtrail_net::provider_api::{ApiError, ProviderApi};
 use mailtrail_store::{CommitError, ReadError, Store};
 use mailtrail_trail::provider::Provider;
 use std::time::Duration;
@@ -37,7 +37,7 @@ impl Default for PollSettings {
 #[derive(Debug)]
 pub struct PollSource {
     /// API client.
-    pub api: Account,
+    pub api: ProviderApi,
     /// Provider of the events.
     pub provider: Provider,
     /// Poll settings.
@@ -51,7 +51,7 @@ pub struct Reconciler {
     /// Clock.
     pub clock: Clock,
     /// Registry of active alarms, for failing polls.
-    pub alarms: Alarms,
+    pub alarms: AlarmRegistry,
     /// Polled providers, each with its own task.
     pub sources: Vec<PollSource>,
 }
@@ -60,7 +60,7 @@ pub struct Reconciler {
 #[derive(Debug, thiserror::Error)]
 enum PollError {
     #[error(transparent)]
-    Api(#[from] Fault),
+    Api(#[from] ApiError),
     /// A torn page; it may be complete when it is requested again.
     #[error("upstream {0}: events: a page cannot be read: its brackets or quotes do not fit together")]
     Torn(String),
@@ -95,9 +95,9 @@ impl Reconciler {
                     failures = 0;
                     if is_whole {
                         torn = 0;
-                        self.alarms.clear(Kind::Polls, upstream);
+                        self.alarms.clear(AlarmKind::EventPolls, upstream);
                     } else {
-                        self.alarms.raise(Kind::Polls, upstream, SETTLED);
+                        self.alarms.raise(AlarmKind::EventPolls, upstream, SETTLED);
                     }
                     every
                 }
@@ -111,7 +111,7 @@ impl Reconciler {
                     torn += u32::from(matches!(trouble, PollError::Torn(_)));
                     if failures >= ALARM_AFTER_FAILURES {
                         let text = format!("its events cannot be asked for: {trouble}");
-                        self.alarms.set(Kind::Polls, upstream, Some(text));
+                        self.alarms.set(AlarmKind::EventPolls, upstream, Some(text));
                     }
                     backoff_after(failures, every, &trouble)
                 }
@@ -123,7 +123,7 @@ impl Reconciler {
 /// Returns the delay after `failures` failures in a row, for a poll interval of `every`.
 fn backoff_after(failures: u32, every: Duration, trouble: &PollError) -> Duration {
     let wish = match trouble {
-        PollError::Api(fault) => fault.wait().unwrap_or_default().min(MAX_RETRY_AFTER),
+        PollError::Api(fault) => fault.retry_after().unwrap_or_default().min(MAX_RETRY_AFTER),
         PollError::Torn(_) | PollError::Read(_) | PollError::Commit(_) => Duration::ZERO,
     };
     let grown = INITIAL_BACKOFF.min(every).saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
@@ -150,8 +150,13 @@ mod tests {
     #[test]
     fn backoff_grows_and_respects_retry_after() {
         let busy = |wait| {
-            let wait = Some(Duration::from_secs(wait));
-            PollError::Api(Fault::Busy { upstream: "a".into(), what: "events", words: String::new(), wait })
+            let retry_after = Some(Duration::from_secs(wait));
+            PollError::Api(ApiError::RateLimited {
+                upstream: "a".into(),
+                operation: "events",
+                diagnostic: String::new(),
+                retry_after,
+            })
         };
         let every = PollSettings::default().interval;
         let waits = [1, 2, 3, 8, u32::MAX].map(|failures| backoff_after(failures, every, &busy(0)).as_secs());

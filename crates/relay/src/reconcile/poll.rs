@@ -1,7 +1,7 @@
 use crate::reconcile::{PollError, PollSource, decode};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use mailtrail_mail::Timestamp;
-use mailtrail_net::provider_api::{Next, Page, Span, Unread};
+use mailtrail_net::provider_api::{EventPage, PageToken, TimeRange, UnreadableItem};
 use mailtrail_store::Store;
 use mailtrail_trail::{DeadLetter, EventSource, PollCursor, ProviderEvent, ReceivedEvent};
 use serde_json::Value;
@@ -20,8 +20,8 @@ pub(super) struct Poll<'a> {
 
 /// Position in the pages of a time range.
 struct Walk {
-    span: Span,
-    next: Option<Next>,
+    span: TimeRange,
+    next: Option<PageToken>,
     /// Consecutive torn pages without a readable event.
     futile: u32,
     is_over: bool,
@@ -59,8 +59,8 @@ impl Poll<'_> {
         // A cursor in the future comes from a wrong clock.
         let cursor = self.store.poll_cursor(upstream)?.filter(|cursor| *cursor <= self.now);
         let earliest = self.lookback_start();
-        let begin = cursor.map_or(earliest, |cursor| cursor.saturating_sub(CURSOR_OVERLAP)).max(earliest);
-        let span = Span { begin, end: self.now.saturating_sub(WEBHOOK_GRACE) };
+        let start = cursor.map_or(earliest, |cursor| cursor.saturating_sub(CURSOR_OVERLAP)).max(earliest);
+        let span = TimeRange { start, end: self.now.saturating_sub(WEBHOOK_GRACE) };
         let (all, mut cursor) = (self.now.saturating_sub(LATE_EVENT_WINDOW), cursor.unwrap_or_default());
         let mut walk = Walk::through(span);
         loop {
@@ -73,7 +73,7 @@ impl Poll<'_> {
             if walk.is_over {
                 return Ok(walk);
             }
-            tokio::time::sleep(self.source.api.pause()).await;
+            tokio::time::sleep(self.source.api.request_interval()).await;
         }
     }
 
@@ -81,11 +81,11 @@ impl Poll<'_> {
     async fn compare_day(&self, day: u16) -> Result<Walk, PollError> {
         let start = Timestamp::from_secs(u64::from(day) * 86_400);
         let end = start.saturating_add(Duration::from_millis(86_399_999));
-        let span = Span { begin: start.max(self.lookback_start()), end };
+        let span = TimeRange { start: start.max(self.lookback_start()), end };
         let mut walk = Walk::through(span);
         self.take_page(&mut walk).await?;
         while !walk.is_over {
-            tokio::time::sleep(self.source.api.pause()).await;
+            tokio::time::sleep(self.source.api.request_interval()).await;
             self.take_page(&mut walk).await?;
         }
         self.log_summary(&start.to_string()[..10], &walk.counts);
@@ -94,13 +94,13 @@ impl Poll<'_> {
 
     /// Ingests the next page; returns the time up to which everything is recorded.
     async fn take_page(&self, walk: &mut Walk) -> Result<Option<Timestamp>, PollError> {
-        let page = self.source.api.events(walk.span, walk.next.as_ref()).await?;
+        let page = self.source.api.fetch_events(walk.span, walk.next.as_ref()).await?;
         self.ingest(&page.events, &mut walk.counts).await?;
         if page.is_torn && !self.settles {
             return Err(PollError::Torn(self.source.api.upstream().to_owned()));
         }
         walk.pass(&page);
-        self.store_dead_letters(page.unread).await?;
+        self.store_dead_letters(page.unreadable).await?;
         Ok(page.complete_until)
     }
 
@@ -152,8 +152,8 @@ impl Poll<'_> {
     }
 
     /// Stores unreadable events as dead letters, each once however often it is on a page.
-    async fn store_dead_letters(&self, unread: Vec<Unread>) -> Result<(), PollError> {
-        for Unread { raw, reason } in unread {
+    async fn store_dead_letters(&self, unread: Vec<UnreadableItem>) -> Result<(), PollError> {
+        for UnreadableItem { raw, reason } in unread {
             let upstream = self.source.api.upstream();
             let mut body_digest = [0; 16];
             body_digest.copy_from_slice(&Sha256::digest(&raw)[..16]);
@@ -205,23 +205,23 @@ impl Poll<'_> {
 }
 
 impl Walk {
-    fn through(span: Span) -> Self {
+    fn through(span: TimeRange) -> Self {
         Self { span, next: None, futile: 0, is_over: false, is_whole: true, counts: EventCounts::new() }
     }
 
     /// Advances past a page. If a torn page has no link to the next, continues from its last event, or from the start
     /// in ever longer steps.
-    fn pass(&mut self, page: &Page) {
+    fn pass(&mut self, page: &EventPage) {
         self.next.clone_from(&page.next);
         self.is_over = page.next.is_none();
         if page.is_torn {
             self.is_whole = false;
             self.futile = if page.events.is_empty() { self.futile + 1 } else { 0 };
             if self.is_over {
-                let least = self.span.begin.saturating_add(Duration::from_secs(1 << self.futile));
-                self.span.begin = page.complete_until.unwrap_or_default().max(least);
+                let least = self.span.start.saturating_add(Duration::from_secs(1 << self.futile));
+                self.span.start = page.complete_until.unwrap_or_default().max(least);
             }
-            self.is_over = self.futile == MOST_FUTILE || self.span.begin > self.span.end;
+            self.is_over = self.futile == MOST_FUTILE || self.span.start > self.span.end;
         }
     }
 }

@@ -3,11 +3,11 @@
 
 use crate::sink::DeliveryResult;
 use crate::sink::event::SinkEvent;
-use mailtrail_net::{Endpoint, Settings, webhook_client};
+use mailtrail_net::{WebhookClient, WebhookEndpoint, webhook_client};
 use reqwest::StatusCode;
 use reqwest::header::CONTENT_TYPE;
 
-pub struct HttpSink(Endpoint);
+pub struct HttpSink(WebhookClient);
 
 /// Meaning of a response.
 enum PostResult {
@@ -16,8 +16,8 @@ enum PostResult {
 }
 
 impl HttpSink {
-    pub fn new(settings: Settings) -> Self {
-        Self(Endpoint::new(settings))
+    pub fn new(settings: WebhookEndpoint) -> Self {
+        Self(WebhookClient::new(settings))
     }
 
     /// Posts events one after the other; the first one not accepted delays the others.
@@ -32,9 +32,9 @@ impl HttpSink {
 
     async fn post_event(&mut self, item: &SinkEvent) -> PostResult {
         let (id, body) = (item.id(), item.to_json());
-        let mut signing = self.0.sign(&id);
+        let mut signing = self.0.start_signature(&id);
         signing.update(body.as_bytes());
-        let request = match self.0.post(signing) {
+        let request = match self.0.build_request(signing) {
             Ok(request) => request.header(CONTENT_TYPE, "application/json"),
             Err(why) => return PostResult::Retry(why),
         };
@@ -45,7 +45,7 @@ impl HttpSink {
                 PostResult::Retry("it answers 410: take the sink out of the configuration".to_owned())
             }
             Ok(answer) => PostResult::Retry(format!("it answers {}", answer.status())),
-            Err(error) => PostResult::Retry(webhook_client::cause(error)),
+            Err(error) => PostResult::Retry(webhook_client::request_error_text(error)),
         }
     }
 }

@@ -41,7 +41,7 @@ pub enum SinkKind {
     /// JSON lines in a file.
     File(FileSettings),
     /// Signed JSON by HTTP POST.
-    Http(webhook_client::Settings),
+    Http(webhook_client::WebhookEndpoint),
     /// Odoo database.
     Odoo(Box<OdooSettings>),
 }

@@ -1,4 +1,4 @@
-use crate::alarms::{Alarms, Kind};
+use crate::alarms::{AlarmKind, AlarmRegistry};
 use crate::sink::event::SinkEvent;
 use crate::sink::{DeliveryResult, SinkBackend, SinkFilter, SinkSettings};
 use mailtrail_mail::{Clock, Timestamp};
@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 pub struct SinkWorker {
     store: Store,
     clock: Clock,
-    alarms: Alarms,
+    alarms: AlarmRegistry,
     settings: SinkSettings,
     backend: SinkBackend,
     /// Position in the journal; the stored one may be older.
@@ -27,7 +27,7 @@ pub struct SinkWorker {
 
 impl SinkWorker {
     /// Creates a worker that has not started.
-    pub fn new(store: Store, clock: Clock, alarms: Alarms, settings: SinkSettings) -> Self {
+    pub fn new(store: Store, clock: Clock, alarms: AlarmRegistry, settings: SinkSettings) -> Self {
         let backend = SinkBackend::new(&settings.kind, clock);
         Self {
             store,
@@ -49,7 +49,7 @@ impl SinkWorker {
             let pause = tokio::select! {
                 pause = self.tick() => pause,
                 // Whether the sink has the events is unknown then: they are delivered again.
-                () = webhook_client::too_late(&stopping) => return,
+                () = webhook_client::shutdown_grace_elapsed(&stopping) => return,
             };
             if stopping.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
                 return;
@@ -70,7 +70,7 @@ impl SinkWorker {
 
     async fn deliver_next(&mut self) -> Result<Duration, ReadError> {
         let name = self.settings.name.clone();
-        if let Some(wished) = self.store.take_rewind(&name) {
+        if let Some(wished) = self.store.take_rewind_request(&name) {
             self.position = Some(wished);
         }
         let from = match (self.position, self.store.sink_position(&name)?) {
@@ -227,7 +227,12 @@ impl SinkWorker {
         if !refused.is_empty() {
             let name = &self.settings.name;
             let text = format!("it refused for good what happened; `mailtrail sink dead {name}` lists it");
-            self.alarms.note(Kind::Dead, &format!("sink {name}"), &text, DEAD_LETTER_ALARM_WINDOW);
+            self.alarms.raise_for(
+                AlarmKind::DeadLetters,
+                &format!("sink {name}"),
+                &text,
+                DEAD_LETTER_ALARM_WINDOW,
+            );
         }
         refused
     }
@@ -235,7 +240,7 @@ impl SinkWorker {
     fn mark_up(&mut self) {
         self.backoff = INITIAL_BACKOFF;
         self.down_since = None;
-        self.alarms.clear(Kind::Sink, &self.settings.name);
+        self.alarms.clear(AlarmKind::Sink, &self.settings.name);
     }
 
     /// Marks the sink as down for this reason; returns the duration of the outage.
@@ -249,7 +254,7 @@ impl SinkWorker {
     fn mark_down(&mut self, why: &str, waited: Duration) -> Duration {
         if waited >= DOWN_ALARM_AFTER {
             let text = format!("takes nothing: {why}; what happens meanwhile waits in the journal");
-            self.alarms.set(Kind::Sink, &self.settings.name, Some(text));
+            self.alarms.set(AlarmKind::Sink, &self.settings.name, Some(text));
         }
         tracing::warn!(sink = self.settings.name, why, "a sink takes nothing for now");
         let pause = self.backoff.mul_f64(1.0 + fastrand::f64() / 4.0);

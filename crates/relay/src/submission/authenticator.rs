@@ -5,7 +5,7 @@ use crate::submission::password::Password;
 use crate::submission::settings::{LoginPolicy, User};
 use hmac::{Hmac, KeyInit, Mac};
 use mailtrail_mail::Clock;
-use mailtrail_net::{Fades, RefusalLog, Register, tls};
+use mailtrail_net::{BoundedMap, Expires, RefusalLog, tls};
 use mailtrail_smtp::{Account, Credentials};
 use mailtrail_store::Store;
 use rustls::pki_types::CertificateDer;
@@ -37,7 +37,7 @@ pub struct Authenticator {
     clock: Clock,
     digest_key: [u8; 32],
     verified_cache: Mutex<HashMap<String, VerifiedPassword>>,
-    rejected_cache: Mutex<Register<CredentialDigest, RejectedCredentials>>,
+    rejected_cache: Mutex<BoundedMap<CredentialDigest, RejectedCredentials>>,
     rejected_ttl: Duration,
     hash_permits: Semaphore,
 }
@@ -63,8 +63,8 @@ struct VerifiedPassword {
 /// Credentials that were wrong; when that is forgotten.
 struct RejectedCredentials(Instant);
 
-impl Fades for RejectedCredentials {
-    fn fades(&self) -> Instant {
+impl Expires for RejectedCredentials {
+    fn expires_at(&self) -> Instant {
         self.0
     }
 }
@@ -150,7 +150,7 @@ impl Authenticator {
         if self.by_certificate.is_empty() {
             return None;
         }
-        let marks = tls::marks(certificate);
+        let marks = tls::certificate_identities(certificate);
         let account = marks.iter().find_map(|mark| self.by_certificate.get(mark)).cloned();
         if account.is_none() {
             tracing::debug!(?marks, "a client's certificate belongs to no user");
@@ -162,7 +162,7 @@ impl Authenticator {
     pub async fn log_in(&self, credentials: Credentials, peer: IpAddr) -> LoginResult {
         let begun = Instant::now();
         let name = credentials.user.clone();
-        let attempt = self.keyed_digest(&[&name, credentials.password.reveal()]);
+        let attempt = self.keyed_digest(&[&name, credentials.password.expose()]);
         let claim = LoginAttempt {
             peer,
             user: self.keyed_digest(&[&name]),
@@ -194,7 +194,7 @@ impl Authenticator {
         let user: String = name.chars().take(MAX_LOGGED_USER_CHARS).collect();
         // Of a user that there is a line of its own: another client's wrong password may hide it otherwise.
         let whose = if self.users.contains_key(name) { name } else { "" };
-        if self.refusals.admits(peer, format!("wrong password {whose}")) {
+        if self.refusals.should_log(peer, format!("wrong password {whose}")) {
             tracing::warn!(%peer, user, "wrong user name or password");
         }
         let reason = if consequence.is_locked_out { "locked_out" } else { "credentials" };
@@ -231,7 +231,7 @@ impl Authenticator {
         let Some(user) = user.filter(|_| right) else {
             let until = now + self.rejected_ttl;
             let mut refused = self.rejected_cache.lock().unwrap_or_else(PoisonError::into_inner);
-            refused.entry(digest, now, || RejectedCredentials(until)).0 = until;
+            refused.get_or_insert_with(digest, now, || RejectedCredentials(until)).0 = until;
             return None;
         };
         let proof = VerifiedPassword { digest, verified_at: now };
@@ -242,7 +242,7 @@ impl Authenticator {
     /// Whether these credentials were refused lately: what they are compared with has not changed.
     fn was_rejected(&self, digest: &CredentialDigest) -> bool {
         let refused = self.rejected_cache.lock().unwrap_or_else(PoisonError::into_inner);
-        refused.recall(digest).is_some_and(|refused| Instant::now() < refused.0)
+        refused.get(digest).is_some_and(|refused| Instant::now() < refused.0)
     }
 
     /// What the password of a user without one is compared with.
@@ -300,10 +300,10 @@ mod tests {
     fn test_user(name: &str, password: Password) -> User {
         let account = Account {
             name: name.into(),
-            client: name.into(),
-            senders: Vec::new(),
-            request_headers: Vec::new(),
-            cleanup: HeaderCleanup::default(),
+            client_label: name.into(),
+            sender_patterns: Vec::new(),
+            allowed_request_headers: Vec::new(),
+            header_cleanup: HeaderCleanup::default(),
         };
         let (account, certificate_identities) = (Arc::new(account), Vec::new());
         User { account, password: Some(password), certificate_identities, rate: None, quota: None }

@@ -6,13 +6,13 @@ use crate::submission::strip::{RemovedFields, convert_mbox_lines, rewrite_list_u
 use bytes::Bytes;
 use mail_parser::{HeaderName, MessageParser};
 use mailtrail_mail::{
-    BodyType, Envelope, HeaderBlock, HeaderCleanup, HeaderLine, Mailbox, MessageId, Record, Timestamp,
-    TrackingId, subject,
+    BodyType, Envelope, HeaderCleanup, HeaderLine, HeaderSection, Mailbox, MessageId, OdooRecord, Timestamp,
+    TrackingId, decode_subject,
 };
 use mailtrail_smtp::{Account, Reply};
 use mailtrail_store::{MessageBody, SpillFile};
-use mailtrail_trail::provider::{OWN_ID_HEADER, Provider};
-use mailtrail_trail::{AcceptedMessage, Message, Routing, Traits};
+use mailtrail_trail::provider::{Provider, TRACKING_ID_HEADER};
+use mailtrail_trail::{AcceptedMessage, Message, MessageAttributes, Routing};
 use std::net::IpAddr;
 
 /// What is known about a message beside its bytes.
@@ -57,19 +57,19 @@ pub fn accept_message(
     mut buffer: Vec<u8>,
     rest: Option<SpillFile>,
 ) -> Result<(AcceptedMessage, MessageBody), Reply> {
-    let converted = circumstances.cleanup.mbox_line && convert_mbox_lines(&mut buffer);
-    let block = HeaderBlock::of(&buffer[HEADER_HEADROOM..]);
+    let converted = circumstances.cleanup.convert_mbox_line && convert_mbox_lines(&mut buffer);
+    let block = HeaderSection::parse(&buffer[HEADER_HEADROOM..]);
     check_headers(&block)?;
     let unwanted = RemovedFields::find_in(circumstances, envelope.sender.is_some(), &block);
-    let (blank_line, end) = (block.is_missing(), block.end() - unwanted.total_bytes());
+    let (blank_line, end) = (block.is_absent(), block.end() - unwanted.total_bytes());
     let header_changes = unwanted.changes(converted);
     unwanted.remove_from(&mut buffer);
     let saved = rewrite_list_unsubscribe(circumstances, end, &mut buffer);
-    let block = HeaderBlock::ending(&buffer[HEADER_HEADROOM..], end - saved.unwrap_or_default());
+    let block = HeaderSection::with_end(&buffer[HEADER_HEADROOM..], end - saved.unwrap_or_default());
     check_author(circumstances, &buffer[HEADER_HEADROOM..HEADER_HEADROOM + block.end()])?;
-    let own_id = block.first("Message-ID").map(|field| MessageId::parse(&field.text()));
+    let own_id = block.find_field("Message-ID").map(|field| MessageId::parse(&field.to_text()));
     let mut lines = vec![received_header(circumstances, &envelope)];
-    lines.push(HeaderLine::new(OWN_ID_HEADER, &circumstances.id.to_string()));
+    lines.push(HeaderLine::new(TRACKING_ID_HEADER, &circumstances.id.to_string()));
     lines.extend(circumstances.relay_history.via_header_line());
     let message_id = match own_id {
         Some(own_id) => own_id,
@@ -79,30 +79,32 @@ pub fn accept_message(
             MessageId::parse(&made)
         }
     };
-    if block.first("Date").is_none() {
+    if block.find_field("Date").is_none() {
         lines.push(HeaderLine::new("Date", &circumstances.now.to_rfc5322()));
     }
-    if let Some(sender) = envelope.sender.as_ref().filter(|_| block.first("From").is_none()) {
+    if let Some(sender) = envelope.sender.as_ref().filter(|_| block.find_field("From").is_none()) {
         lines.push(HeaderLine::new("From", &format!("<{}>", to_ascii_address(sender))));
     }
     let records = odoo_records(&block, message_id.as_ref());
-    let (lane, route) = circumstances.routing.choose(&Traits {
+    let (lane, route) = circumstances.routing.choose_route(&MessageAttributes {
         user: circumstances.account.map(|account| &*account.name),
         sender: envelope.sender.as_ref(),
         recipients: &envelope.recipients,
         header: block,
     });
     let (subject, tags) =
-        (subject(&buffer[HEADER_HEADROOM..HEADER_HEADROOM + block.end()]), parse_tags(&block));
+        (decode_subject(&buffer[HEADER_HEADROOM..HEADER_HEADROOM + block.end()]), parse_tags(&block));
     // Asked for, and needed (RFC 6531 section 3.4): clients ask wherever it is offered. Addresses speak for themselves.
-    let smtputf8 = envelope.smtputf8 && !block.bytes().is_ascii();
+    let smtputf8 = envelope.smtputf8 && !block.as_bytes().is_ascii();
     let body = buffer.len() - HEADER_HEADROOM - block.end();
     let message = MessageBody::new(prepend_lines(&lines, blank_line, buffer), rest);
     let send = Message {
         wants_dsn: circumstances.dsn_enabled && envelope.sender.is_some(),
         dsn_for: None,
         id: circumstances.id,
-        client: circumstances.account.map_or_else(|| circumstances.peer.to_string(), |a| a.client.clone()),
+        client: circumstances
+            .account
+            .map_or_else(|| circumstances.peer.to_string(), |a| a.client_label.clone()),
         user: circumstances.account.map(|account| account.name.clone()),
         peer: Some(circumstances.peer),
         sender: envelope.sender,
@@ -124,8 +126,8 @@ pub fn accept_message(
 }
 
 /// Refuses what readers would disagree about, and what passed too many servers.
-fn check_headers(block: &HeaderBlock<'_>) -> Result<(), Reply> {
-    if memchr::memchr(0, block.bytes()).is_some() {
+fn check_headers(block: &HeaderSection<'_>) -> Result<(), Reply> {
+    if memchr::memchr(0, block.as_bytes()).is_some() {
         return Err(Reply::BadMessage("The header holds a NUL character"));
     }
     let (mut fields, mut hops) = (0, 0);
@@ -133,7 +135,7 @@ fn check_headers(block: &HeaderBlock<'_>) -> Result<(), Reply> {
         fields += 1;
         hops += u32::from(field.name.eq_ignore_ascii_case("Received"));
         if hops > MAX_RECEIVED_FIELDS {
-            return Err(Reply::Loop);
+            return Err(Reply::MailLoop);
         }
         if fields > MAX_HEADER_FIELDS {
             return Err(Reply::BadMessage("The header has too many fields"));
@@ -145,25 +147,27 @@ fn check_headers(block: &HeaderBlock<'_>) -> Result<(), Reply> {
 /// A user that is bound to some senders may not write others into From and Sender, nor a From that names no address:
 /// readers and providers would find one of their own in it.
 fn check_author(circumstances: &MessageContext<'_>, header: &[u8]) -> Result<(), Reply> {
-    let senders = circumstances.account.map_or(&[][..], |account| &account.senders);
+    let senders = circumstances.account.map_or(&[][..], |account| &account.sender_patterns);
     if senders.is_empty() {
         return Ok(());
     }
     let is_allowed = |address: &String| {
-        address.parse().is_ok_and(|author: Mailbox| senders.iter().any(|pattern| author.matches(pattern)))
+        address
+            .parse()
+            .is_ok_and(|author: Mailbox| senders.iter().any(|pattern| author.matches_pattern(pattern)))
     };
     // Every From counts: readers differ in which of several they show.
-    for field in HeaderBlock::ending(header, header.len()).fields() {
+    for field in HeaderSection::with_end(header, header.len()).fields() {
         let is_from = field.name.eq_ignore_ascii_case("From");
         if is_from || field.name.eq_ignore_ascii_case("Sender") {
             let addresses = parse_authors(&[b"From:", field.value, b"\r\n\r\n"].concat());
             if addresses.is_empty() && is_from || !addresses.iter().all(is_allowed) {
-                return Err(Reply::SenderRefused);
+                return Err(Reply::SenderNotAllowed);
             }
         }
     }
     // Another reader of the whole section may find a From where the lines above show none.
-    if parse_authors(header).iter().all(is_allowed) { Ok(()) } else { Err(Reply::SenderRefused) }
+    if parse_authors(header).iter().all(is_allowed) { Ok(()) } else { Err(Reply::SenderNotAllowed) }
 }
 
 /// The addresses in every From of a header section.
@@ -206,10 +210,10 @@ fn to_ascii_address(address: &Mailbox) -> Mailbox {
 
 /// The record of Odoo's Message-ID, which is the one that the mail is about, then those of `X-Odoo-Objects`: a task's
 /// mail names its project, too.
-fn odoo_records(block: &HeaderBlock<'_>, message_id: Option<&MessageId>) -> Vec<Record> {
-    let objects = block.first("X-Odoo-Objects").map(|field| field.text()).unwrap_or_default();
-    let mut records: Vec<Record> = message_id.and_then(MessageId::odoo_record).into_iter().collect();
-    for record in objects.split(',').filter_map(Record::from_odoo_object).take(MAX_ODOO_RECORDS) {
+fn odoo_records(block: &HeaderSection<'_>, message_id: Option<&MessageId>) -> Vec<OdooRecord> {
+    let objects = block.find_field("X-Odoo-Objects").map(|field| field.to_text()).unwrap_or_default();
+    let mut records: Vec<OdooRecord> = message_id.and_then(MessageId::odoo_record).into_iter().collect();
+    for record in objects.split(',').filter_map(OdooRecord::from_odoo_object).take(MAX_ODOO_RECORDS) {
         if !records.contains(&record) {
             records.push(record);
         }
@@ -217,11 +221,11 @@ fn odoo_records(block: &HeaderBlock<'_>, message_id: Option<&MessageId>) -> Vec<
     records
 }
 
-fn parse_tags(block: &HeaderBlock<'_>) -> Vec<String> {
+fn parse_tags(block: &HeaderSection<'_>) -> Vec<String> {
     let is_tag =
         |name: &str| name.eq_ignore_ascii_case("X-Mailgun-Tag") || name.eq_ignore_ascii_case("X-Mailin-Tag");
     let tags = block.fields().filter(|field| is_tag(field.name));
-    tags.map(|field| field.text().chars().take(MAX_TAG_CHARS).collect()).take(MAX_TAGS).collect()
+    tags.map(|field| field.to_text().chars().take(MAX_TAG_CHARS).collect()).take(MAX_TAGS).collect()
 }
 
 /// Puts the lines into the free space in front of the message.
@@ -345,7 +349,7 @@ mod tests {
              X-Mailtrail-Id: 01K54Z8Q3V7N5X9B2C6D8F0GHJ\r\n"
         );
         assert_eq!(accepted.message.subject, "Bü");
-        assert_eq!(accepted.message.odoo_records, [Record::parse("crm.lead,2").unwrap()]);
+        assert_eq!(accepted.message.odoo_records, [OdooRecord::parse("crm.lead,2").unwrap()]);
         assert_eq!(accepted.message.size, out.len() as u64);
     }
 
@@ -403,7 +407,7 @@ mod tests {
         let received = |hops: u32| "Received: from a by b\r\n".repeat(hops as usize);
         for (header, expected) in [
             (received(MAX_RECEIVED_FIELDS), None),
-            (received(MAX_RECEIVED_FIELDS + 1), Some(Reply::Loop)),
+            (received(MAX_RECEIVED_FIELDS + 1), Some(Reply::MailLoop)),
             ("A: b\r\n".repeat(MAX_HEADER_FIELDS as usize), None),
             (
                 "A: b\r\n".repeat(MAX_HEADER_FIELDS as usize + 1),
@@ -412,7 +416,7 @@ mod tests {
             ("A: \0\r\n".into(), Some(Reply::BadMessage("The header holds a NUL character"))),
         ] {
             let message = format!("{header}\r\nbody \0 {}", received(60));
-            let refused = check_headers(&HeaderBlock::of(message.as_bytes())).err();
+            let refused = check_headers(&HeaderSection::parse(message.as_bytes())).err();
             assert_eq!(refused, expected, "{}", &header[..30.min(header.len())]);
         }
     }
@@ -421,10 +425,10 @@ mod tests {
     fn rejects_from_outside_allowed_senders() {
         let account = Account {
             name: "odoo".into(),
-            client: "odoo".into(),
-            senders: vec!["*@example.com".into()],
-            request_headers: Vec::new(),
-            cleanup: HeaderCleanup::default(),
+            client_label: "odoo".into(),
+            sender_patterns: vec!["*@example.com".into()],
+            allowed_request_headers: Vec::new(),
+            header_cleanup: HeaderCleanup::default(),
         };
         let circumstances = MessageContext { account: Some(&account), ..test_context() };
         let mut wrong = Vec::new();

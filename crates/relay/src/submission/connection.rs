@@ -7,7 +7,7 @@ use crate::submission::spool::{Spool, SpooledMessage};
 use bytes::BufMut;
 use mailtrail_mail::{Envelope, Mailbox};
 use mailtrail_net::Refusal;
-use mailtrail_smtp::{Authentication, Decoder, Fed, Introduction, Limits, Reply, Session, Step};
+use mailtrail_smtp::{Action, Authentication, Decoder, FeedResult, Limits, Reply, Session, XClient};
 use mailtrail_trail::suppression::Reason;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -131,7 +131,7 @@ impl Connection {
     }
 
     async fn run_commands(&mut self) -> io::Result<SessionEnd> {
-        self.session.greeting().write(&mut self.output);
+        self.session.greeting_reply().write_to(&mut self.output);
         let mut patience = ReadDeadline::new(self.command_timeout());
         let mut is_first = true;
         loop {
@@ -156,7 +156,7 @@ impl Connection {
                     if std::mem::take(&mut is_first)
                         && self.input.unread().first() == Some(&TLS_HANDSHAKE_RECORD) =>
                 {
-                    self.service.refusals.note(self.peer, Refusal::TlsOnClearPort, &"");
+                    self.service.refusals.record_refusal(self.peer, Refusal::TlsOnClearPort, &"");
                     return Ok(SessionEnd::ByServer);
                 }
                 ReadEvent::Data => {}
@@ -177,40 +177,42 @@ impl Connection {
 
     async fn handle_line(&mut self, line: InputLine) -> io::Result<Flow> {
         let step = match line {
-            InputLine::Complete(line) => self.session.line(&self.input.bytes[line]),
-            InputLine::TooLong => self.session.line_too_long(),
+            InputLine::Complete(line) => self.session.on_line(&self.input.bytes[line]),
+            InputLine::TooLong => self.session.on_line_too_long(),
         };
-        if !self.session.is_in_chunks() {
+        if !self.session.is_receiving_chunks() {
             self.incoming = None;
         }
         match step {
-            Step::StartTls(reply) => self.start_tls(&reply).await?,
-            Step::Open { size } => {
+            Action::StartTls(reply) => self.start_tls(&reply).await?,
+            Action::OpenTransaction { size } => {
                 let reply = self.check_limits(size).err().unwrap_or(Reply::SenderOk);
                 self.queue_reply(&reply);
             }
-            Step::Authenticate(credentials) => {
+            Action::Authenticate(credentials) => {
                 let reply = match self.service.authenticator.log_in(credentials, self.peer).await {
-                    LoginResult::Accepted(account) => self.session.logged_in(account),
+                    LoginResult::Accepted(account) => self.session.on_authenticated(account),
                     LoginResult::Rejected => Reply::AuthFailed,
-                    LoginResult::LockedOut => Reply::LockedOut,
+                    LoginResult::LockedOut => Reply::TooManyFailedLogins,
                 };
                 return self.queue_counted_reply(reply).await;
             }
-            Step::Recipient(recipient) => {
+            Action::CheckRecipient(recipient) => {
                 let reply = self.check_suppression(&recipient);
                 return self.queue_counted_reply(reply).await;
             }
-            Step::Introduce(introduction) => return self.apply_xclient(introduction).await,
-            Step::Receive(reply) => {
+            Action::ApplyXclient(introduction) => return self.apply_xclient(introduction).await,
+            Action::ReceiveData(reply) => {
                 self.queue_reply(&reply);
                 self.flush().await?;
                 return self.receive_data().await;
             }
-            Step::Chunk { size, last, refused } => return self.receive_bdat_chunk(size, last, refused).await,
-            Step::Reply(reply) => self.queue_reply(&reply),
-            Step::Close(reply) => {
-                let end = if reply == Reply::Bye { SessionEnd::ByClient } else { SessionEnd::ByServer };
+            Action::ReceiveChunk { size, last, rejection } => {
+                return self.receive_bdat_chunk(size, last, rejection).await;
+            }
+            Action::Reply(reply) => self.queue_reply(&reply),
+            Action::Close(reply) => {
+                let end = if reply == Reply::Closing { SessionEnd::ByClient } else { SessionEnd::ByServer };
                 self.close_with(&reply).await?;
                 return Ok(Flow::End(end));
             }
@@ -220,9 +222,9 @@ impl Connection {
 
     /// Says what was found outside of the session, which may have had enough.
     async fn queue_counted_reply(&mut self, reply: Reply) -> io::Result<Flow> {
-        match self.session.count(reply) {
-            Step::Close(reply) => self.close_with(&reply).await.map(Flow::End),
-            Step::Reply(reply) => {
+        match self.session.reply_counted(reply) {
+            Action::Close(reply) => self.close_with(&reply).await.map(Flow::End),
+            Action::Reply(reply) => {
                 self.queue_reply(&reply);
                 Ok(Flow::Continue)
             }
@@ -231,13 +233,13 @@ impl Connection {
     }
 
     /// A trusted proxy told us whose connection this is.
-    async fn apply_xclient(&mut self, introduction: Introduction) -> io::Result<Flow> {
+    async fn apply_xclient(&mut self, introduction: XClient) -> io::Result<Flow> {
         let account = match &introduction.user {
             None => None,
             Some(user) => match self.service.authenticator.find_account(user) {
                 Some(account) => Some(account),
                 None => {
-                    self.service.refusals.note(self.peer, Refusal::ProxiedUser, user);
+                    self.service.refusals.record_refusal(self.peer, Refusal::ProxiedUser, user);
                     return self.queue_counted_reply(Reply::AuthFailed).await;
                 }
             },
@@ -246,10 +248,10 @@ impl Connection {
             self.peer = address;
         }
         if !any_contains(&self.service.listener.allow, self.peer) {
-            self.service.refusals.note(self.peer, Refusal::ProxiedNetwork, &"");
-            return self.close_with(&Reply::NotAllowed).await.map(Flow::End);
+            self.service.refusals.record_refusal(self.peer, Refusal::ProxiedNetwork, &"");
+            return self.close_with(&Reply::ClientNotAllowed).await.map(Flow::End);
         }
-        let reply = self.session.introduced(account);
+        let reply = self.session.apply_xclient(account);
         self.queue_reply(&reply);
         Ok(Flow::Continue)
     }
@@ -262,8 +264,8 @@ impl Connection {
         let clear = std::mem::replace(&mut self.stream, Box::new(tokio::io::empty()));
         let (stream, certified) = self.service.accept_tls(clear, self.peer).await?;
         self.stream = stream;
-        self.session.secured();
-        certified.into_iter().for_each(|account| self.session.certified(account));
+        self.session.on_tls();
+        certified.into_iter().for_each(|account| self.session.on_client_certificate(account));
         Ok(())
     }
 
@@ -271,13 +273,13 @@ impl Connection {
     /// be read refuses nobody: there is another look before anything is sent.
     fn check_suppression(&mut self, recipient: &Mailbox) -> Reply {
         let Some(screen) = &self.service.recipient_filter else { return Reply::RecipientOk };
-        let (address, now) = (recipient.folded(), self.service.clock.now());
+        let (address, now) = (recipient.to_folded(), self.service.clock.now());
         match screen.evaluate(now, |list| self.service.store.suppression_evidence(&address, list)) {
             Ok(None) => Reply::RecipientOk,
             Ok(Some(verdict)) => {
                 tracing::info!(peer = %self.peer, %recipient, reason = verdict.reason.as_str(), "a suppressed recipient was refused");
-                self.session.refuse_recipient();
-                Reply::Suppressed(suppression_text(verdict.reason))
+                self.session.reject_last_recipient();
+                Reply::RecipientSuppressed(suppression_text(verdict.reason))
             }
             Err(error) => {
                 tracing::error!(%error, "the suppression list cannot be read");
@@ -292,13 +294,13 @@ impl Connection {
         let user = self.session.account().map(|account| account.name.as_str());
         let refusal = if !self.service.store.has_free_space(size.unwrap_or(0)) {
             tracing::warn!(%peer, user, "a message was refused: the disk is full");
-            Reply::StoreFull
+            Reply::StorageFull
         } else if let Some(used_up) = user.and_then(|user| self.service.quotas.check_exhausted(user)) {
             tracing::warn!(%peer, user, "a message was refused: the quota is used up");
             used_up
         } else if !self.service.rate_limiter.try_acquire(user, peer, Instant::now()) {
             tracing::warn!(%peer, user, "a message was refused: the rate is used up");
-            Reply::TooFast
+            Reply::RateLimited
         } else {
             return Ok(());
         };
@@ -308,12 +310,12 @@ impl Connection {
 
     /// Reads a message, keeps it, and only then says so.
     async fn receive_data(&mut self) -> io::Result<Flow> {
-        let mut decoder = Decoder::new(self.service.policy.message_size);
+        let mut decoder = Decoder::new(self.service.policy.max_message_bytes);
         let mut spool = Spool::new(self.service.memory_budget.clone(), self.service.store.clone());
         let mut patience = ReadDeadline::new(self.service.limits.message_timeout);
         loop {
             let fed = decoder.feed(self.input.unread(), spool.buffer());
-            if let Fed::End(used) = fed {
+            if let FeedResult::Complete(used) = fed {
                 self.input.consumed += used;
                 break;
             }
@@ -334,9 +336,9 @@ impl Connection {
         last: bool,
         refused: Option<Reply>,
     ) -> io::Result<Flow> {
-        let limit = self.service.policy.message_size;
+        let limit = self.service.policy.max_message_bytes;
         let mut incoming = self.incoming.take().unwrap_or_else(|| Incoming {
-            decoder: Decoder::of_chunks(limit),
+            decoder: Decoder::for_bdat(limit),
             spool: Spool::new(self.service.memory_budget.clone(), self.service.store.clone()),
         });
         let mut patience = ReadDeadline::new(self.service.limits.message_timeout);
@@ -363,9 +365,9 @@ impl Connection {
         if last {
             incoming.decoder.finish(incoming.spool.buffer());
             self.finish_message(incoming).await?;
-        } else if incoming.decoder.overflowed() {
+        } else if incoming.decoder.is_over_limit() {
             self.session.take_envelope();
-            return self.queue_counted_reply(Reply::TooLarge { limit }).await;
+            return self.queue_counted_reply(Reply::MessageTooLarge { limit }).await;
         } else {
             self.incoming = Some(incoming);
             self.queue_reply(&Reply::ChunkOk);
@@ -388,8 +390,8 @@ impl Connection {
     /// Keeps a message that has come in.
     async fn finish_message(&mut self, incoming: Incoming) -> io::Result<()> {
         let Incoming { decoder, spool } = incoming;
-        let spooled = if decoder.overflowed() {
-            Err(Reply::TooLarge { limit: self.service.policy.message_size })
+        let spooled = if decoder.is_over_limit() {
+            Err(Reply::MessageTooLarge { limit: self.service.policy.max_message_bytes })
         } else {
             spool.finish().await
         };
@@ -413,7 +415,7 @@ impl Connection {
         };
         let reply = self.service.enqueue(&visitor, envelope, head, tail).await;
         if matches!(reply, Reply::Queued(_)) {
-            self.session.kept();
+            self.session.on_message_accepted();
             self.activity.record_message();
         }
         reply
@@ -423,9 +425,9 @@ impl Connection {
         count_rejection(reply);
         if let Some(refusal) = self.refusal_of(reply) {
             let user = self.session.account().map_or("", |account| &*account.name);
-            self.service.refusals.note(self.peer, refusal, &user);
+            self.service.refusals.record_refusal(self.peer, refusal, &user);
         }
-        reply.write(&mut self.output);
+        reply.write_to(&mut self.output);
     }
 
     /// What a reply says of the client's settings, where they do not fit the listener.
@@ -434,9 +436,9 @@ impl Connection {
             Reply::TlsRequired | Reply::EncryptionRequired => Some(Refusal::BeforeTls),
             Reply::AuthRequired => Some(Refusal::BeforeLogin),
             Reply::AuthNotOffered => Some(Refusal::LoginNotOffered),
-            Reply::TlsNotOffered if !self.service.policy.starttls => Some(Refusal::TlsNotOffered),
-            Reply::SenderRefused => Some(Refusal::Sender),
-            Reply::NotTrusted => Some(Refusal::Xclient),
+            Reply::TlsNotOffered if !self.service.policy.offer_starttls => Some(Refusal::TlsNotOffered),
+            Reply::SenderNotAllowed => Some(Refusal::SenderNotAllowed),
+            Reply::ProxyOnly => Some(Refusal::XclientNotAllowed),
             Reply::NotSmtp => Some(Refusal::NotSmtp),
             _ => None,
         }
@@ -525,7 +527,7 @@ const fn suppression_text(reason: Reason) -> &'static str {
 
 /// Counts a refusal.
 pub fn count_rejection(reply: &Reply) {
-    if reply.is_refusal() {
+    if reply.is_rejection() {
         metrics::counter!("mailtrail_smtp_rejected_total", "reason" => reply.code().to_string()).increment(1);
     }
 }
@@ -550,7 +552,7 @@ impl ReadBuffer {
     fn next_line(&mut self) -> Option<InputLine> {
         loop {
             let Some(length) = memchr::memchr(b'\n', self.unread()) else {
-                if self.unread().len() < Limits::COMMAND_LINE {
+                if self.unread().len() < Limits::MAX_COMMAND_LINE_BYTES {
                     return None;
                 }
                 self.clear();
@@ -562,7 +564,7 @@ impl ReadBuffer {
             if std::mem::take(&mut self.discarding_line) {
                 continue;
             }
-            if length >= Limits::COMMAND_LINE {
+            if length >= Limits::MAX_COMMAND_LINE_BYTES {
                 return Some(InputLine::TooLong);
             }
             let end = if self.bytes[line.clone()].ends_with(b"\r") { line.end - 1 } else { line.end };
@@ -609,7 +611,7 @@ const MAX_BURST_GAP: Duration = Duration::from_secs(60);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::alarms::Alarms;
+    use crate::alarms::AlarmRegistry;
     use crate::submission::authenticator::Authenticator;
     use crate::submission::listener::ConnectionLimiter;
     use crate::submission::quota::UserQuotas;
@@ -618,19 +620,19 @@ mod tests {
     use crate::submission::spool::MemoryBudget;
     use mailtrail_mail::Clock;
     use mailtrail_net::RefusalLog;
-    use mailtrail_smtp::{Authentication, Rules};
+    use mailtrail_smtp::{Authentication, SessionPolicy};
     use mailtrail_store::Store;
     use tokio::io::{DuplexStream, duplex};
     use tokio_util::sync::CancellationToken;
 
     fn test_service(store: Store, limits: Limits) -> SubmissionService {
-        let rules = Rules {
+        let rules = SessionPolicy {
             hostname: "relay.example.com".into(),
-            starttls: false,
+            offer_starttls: false,
             require_tls: false,
             authentication: Authentication::None,
-            message_size: 1 << 20,
-            recipients: 10,
+            max_message_bytes: 1 << 20,
+            max_recipients: 10,
         };
         let listener = Listener {
             address: ([127, 0, 0, 1], 0).into(),
@@ -649,7 +651,7 @@ mod tests {
             listener,
             authenticator: Arc::new(Authenticator::new(Vec::new(), &LoginPolicy::default(), Clock::System)),
             rate_limiter: Arc::new(RateLimiter::new(&[], None)),
-            quotas: Arc::new(UserQuotas::new(&[], &store, Alarms::new(Clock::System), Clock::System)),
+            quotas: Arc::new(UserQuotas::new(&[], &store, AlarmRegistry::new(Clock::System), Clock::System)),
             tls: None,
             store,
             clock: Clock::System,
@@ -680,7 +682,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(directory.path(), Clock::System).unwrap();
         let mut front = test_service(store, limits.clone());
-        front.policy = Arc::new(Rules { authentication, ..(*front.policy).clone() });
+        front.policy = Arc::new(SessionPolicy { authentication, ..(*front.policy).clone() });
         let front = Arc::new(front);
         let (ours, theirs): (DuplexStream, DuplexStream) = duplex(1 << 16);
         let session = Session::new(front.policy.clone(), false, false);

@@ -91,8 +91,8 @@ impl Deduplicator {
             if earlier.state().is_failure() {
                 continue;
             }
-            let folded = earlier.address.folded();
-            if accepted.remove_recipients(|address| address.folded() == folded) {
+            let folded = earlier.address.to_folded();
+            if accepted.remove_recipients(|address| address.to_folded() == folded) {
                 recipients.push(place);
             }
         }

@@ -5,7 +5,7 @@ use crate::submission::cleanup::{HEADER_HEADROOM, MessageContext};
 use crate::submission::deduplicator::EnqueueError;
 use crate::submission::listener::SubmissionService;
 use crate::submission::rounds::RelayHistory;
-use mailtrail_mail::{Envelope, HeaderBlock, Mailbox, Timestamp, TrackingId};
+use mailtrail_mail::{Envelope, HeaderSection, Mailbox, Timestamp, TrackingId};
 use mailtrail_smtp::{Account, Reply};
 use mailtrail_store::{CommitError, MessageBody, ReadError, SpillFile};
 use mailtrail_trail::{AcceptedMessage, AttemptOutcome, AttemptStatus, Diagnostic, RecipientResult};
@@ -49,10 +49,10 @@ impl SubmissionService {
         rest: Option<SpillFile>,
     ) -> Reply {
         let now = self.clock.now();
-        let header = HeaderBlock::behind_mbox_lines(&first[HEADER_HEADROOM..]);
+        let header = HeaderSection::parse_after_mbox_lines(&first[HEADER_HEADROOM..]);
         let rounds = RelayHistory::from_header(&header, |id| self.load_recipients(id));
         if rounds.is_loop(&envelope.recipients) {
-            return Reply::Loop;
+            return Reply::MailLoop;
         }
         let again = envelope.recipients.iter().any(|recipient| rounds.has_recipient(recipient));
         let id = self.id_generator.generate(now, fastrand::u128(..));
@@ -64,7 +64,7 @@ impl SubmissionService {
             client_name: visitor.client_name,
             protocol: visitor.protocol,
             account: visitor.account,
-            cleanup: visitor.account.map_or(&self.listener.cleanup, |account| &account.cleanup),
+            cleanup: visitor.account.map_or(&self.listener.cleanup, |account| &account.header_cleanup),
             providers: &self.providers,
             routing: &self.routing,
             dsn_enabled: self.dsn_enabled && visitor.dsn_allowed,
@@ -172,7 +172,7 @@ impl SubmissionService {
                 tracing::error!(%id, %error, "a message was not taken");
                 match error {
                     EnqueueError::Commit(CommitError::Journal(_) | CommitError::Ledger(_))
-                    | EnqueueError::Read(ReadError::LedgerClosed(_)) => Reply::StoreFull,
+                    | EnqueueError::Read(ReadError::LedgerClosed(_)) => Reply::StorageFull,
                     EnqueueError::Commit(CommitError::ReadOnly) | EnqueueError::Read(_) => Reply::LocalError,
                 }
             }

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use mailtrail_mail::{Clock, TrackingIdGenerator, descriptors};
 use mailtrail_net::tls::Server;
 use mailtrail_net::{Refusal, RefusalLog, tls};
-use mailtrail_smtp::{Account, Limits, Reply, Rules, Session};
+use mailtrail_smtp::{Account, Limits, Reply, Session, SessionPolicy};
 use mailtrail_store::Store;
 use mailtrail_trail::Routing;
 use mailtrail_trail::provider::Provider;
@@ -31,7 +31,7 @@ use tokio_util::task::TaskTracker;
 /// What all conversations of one listener share.
 pub struct SubmissionService {
     /// What the listener asks.
-    pub policy: Arc<Rules>,
+    pub policy: Arc<SessionPolicy>,
     /// The bounds.
     pub limits: Limits,
     /// Where it is and whom it serves.
@@ -95,7 +95,7 @@ impl SubmissionService {
             Refusal::ClearOnTlsPort if self.listener.tls != ListenerTls::Implicit => Refusal::TlsHandshake,
             refusal => refusal,
         };
-        self.refusals.note(peer, refusal, error);
+        self.refusals.record_refusal(peer, refusal, error);
     }
 
     /// Waits for the beginning of TLS; false where none came. A health check connects and leaves; a client without TLS
@@ -105,7 +105,7 @@ impl SubmissionService {
         let peeked = timeout(TLS_HANDSHAKE_TIMEOUT, stream.peek(&mut [0])).await;
         let peeked = peeked.unwrap_or(Ok(0))?;
         if peeked == 0 && begun.elapsed() >= HEALTH_CHECK_TIMEOUT {
-            self.refusals.note(peer, Refusal::TlsTimeout, &"");
+            self.refusals.record_refusal(peer, Refusal::TlsTimeout, &"");
         }
         Ok(peeked > 0)
     }
@@ -152,17 +152,17 @@ impl BoundListener {
             }
             match accepted {
                 Ok((stream, _)) if front.stopping.is_cancelled() => {
-                    front.connections.spawn_session(reject_client(stream, Reply::Stopping));
+                    front.connections.spawn_session(reject_client(stream, Reply::ShuttingDown));
                 }
                 Ok((stream, peer)) => {
                     front.connections.spawn_session(accept_client(stream, peer, front.clone()))
                 }
                 Err(error) => {
-                    let is_long = descriptors::is_shortage(&error)
+                    let is_long = descriptors::is_descriptor_shortage(&error)
                         && short_since.get_or_insert_with(Instant::now).elapsed() >= SHORTAGE_PATIENCE;
                     let refuse = |stream| reject_client(stream, Reply::Unavailable);
                     if !(is_long && descriptors::refuse_one(&socket, refuse).await) {
-                        descriptors::pause_listener(&error).await;
+                        descriptors::backoff_after_accept_error(&error).await;
                     }
                 }
             }
@@ -175,7 +175,7 @@ pub async fn refuse_clients(socket: TcpListener) {
     loop {
         match socket.accept().await {
             Ok((stream, _)) => reject_client(stream, Reply::Unavailable).await,
-            Err(error) => descriptors::pause_listener(&error).await,
+            Err(error) => descriptors::backoff_after_accept_error(&error).await,
         }
     }
 }
@@ -185,16 +185,16 @@ async fn accept_client(mut stream: TcpStream, peer: SocketAddr, front: Arc<Submi
     let peer = match client_address(&mut stream, peer, &front.listener).await {
         Ok(client) => client,
         Err(error) => {
-            return front.refusals.note(peer.ip(), Refusal::ProxyHeader, &error);
+            return front.refusals.record_refusal(peer.ip(), Refusal::ProxyHeader, &error);
         }
     };
     let ip = peer.ip().to_canonical();
     if !any_contains(&front.listener.allow, ip) {
-        front.refusals.note(ip, Refusal::Network, &"");
-        return reject_client(stream, Reply::NotAllowed).await;
+        front.refusals.record_refusal(ip, Refusal::Network, &"");
+        return reject_client(stream, Reply::ClientNotAllowed).await;
     }
     let Some(_place) = front.connections.acquire(ip, &front.limits) else {
-        front.refusals.note(ip, Refusal::Connections, &"");
+        front.refusals.record_refusal(ip, Refusal::TooManyConnections, &"");
         return reject_client(stream, Reply::TooManyConnections).await;
     };
     metrics::gauge!("mailtrail_smtp_sessions").increment(1);
@@ -233,8 +233,8 @@ async fn run_session(
         return Ok(SessionEnd::ByClient);
     }
     let (stream, certified) = front.accept_tls(stream, ip).await?;
-    session.secured();
-    certified.into_iter().for_each(|account| session.certified(account));
+    session.on_tls();
+    certified.into_iter().for_each(|account| session.on_client_certificate(account));
     Connection::new(stream, peer, front, session).run().await
 }
 
@@ -246,7 +246,7 @@ pub fn any_contains(networks: &[IpNet], ip: IpAddr) -> bool {
 async fn reject_client(mut stream: TcpStream, reply: Reply) {
     count_rejection(&reply);
     let mut words = Vec::new();
-    reply.write(&mut words);
+    reply.write_to(&mut words);
     // It is told why, if it listens.
     let _ = timeout(REJECT_WRITE_TIMEOUT, stream.write_all(&words)).await;
 }
@@ -281,7 +281,7 @@ impl ConnectionLimiter {
         let mut crowd = self.per_ip.lock().unwrap_or_else(PoisonError::into_inner);
         let all: usize = crowd.values().sum();
         let here = crowd.get(&ip).copied().unwrap_or_default();
-        if all >= limits.connections || here >= limits.connections_per_ip {
+        if all >= limits.max_connections || here >= limits.max_connections_per_ip {
             return None;
         }
         crowd.insert(ip, here + 1);

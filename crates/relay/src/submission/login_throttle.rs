@@ -5,7 +5,7 @@
 //! share its address.
 
 use crate::submission::settings::LoginPolicy;
-use mailtrail_net::{Fades, Origin, Register};
+use mailtrail_net::{BoundedMap, ClientNetwork, Expires};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -64,12 +64,12 @@ pub struct LoginPenalty {
 
 #[derive(Debug, Default)]
 struct ThrottleState {
-    by_network: Register<Origin, FailureWindow>,
+    by_network: BoundedMap<ClientNetwork, FailureWindow>,
     /// Of known users only: others have no password that could be guessed.
-    by_network_and_user: Register<(Origin, CredentialDigest), FailureWindow>,
-    by_user: Register<CredentialDigest, FailureWindow>,
-    trusted_networks: Register<Origin, TrustedLogin>,
-    trusted_logins: Register<(Origin, CredentialDigest), TrustedLogin>,
+    by_network_and_user: BoundedMap<(ClientNetwork, CredentialDigest), FailureWindow>,
+    by_user: BoundedMap<CredentialDigest, FailureWindow>,
+    trusted_networks: BoundedMap<ClientNetwork, TrustedLogin>,
+    trusted_logins: BoundedMap<(ClientNetwork, CredentialDigest), TrustedLogin>,
 }
 
 /// The failures of one window of time.
@@ -105,15 +105,15 @@ impl LoginThrottle {
     pub fn admit(&self, claim: LoginAttempt, now: Instant) -> LoginAdmission {
         let tallies = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let LoginAttempt { peer, user, user_exists } = claim;
-        let (origin, pair) = (Origin::from(peer), (Origin::from(peer), user));
+        let (origin, pair) = (ClientNetwork::from(peer), (ClientNetwork::from(peer), user));
         let tally = if user_exists {
-            tallies.by_network_and_user.recall(&pair)
+            tallies.by_network_and_user.get(&pair)
         } else {
-            tallies.by_network.recall(&origin)
+            tallies.by_network.get(&origin)
         };
         if !tally.is_some_and(|tally| tally.is_locked && now < tally.expires_at) {
             LoginAdmission::Verify
-        } else if user_exists && tallies.trusted_logins.recall(&pair).is_some_and(|trust| now < trust.0) {
+        } else if user_exists && tallies.trusted_logins.get(&pair).is_some_and(|trust| now < trust.0) {
             LoginAdmission::PreferCached
         } else {
             LoginAdmission::Reject
@@ -135,16 +135,16 @@ impl LoginThrottle {
             trusted_networks,
             trusted_logins: _,
         } = &mut *tallies;
-        let origin = Origin::from(claim.peer);
+        let origin = ClientNetwork::from(claim.peer);
         let new = || FailureWindow::new(now + self.window);
-        let by_user = users.entry(claim.user, now, new);
+        let by_user = users.get_or_insert_with(claim.user, now, new);
         by_user.record_failure(attempt, now, self.window);
-        let by_origin = by_network.entry(origin, now, new);
+        let by_origin = by_network.get_or_insert_with(origin, now, new);
         by_origin.record_failure(attempt, now, self.window);
         let delay = by_user.delay().max(by_origin.delay());
         let mut new_lockout_failures = self.lock_if_over_limit(by_origin, now);
         if claim.user_exists {
-            let by_pair = by_network_and_user.entry((origin, claim.user), now, new);
+            let by_pair = by_network_and_user.get_or_insert_with((origin, claim.user), now, new);
             by_pair.record_failure(attempt, now, self.window);
             if let Some(failures) = self.lock_if_over_limit(by_pair, now) {
                 new_lockout_failures = Some(failures);
@@ -152,7 +152,7 @@ impl LoginThrottle {
                 by_origin.lock_until(by_pair.expires_at);
             }
         }
-        let is_trusted = trusted_networks.recall(&origin).is_some_and(|trust| now < trust.0);
+        let is_trusted = trusted_networks.get(&origin).is_some_and(|trust| now < trust.0);
         LoginPenalty { delay, is_locked_out: by_origin.is_locked, new_lockout_failures, is_trusted }
     }
 
@@ -168,7 +168,7 @@ impl LoginThrottle {
     /// A login succeeded. The address keeps its failures: they may be another client's.
     pub fn record_success(&self, peer: IpAddr, user: CredentialDigest, now: Instant) {
         let mut tallies = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        tallies.by_user.forget(&user);
+        tallies.by_user.remove(&user);
         tallies.trust(peer, user, now, TrustedLogin(now + TRUST_DURATION));
     }
 
@@ -181,16 +181,16 @@ impl LoginThrottle {
 
 impl ThrottleState {
     fn trust(&mut self, peer: IpAddr, user: CredentialDigest, now: Instant, trust: TrustedLogin) {
-        let origin = Origin::from(peer);
-        let known = self.trusted_networks.entry(origin, now, || trust);
+        let origin = ClientNetwork::from(peer);
+        let known = self.trusted_networks.get_or_insert_with(origin, now, || trust);
         *known = trust.max(*known);
-        let known = self.trusted_logins.entry((origin, user), now, || trust);
+        let known = self.trusted_logins.get_or_insert_with((origin, user), now, || trust);
         *known = trust.max(*known);
     }
 }
 
-impl Fades for TrustedLogin {
-    fn fades(&self) -> Instant {
+impl Expires for TrustedLogin {
+    fn expires_at(&self) -> Instant {
         self.0
     }
 }
@@ -223,8 +223,8 @@ impl FailureWindow {
     }
 }
 
-impl Fades for FailureWindow {
-    fn fades(&self) -> Instant {
+impl Expires for FailureWindow {
+    fn expires_at(&self) -> Instant {
         self.expires_at
     }
 }

@@ -51,11 +51,11 @@ impl PasswordHash {
 
     /// Whether it is this password's. Takes as long as the hash asks for. bcrypt looks at 72 bytes only.
     pub fn verify(&self, password: &Secret) -> bool {
-        let password = password.reveal().as_bytes();
+        let password = password.expose().as_bytes();
         match self.algorithm {
-            HashAlgorithm::Argon2id => phc::PasswordHash::new(self.encoded.reveal())
+            HashAlgorithm::Argon2id => phc::PasswordHash::new(self.encoded.expose())
                 .is_ok_and(|hash| Argon2::default().verify_password(password, &hash).is_ok()),
-            HashAlgorithm::Bcrypt => bcrypt::verify(password, self.encoded.reveal()).unwrap_or(false),
+            HashAlgorithm::Bcrypt => bcrypt::verify(password, self.encoded.expose()).unwrap_or(false),
         }
     }
 }
@@ -80,7 +80,7 @@ impl Password {
     pub fn verify(&self, password: &Secret) -> bool {
         match self {
             Self::Hash(hash) => hash.verify(password),
-            Self::Plain(own) => own.reveal().as_bytes().ct_eq(password.reveal().as_bytes()).into(),
+            Self::Plain(own) => own.expose().as_bytes().ct_eq(password.expose().as_bytes()).into(),
         }
     }
 }

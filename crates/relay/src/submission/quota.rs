@@ -7,7 +7,7 @@
 //! What counts is what was kept: at the start it is read from the ledger, which costs about a second for a million sends
 //! of the period.
 
-use crate::alarms::{Alarms, Kind};
+use crate::alarms::{AlarmKind, AlarmRegistry};
 use crate::submission::settings::User;
 use mailtrail_mail::{Clock, Timestamp};
 use mailtrail_net::transport::{Quota, QuotaLimit, QuotaPeriod};
@@ -22,13 +22,13 @@ pub struct UserQuotas {
     limits: HashMap<String, QuotaLimit>,
     /// Those of former configurations too: their conversations go on.
     usage: Arc<Mutex<HashMap<String, Vec<Quota>>>>,
-    alarms: Alarms,
+    alarms: AlarmRegistry,
     clock: Clock,
 }
 
 impl UserQuotas {
     /// Those of the users, with what the store knows.
-    pub fn new(users: &[User], store: &Store, alarms: Alarms, clock: Clock) -> Self {
+    pub fn new(users: &[User], store: &Store, alarms: AlarmRegistry, clock: Clock) -> Self {
         let quotas = Self { limits: quota_limits(users), usage: Arc::default(), alarms, clock };
         quotas.load_usage(store);
         quotas
@@ -39,7 +39,7 @@ impl UserQuotas {
         let (usage, alarms) = (self.usage.clone(), self.alarms.clone());
         let quotas = Self { limits: quota_limits(users), usage, alarms, clock: self.clock };
         for gone in self.limits.keys().filter(|user| !quotas.limits.contains_key(*user)) {
-            quotas.alarms.clear(Kind::Quota, &alarm_subject(gone));
+            quotas.alarms.clear(AlarmKind::Quota, &alarm_subject(gone));
         }
         quotas.load_usage(store);
         quotas
@@ -101,9 +101,9 @@ impl UserQuotas {
             100.. => "the user's quota is used up; its mail is refused with 452 until the next period",
             95.. => "more than 95 % of the user's quota is used; then its mail is refused with 452",
             80.. => "more than 80 % of the user's quota is used; then its mail is refused with 452",
-            _ => return self.alarms.clear(Kind::Quota, &alarm_subject(user)),
+            _ => return self.alarms.clear(AlarmKind::Quota, &alarm_subject(user)),
         };
-        self.alarms.raise(Kind::Quota, &alarm_subject(user), text);
+        self.alarms.raise(AlarmKind::Quota, &alarm_subject(user), text);
     }
 
     fn with_quota<T>(&self, user: &str, ask: impl FnOnce(&mut Quota, Timestamp) -> T) -> Option<T> {
@@ -114,7 +114,7 @@ impl UserQuotas {
     }
 
     fn over_quota_reply(&self, user: &str) -> Reply {
-        Reply::OverQuota(match self.limits.get(user).map(|plan| plan.period) {
+        Reply::QuotaExceeded(match self.limits.get(user).map(|plan| plan.period) {
             Some(QuotaPeriod::Hour) => {
                 "Your mail has had as many recipients as it may this hour, try again later"
             }

@@ -2,7 +2,7 @@
 
 use crate::submission::settings::User;
 use mailtrail_mail::Rate;
-use mailtrail_net::{Fades, Origin, Register};
+use mailtrail_net::{BoundedMap, ClientNetwork, Expires};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,7 +20,7 @@ pub struct RateLimiter {
 #[derive(Debug, Default)]
 struct RateBuckets {
     by_user: HashMap<String, TokenBucket>,
-    by_network: Register<Origin, TokenBucket>,
+    by_network: BoundedMap<ClientNetwork, TokenBucket>,
 }
 
 /// A bucket of tokens that fills evenly: full, it lets all messages of its rate through at once.
@@ -52,8 +52,10 @@ impl RateLimiter {
         let empty = || TokenBucket { full_at: now };
         let by_user =
             of_user.map(|(user, rate)| (by_users.entry(user.to_owned()).or_insert_with(empty), rate));
-        let by_origin =
-            self.per_network.as_ref().map(|rate| (by_network.entry(peer.into(), now, empty), rate));
+        let by_origin = self
+            .per_network
+            .as_ref()
+            .map(|rate| (by_network.get_or_insert_with(peer.into(), now, empty), rate));
         let mut taken = Vec::with_capacity(2);
         for (bucket, rate) in by_user.into_iter().chain(by_origin) {
             let Some(after) = bucket.try_take(rate, now) else { return false };
@@ -66,15 +68,15 @@ impl RateLimiter {
 
 impl TokenBucket {
     fn try_take(self, rate: &Rate, now: Instant) -> Option<Self> {
-        let one = rate.time.as_nanos() / u128::from(rate.messages.max(1));
+        let one = rate.per.as_nanos() / u128::from(rate.count.max(1));
         let one = Duration::from_nanos(u64::try_from(one).unwrap_or(u64::MAX));
         let full_at = self.full_at.max(now) + one;
-        (full_at - now <= rate.time).then_some(Self { full_at })
+        (full_at - now <= rate.per).then_some(Self { full_at })
     }
 }
 
-impl Fades for TokenBucket {
-    fn fades(&self) -> Instant {
+impl Expires for TokenBucket {
+    fn expires_at(&self) -> Instant {
         self.full_at
     }
 }
@@ -89,10 +91,10 @@ mod tests {
     fn rate_limiter(of_user: Option<Rate>, of_origins: Option<Rate>) -> RateLimiter {
         let account = Account {
             name: "odoo".into(),
-            client: "odoo".into(),
-            senders: Vec::new(),
-            request_headers: Vec::new(),
-            cleanup: HeaderCleanup::default(),
+            client_label: "odoo".into(),
+            sender_patterns: Vec::new(),
+            allowed_request_headers: Vec::new(),
+            header_cleanup: HeaderCleanup::default(),
         };
         let (account, certificate_identities) = (Arc::new(account), Vec::new());
         let user = User { account, password: None, certificate_identities, rate: of_user, quota: None };
@@ -100,7 +102,7 @@ mod tests {
     }
 
     fn three_per_minute() -> Option<Rate> {
-        Some(Rate { messages: 3, time: Duration::from_secs(60) })
+        Some(Rate { count: 3, per: Duration::from_secs(60) })
     }
 
     fn count_admitted(rates: &RateLimiter, user: Option<&str>, peer: [u8; 4], now: Instant) -> usize {
@@ -121,7 +123,7 @@ mod tests {
 
     #[test]
     fn rejection_by_one_limit_consumes_nothing_of_the_other() {
-        let two = Some(Rate { messages: 2, time: Duration::from_secs(60) });
+        let two = Some(Rate { count: 2, per: Duration::from_secs(60) });
         let (rates, now) = (rate_limiter(two, three_per_minute()), Instant::now());
         assert_eq!(count_admitted(&rates, Some("odoo"), [192, 0, 2, 1], now), 2);
         assert_eq!(count_admitted(&rates, None, [192, 0, 2, 1], now), 1);
@@ -138,7 +140,7 @@ mod tests {
     fn reconfigured_limiter_shares_buckets() {
         let (rates, now) = (rate_limiter(None, three_per_minute()), Instant::now());
         assert_eq!(count_admitted(&rates, None, [192, 0, 2, 1], now), 3);
-        let five = Some(Rate { messages: 5, time: Duration::from_secs(100) });
+        let five = Some(Rate { count: 5, per: Duration::from_secs(100) });
         assert_eq!(count_admitted(&rates.reconfigured(&[], five), None, [192, 0, 2, 1], now), 2);
     }
 }

@@ -1,8 +1,8 @@
 //! Earlier rounds of a message through this relay. A recipient's server may forward mail to another address through us:
 //! that is no loop. It is one when a recipient gets the message again, or after [`Rounds::MOST`] rounds.
 
-use mailtrail_mail::{HeaderBlock, HeaderLine, Mailbox, TrackingId};
-use mailtrail_trail::provider::OWN_ID_HEADER;
+use mailtrail_mail::{HeaderLine, HeaderSection, Mailbox, TrackingId};
+use mailtrail_trail::provider::TRACKING_ID_HEADER;
 use std::collections::HashSet;
 
 /// The sends of ours that a header names, and their recipients. A forwarder may keep the id, our `Received` line or
@@ -19,11 +19,11 @@ impl RelayHistory {
 
     /// Looks through a header; `recipients` knows those of a send, `None` for one that is not ours.
     pub fn from_header(
-        header: &HeaderBlock<'_>,
+        header: &HeaderSection<'_>,
         recipients: impl Fn(TrackingId) -> Option<Vec<Mailbox>>,
     ) -> Self {
         let mut named: Vec<TrackingId> = Vec::new();
-        for id in header.fields().flat_map(|field| tracking_ids_in(field.name, &field.text())) {
+        for id in header.fields().flat_map(|field| tracking_ids_in(field.name, &field.to_text())) {
             if !named.contains(&id) {
                 named.push(id);
             }
@@ -35,7 +35,7 @@ impl RelayHistory {
         for id in named {
             if let Some(had) = recipients(id) {
                 rounds.prior_ids.push(id);
-                rounds.prior_recipients.extend(had.iter().map(Mailbox::folded));
+                rounds.prior_recipients.extend(had.iter().map(Mailbox::to_folded));
             }
         }
         rounds
@@ -50,7 +50,7 @@ impl RelayHistory {
 
     /// Whether a recipient was one of an earlier round.
     pub fn has_recipient(&self, recipient: &Mailbox) -> bool {
-        self.prior_recipients.contains(&recipient.folded())
+        self.prior_recipients.contains(&recipient.to_folded())
     }
 
     /// What the next round is known by, beside its own id: ours alone are taken out of the header.
@@ -65,7 +65,7 @@ fn tracking_ids_in(name: &str, text: &str) -> Vec<TrackingId> {
     let words = || text.split_ascii_whitespace();
     let parsed = |word: &str| word.trim_end_matches(';').parse().ok();
     match name {
-        name if name.eq_ignore_ascii_case(OWN_ID_HEADER) || name.eq_ignore_ascii_case(VIA_HEADER) => {
+        name if name.eq_ignore_ascii_case(TRACKING_ID_HEADER) || name.eq_ignore_ascii_case(VIA_HEADER) => {
             words().filter_map(parsed).collect()
         }
         name if name.eq_ignore_ascii_case("Received") => {
@@ -94,7 +94,7 @@ mod tests {
         let to = |names: &[&str]| {
             Some(names.iter().map(|name| format!("{name}@example.net").parse().unwrap()).collect())
         };
-        RelayHistory::from_header(&HeaderBlock::of(header.as_bytes()), |found| match found {
+        RelayHistory::from_header(&HeaderSection::parse(header.as_bytes()), |found| match found {
             found if found == test_id(1) => to(&["a"]),
             found if found == test_id(2) => to(&["b", "C"]),
             found if found == test_id(3) => to(&["d"]),
@@ -167,7 +167,7 @@ mod tests {
         let many: String =
             (10..3000).map(|number| format!("X-Mailtrail-Id: {}\r\n", test_id(number))).collect();
         let asked = std::cell::Cell::new(0);
-        RelayHistory::from_header(&HeaderBlock::of(many.as_bytes()), |_| {
+        RelayHistory::from_header(&HeaderSection::parse(many.as_bytes()), |_| {
             asked.set(asked.get() + 1);
             None
         });

@@ -9,7 +9,7 @@
 
 use crate::submission::cleanup::HEADER_HEADROOM;
 use crate::submission::connection::READ_CHUNK_BYTES;
-use mailtrail_mail::HeaderBlock;
+use mailtrail_mail::HeaderSection;
 use mailtrail_smtp::Reply;
 use mailtrail_store::{SpillFile, Store};
 use std::io;
@@ -137,7 +137,7 @@ impl Spool {
 
     /// Lets the message go on in a file.
     async fn spill_to_file(&mut self, allowed: usize) -> SpoolState {
-        if !HeaderBlock::behind_mbox_lines(&self.buffer[HEADER_HEADROOM..]).is_whole() {
+        if !HeaderSection::parse_after_mbox_lines(&self.buffer[HEADER_HEADROOM..]).is_complete() {
             if allowed == MAX_IN_MEMORY_BYTES {
                 return SpoolState::Rejected(Reply::HeaderTooLarge { limit: MAX_IN_MEMORY_BYTES as u64 });
             }
@@ -145,7 +145,7 @@ impl Spool {
                 bytes = allowed,
                 "a long header needs more memory than is free and is refused for now"
             );
-            return SpoolState::Rejected(Reply::StoreFull);
+            return SpoolState::Rejected(Reply::StorageFull);
         }
         let store = self.store.clone();
         match run_blocking(move || store.create_spill_file()).await {
@@ -184,7 +184,7 @@ fn rejected_state(error: &io::Error) -> SpoolState {
 
 fn disk_error_reply(error: &io::Error) -> Reply {
     tracing::error!(%error, "a large message cannot be written to disk and is refused");
-    Reply::StoreFull
+    Reply::StorageFull
 }
 
 /// Bytes of each message that take nothing from the common memory; the least that is written to a file at a time.
@@ -296,6 +296,6 @@ mod tests {
             MAX_DECODED_READ_BYTES,
         )
         .await;
-        assert_eq!(without_memory.err(), Some(Reply::StoreFull));
+        assert_eq!(without_memory.err(), Some(Reply::StorageFull));
     }
 }

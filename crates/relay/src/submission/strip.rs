@@ -3,9 +3,10 @@
 
 use crate::submission::cleanup::{HEADER_HEADROOM, MessageContext};
 use mailtrail_mail::{
-    Header, HeaderBlock, is_usable_author, is_usable_date, is_usable_message_id, repaired_unsubscribe,
+    HeaderField, HeaderSection, decode_list_unsubscribe, is_usable_author, is_usable_date,
+    is_usable_message_id,
 };
-use mailtrail_trail::provider::OWN_ID_HEADER;
+use mailtrail_trail::provider::TRACKING_ID_HEADER;
 use std::ops::Range;
 
 /// Fields that do not go out with a message.
@@ -19,7 +20,7 @@ pub struct RemovedFields {
 impl RemovedFields {
     /// Finds them in the header. One that says nothing goes only if there is another, or one can be made: the author is the
     /// envelope's sender.
-    pub fn find_in(circumstances: &MessageContext<'_>, has_sender: bool, block: &HeaderBlock<'_>) -> Self {
+    pub fn find_in(circumstances: &MessageContext<'_>, has_sender: bool, block: &HeaderSection<'_>) -> Self {
         let mut found = Self { spans: Vec::new(), changes: Vec::new() };
         let mut identifying = REQUIRED_FIELDS.map(RequiredField::new);
         for field in block.fields() {
@@ -74,7 +75,10 @@ impl RemovedFields {
         let name = &name[..name.len().min(MAX_FIELD_NAME_BYTES)];
         let change = format!("{name} {what}");
         let known = self.changes.iter().any(|known| known.eq_ignore_ascii_case(&change));
-        if !known && self.changes.len() < MAX_RECORDED_CHANGES && !name.eq_ignore_ascii_case(OWN_ID_HEADER) {
+        if !known
+            && self.changes.len() < MAX_RECORDED_CHANGES
+            && !name.eq_ignore_ascii_case(TRACKING_ID_HEADER)
+        {
             self.changes.push(change);
         }
     }
@@ -94,11 +98,11 @@ impl RequiredField {
         Self { name, has_usable: false, unusable_spans: Vec::new() }
     }
 
-    fn inspect(&mut self, field: &Header<'_>) {
+    fn inspect(&mut self, field: &HeaderField<'_>) {
         let usable = match self.name {
             FROM => is_usable_author(field.value),
-            DATE => is_usable_date(&field.text()),
-            _ => is_usable_message_id(&field.text()),
+            DATE => is_usable_date(&field.to_text()),
+            _ => is_usable_message_id(&field.to_text()),
         };
         if usable {
             self.has_usable = true;
@@ -109,15 +113,18 @@ impl RequiredField {
 }
 
 /// Whether a field says what clients may not say to a provider, or is an id that only we give.
-fn is_forbidden(circumstances: &MessageContext<'_>, field: &Header<'_>) -> bool {
-    let allowed = circumstances.account.map_or(&[][..], |account| &account.request_headers);
-    circumstances.providers.iter().any(|provider| provider.is_foreign(field, allowed, circumstances.now))
+fn is_forbidden(circumstances: &MessageContext<'_>, field: &HeaderField<'_>) -> bool {
+    let allowed = circumstances.account.map_or(&[][..], |account| &account.allowed_request_headers);
+    circumstances
+        .providers
+        .iter()
+        .any(|provider| provider.is_forbidden_header(field, allowed, circumstances.now))
 }
 
 /// Makes fields of the lines of a mailbox file that stand in front of the header, as Postfix does; whether there are some.
 /// Where no header follows them, theirs ends there.
 pub fn convert_mbox_lines(buffer: &mut Vec<u8>) -> bool {
-    let block = HeaderBlock::behind_mbox_lines(&buffer[HEADER_HEADROOM..]);
+    let block = HeaderSection::parse_after_mbox_lines(&buffer[HEADER_HEADROOM..]);
     let lines = block.mbox_lines();
     if lines.is_empty() {
         return false;
@@ -127,7 +134,7 @@ pub fn convert_mbox_lines(buffer: &mut Vec<u8>) -> bool {
         fields.extend_from_slice(MBOX_FIELD_PREFIX);
         fields.extend_from_slice(line);
     }
-    if block.is_missing() {
+    if block.is_absent() {
         fields.extend_from_slice(b"\r\n");
     }
     let end = HEADER_HEADROOM + lines.len();
@@ -142,28 +149,29 @@ pub fn rewrite_list_unsubscribe(
     end: usize,
     buffer: &mut Vec<u8>,
 ) -> Option<usize> {
-    if !circumstances.cleanup.repair {
+    if !circumstances.cleanup.rewrite_list_unsubscribe {
         return None;
     }
-    let (old, value) = find_encoded_list_unsubscribe(&HeaderBlock::ending(&buffer[HEADER_HEADROOM..], end))?;
+    let (old, value) =
+        find_encoded_list_unsubscribe(&HeaderSection::with_end(&buffer[HEADER_HEADROOM..], end))?;
     let saved = old.len().checked_sub(value.len())?;
     buffer.splice(HEADER_HEADROOM + old.start..HEADER_HEADROOM + old.end, value.into_bytes());
     Some(saved)
 }
 
 /// The value of a `List-Unsubscribe` of Odoo's that nobody can read, and what it should be.
-fn find_encoded_list_unsubscribe(block: &HeaderBlock<'_>) -> Option<(Range<usize>, String)> {
+fn find_encoded_list_unsubscribe(block: &HeaderSection<'_>) -> Option<(Range<usize>, String)> {
     let mut fields = block.fields().filter(|field| field.name.eq_ignore_ascii_case("List-Unsubscribe"));
     let (field, None) = (fields.next()?, fields.next()) else { return None };
-    let value = repaired_unsubscribe(field.value).filter(|_| is_from_odoo(block))?;
-    let start = field.span.start + memchr::memchr(b':', &block.bytes()[field.span])? + 1;
+    let value = decode_list_unsubscribe(field.value).filter(|_| is_from_odoo(block))?;
+    let start = field.span.start + memchr::memchr(b':', &block.as_bytes()[field.span])? + 1;
     Some((start..start + field.value.len(), format!(" {value}")))
 }
 
 /// Whether a mail says that Odoo made it.
-fn is_from_odoo(block: &HeaderBlock<'_>) -> bool {
-    let by_id = || block.first("Message-ID").is_some_and(|field| field.text().contains("-openerp-"));
-    block.first("X-Odoo-Objects").is_some() || by_id()
+fn is_from_odoo(block: &HeaderSection<'_>) -> bool {
+    let by_id = || block.find_field("Message-ID").is_some_and(|field| field.to_text().contains("-openerp-"));
+    block.find_field("X-Odoo-Objects").is_some() || by_id()
 }
 
 const MESSAGE_ID: &str = "Message-ID";

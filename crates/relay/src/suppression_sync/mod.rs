@@ -17,10 +17,10 @@
 mod plan;
 mod run;
 
-use crate::alarms::{Alarms, Kind};
+use crate::alarms::{AlarmKind, AlarmRegistry};
 use crate::suppression_sync::run::SyncRun;
 use mailtrail_mail::Clock;
-use mailtrail_net::provider_api::{Account, Fault};
+use mailtrail_net::provider_api::{ApiError, ProviderApi};
 use mailtrail_store::{CommitError, ReadError, Store};
 use mailtrail_trail::suppression::{Reason, SuppressionSettings};
 use mailtrail_trail::{OperatorAction, OperatorActionData};
@@ -43,7 +43,7 @@ struct SyncInner {
 /// Upstream whose provider has suppression lists.
 pub struct SyncPeer {
     /// Client of the provider's API.
-    pub api: Account,
+    pub api: ProviderApi,
     /// Whether the lists are synchronised periodically.
     pub automatic: bool,
     /// Lock held during a sync.
@@ -131,7 +131,7 @@ pub enum SyncError {
     TooManyEntries(String),
     /// Error of the provider's API.
     #[error(transparent)]
-    Api(#[from] Fault),
+    Api(#[from] ApiError),
     /// The store cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -145,7 +145,7 @@ pub enum SyncError {
 
 impl SyncPeer {
     /// Creates a peer for a provider's API.
-    pub fn new(api: Account, automatic: bool) -> Self {
+    pub fn new(api: ProviderApi, automatic: bool) -> Self {
         Self { api, automatic, sync_lock: Mutex::default() }
     }
 }
@@ -187,14 +187,14 @@ impl SuppressionSync {
     }
 
     /// Synchronises all automatic upstreams periodically until shutdown.
-    pub async fn run(self, every: Option<Duration>, alarms: Alarms, stopping: CancellationToken) {
+    pub async fn run(self, every: Option<Duration>, alarms: AlarmRegistry, stopping: CancellationToken) {
         let Some(every) = every else { return };
         let wanted = self.0.peers.iter().filter(|partner| partner.automatic);
         let all = wanted.map(|partner| self.schedule_loop(partner.api.upstream(), every, &alarms));
         stopping.run_until_cancelled(futures_util::future::join_all(all)).await;
     }
 
-    async fn schedule_loop(&self, upstream: &str, every: Duration, alarms: &Alarms) {
+    async fn schedule_loop(&self, upstream: &str, every: Duration, alarms: &AlarmRegistry) {
         let mut pause = INITIAL_DELAY.min(every);
         loop {
             tokio::time::sleep(pause).await;
@@ -216,7 +216,7 @@ impl SuppressionSync {
             };
             match tokio::join!(synced, counted) {
                 (Ok(()), acts) => {
-                    alarms.clear(Kind::Sync, upstream);
+                    alarms.clear(AlarmKind::SuppressionSync, upstream);
                     tracing::info!(upstream, acts, "synchronised suppression lists with the provider");
                 }
                 (Err(trouble), acts) => {
@@ -230,7 +230,7 @@ impl SuppressionSync {
                     if !matches!(trouble, SyncError::InProgress(_)) {
                         let text =
                             format!("its suppression lists are not brought together with ours: {trouble}");
-                        alarms.set(Kind::Sync, upstream, Some(text));
+                        alarms.set(AlarmKind::SuppressionSync, upstream, Some(text));
                     }
                     pause = RETRY_INTERVAL.min(every);
                 }

@@ -1,7 +1,7 @@
 //! Plan of a sync as a pure function of both lists.
 
 use mailtrail_mail::Timestamp;
-use mailtrail_net::provider_api::{Entry, List};
+use mailtrail_net::provider_api::{SuppressionEntry, SuppressionList};
 use mailtrail_store::AddressEvidence;
 use mailtrail_trail::suppression::{
     ActiveEvidence, EvidenceItem, EvidenceSource, Reason, Scope, SuppressionEvidence, SuppressionSettings,
@@ -28,23 +28,23 @@ pub struct LocalEvidence<'a> {
 }
 
 /// Returns the suppression reason of a provider's list.
-pub const fn reason_of(list: List) -> Reason {
+pub const fn reason_of(list: SuppressionList) -> Reason {
     match list {
-        List::Bounces => Reason::HardBounce,
-        List::Complaints => Reason::Complaint,
-        List::Unsubscribes => Reason::Unsubscribe,
+        SuppressionList::Bounces => Reason::HardBounce,
+        SuppressionList::Complaints => Reason::Complaint,
+        SuppressionList::Unsubscribes => Reason::Unsubscribe,
     }
 }
 
 /// Returns the provider's list for a reason, if it has one.
-pub fn list_for(wanted: Reason) -> Option<List> {
-    List::ALL.into_iter().find(|list| reason_of(*list) == wanted)
+pub fn list_for(wanted: Reason) -> Option<SuppressionList> {
+    SuppressionList::ALL.into_iter().find(|list| reason_of(*list) == wanted)
 }
 
 /// Returns the scope of the mail that the provider withholds because of an entry: an unsubscription may cover some
 /// tags or senders only.
-pub fn scope_of(list: List, entry: &Entry) -> Scope {
-    let some = list == List::Unsubscribes && !entry.tags.iter().any(|tag| tag == "*");
+pub fn scope_of(list: SuppressionList, entry: &SuppressionEntry) -> Scope {
+    let some = list == SuppressionList::Unsubscribes && !entry.tags.iter().any(|tag| tag == "*");
     if some { Scope::Bulk } else { Scope::All }
 }
 
@@ -52,8 +52,8 @@ impl LocalEvidence<'_> {
     /// Returns the action for an entry of the provider's list.
     pub fn plan_remote_entry(
         &self,
-        list: List,
-        entry: &Entry,
+        list: SuppressionList,
+        entry: &SuppressionEntry,
         settings: &SuppressionSettings,
         now: Timestamp,
     ) -> RemoteEntryAction {
@@ -108,18 +108,18 @@ pub fn export_entry(
     live: &ActiveEvidence,
     settings: &SuppressionSettings,
     now: Timestamp,
-) -> Option<(List, Entry)> {
+) -> Option<(SuppressionList, SuppressionEntry)> {
     let list = list_for(reason)?;
     // A provider's entry has no expiry and no lane.
     let lasts = live.expires_at.is_none() && settings.is_active(reason, live, now);
     let wanted = live.source.is_operator() && lasts && settings.effective_scope(reason, live) == Scope::All;
     wanted.then(|| {
-        let entry = Entry {
+        let entry = SuppressionEntry {
             address: filed.address.clone(),
             since: Some(live.last_seen().min(now)),
             code: None,
-            reason: (list == List::Bounces).then(|| live.diagnostic.clone()),
-            tags: if list == List::Unsubscribes { vec!["*".to_owned()] } else { Vec::new() },
+            reason: (list == SuppressionList::Bounces).then(|| live.diagnostic.clone()),
+            tags: if list == SuppressionList::Unsubscribes { vec!["*".to_owned()] } else { Vec::new() },
         };
         (list, entry)
     })
@@ -154,22 +154,22 @@ mod tests {
         dossier
     }
 
-    fn remote_entry(days: Option<u32>, tag: &str) -> Entry {
-        Entry {
+    fn remote_entry(days: Option<u32>, tag: &str) -> SuppressionEntry {
+        SuppressionEntry {
             address: "a@example.net".into(),
             since: days.map(days_ago),
             tags: vec![tag.into()],
-            ..Entry::default()
+            ..SuppressionEntry::default()
         }
     }
 
     fn plan_entry(
         upstream: &SuppressionEvidence,
         global: &SuppressionEvidence,
-        entry: &Entry,
+        entry: &SuppressionEntry,
     ) -> RemoteEntryAction {
         LocalEvidence { upstream, global }.plan_remote_entry(
-            List::Unsubscribes,
+            SuppressionList::Unsubscribes,
             entry,
             &SuppressionSettings::default(),
             NOW,
@@ -305,9 +305,9 @@ mod tests {
             export_entry(&filed, reason, filed.evidence.active_for(reason).unwrap(), &settings, NOW)
         };
         for (reason, list) in [
-            (Reason::HardBounce, Some(List::Bounces)),
-            (Reason::Complaint, Some(List::Complaints)),
-            (Reason::Unsubscribe, Some(List::Unsubscribes)),
+            (Reason::HardBounce, Some(SuppressionList::Bounces)),
+            (Reason::Complaint, Some(SuppressionList::Complaints)),
+            (Reason::Unsubscribe, Some(SuppressionList::Unsubscribes)),
             (Reason::Manual, None),
             (Reason::SoftBounce, None),
         ] {

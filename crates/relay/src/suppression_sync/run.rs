@@ -6,7 +6,7 @@ use crate::suppression_sync::{
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
 use mailtrail_mail::{Clock, Mailbox, Timestamp, fold_address};
-use mailtrail_net::provider_api::{Account, Entry, Fault, List, Unread};
+use mailtrail_net::provider_api::{ApiError, ProviderApi, SuppressionEntry, SuppressionList, UnreadableItem};
 use mailtrail_store::{AddressEvidence, ReadError, Store};
 use mailtrail_trail::suppression::{
     EvidenceItem, Reason, Scope, SuppressionChange, SuppressionChangeKind, SuppressionSettings,
@@ -21,13 +21,13 @@ pub(super) struct SyncRun<'a> {
     pub(super) store: &'a Store,
     pub(super) clock: Clock,
     pub(super) settings: &'a SuppressionSettings,
-    pub(super) api: &'a Account,
+    pub(super) api: &'a ProviderApi,
     pub(super) options: &'a SyncOptions,
     pub(super) updates: &'a mpsc::Sender<SyncUpdate>,
 }
 
 /// The provider's entries by list and address (in lower case), with the scope of the withheld mail.
-type RemoteEntries = HashMap<(List, String), Scope>;
+type RemoteEntries = HashMap<(SuppressionList, String), Scope>;
 
 /// Evidence to add here, with the provider's text or expiring now.
 type PendingImport = (Mailbox, Reason, EvidenceItem);
@@ -36,7 +36,7 @@ type PendingImport = (Mailbox, Reason, EvidenceItem);
 #[derive(Default)]
 struct LocalPage {
     expired: Vec<PendingImport>,
-    exports: Vec<(List, Entry)>,
+    exports: Vec<(SuppressionList, SuppressionEntry)>,
     /// Start of the next page, if there is more.
     next: Option<(String, String)>,
 }
@@ -48,12 +48,12 @@ impl SyncRun<'_> {
         for (list, address) in removals {
             if !self.options.dry_run {
                 self.pace_requests().await;
-                self.with_retry(|| self.api.remove(list, &address)).await?;
+                self.with_retry(|| self.api.remove_suppression(list, &address)).await?;
             }
             self.record_change(address, reason_of(list), SyncAction::RemovedRemotely).await;
         }
-        if self.api.takes_entries() {
-            for list in List::ALL {
+        if self.api.can_add_suppressions() {
+            for list in SuppressionList::ALL {
                 let entries = additions.iter().filter(|(of, _)| *of == list).map(|(_, entry)| entry.clone());
                 self.export_entries(list, entries.collect()).await?;
             }
@@ -63,11 +63,11 @@ impl SyncRun<'_> {
 
     /// Imports the provider's entries page by page. Returns all its entries, those to remove there, and whether all
     /// entries were readable. None is removed while the lists are read: the pages would shift.
-    async fn read_remote(&self) -> Result<(RemoteEntries, Vec<(List, String)>, bool), SyncError> {
+    async fn read_remote(&self) -> Result<(RemoteEntries, Vec<(SuppressionList, String)>, bool), SyncError> {
         let (mut theirs, mut removals, mut place) = (RemoteEntries::new(), Vec::new(), None);
-        let mut unread: Vec<Unread> = Vec::new();
+        let mut unread: Vec<UnreadableItem> = Vec::new();
         loop {
-            let page = self.with_retry(|| self.api.listed(place.as_ref())).await?;
+            let page = self.with_retry(|| self.api.fetch_suppressions(place.as_ref())).await?;
             for (list, entry) in &page.entries {
                 let key = (*list, fold_address(&entry.address));
                 let known = theirs.entry(key).or_insert(Scope::Bulk);
@@ -76,7 +76,7 @@ impl SyncRun<'_> {
             if theirs.len() > MAX_REMOTE_ENTRIES {
                 return Err(SyncError::TooManyEntries(self.api.upstream().to_owned()));
             }
-            unread.extend(page.unread);
+            unread.extend(page.unreadable);
             let (taken, removed) = self.plan_page(page.entries).await?;
             self.record_evidence(taken, SyncAction::Imported).await?;
             removals.extend(removed);
@@ -91,7 +91,7 @@ impl SyncRun<'_> {
     }
 
     /// Reports skipped unreadable entries.
-    async fn log_unreadable(&self, unread: &[Unread]) {
+    async fn log_unreadable(&self, unread: &[UnreadableItem]) {
         let Some(first) = unread.first() else { return };
         let raw: String = String::from_utf8_lossy(&first.raw).chars().take(MAX_SHOWN_CHARS).collect();
         let text = format!("{}: {}", first.reason, raw.replace(char::is_control, " "));
@@ -107,8 +107,8 @@ impl SyncRun<'_> {
     /// Plans the actions for the entries of a page.
     async fn plan_page(
         &self,
-        page: Vec<(List, Entry)>,
-    ) -> Result<(Vec<PendingImport>, Vec<(List, String)>), SyncError> {
+        page: Vec<(SuppressionList, SuppressionEntry)>,
+    ) -> Result<(Vec<PendingImport>, Vec<(SuppressionList, String)>), SyncError> {
         let (settings, now) = (self.settings.clone(), self.clock.now());
         let (store, upstream) = (self.store.clone(), self.api.upstream().to_owned());
         let planned = tokio::task::spawn_blocking(move || {
@@ -116,8 +116,8 @@ impl SyncRun<'_> {
             for (list, entry) in page {
                 // An entry that is no valid address here never gets mail from us either.
                 let Ok(address) = entry.address.parse::<Mailbox>() else { continue };
-                let own = store.suppression_evidence(&address.folded(), &upstream)?.unwrap_or_default();
-                let everywhere = store.suppression_evidence(&address.folded(), "")?.unwrap_or_default();
+                let own = store.suppression_evidence(&address.to_folded(), &upstream)?.unwrap_or_default();
+                let everywhere = store.suppression_evidence(&address.to_folded(), "")?.unwrap_or_default();
                 match (LocalEvidence { upstream: &own, global: &everywhere })
                     .plan_remote_entry(list, &entry, &settings, now)
                 {
@@ -136,7 +136,7 @@ impl SyncRun<'_> {
         &self,
         theirs: RemoteEntries,
         is_whole: bool,
-    ) -> Result<Vec<(List, Entry)>, SyncError> {
+    ) -> Result<Vec<(SuppressionList, SuppressionEntry)>, SyncError> {
         let (theirs, mut additions, mut after) = (Arc::new(theirs), Vec::new(), None);
         loop {
             let (store, settings, theirs) = (self.store.clone(), self.settings.clone(), theirs.clone());
@@ -167,7 +167,7 @@ impl SyncRun<'_> {
         action: SyncAction,
     ) -> Result<(), SyncError> {
         let one = |(address, reason, mark): PendingImport| async move {
-            let name = address.folded();
+            let name = address.to_folded();
             if !self.options.dry_run {
                 let listing = SuppressionChange {
                     address,
@@ -187,20 +187,25 @@ impl SyncRun<'_> {
 
     /// Adds entries to a provider's list. The provider accepts a request completely or not at all. So a rejected
     /// request is halved until the rejected addresses are found.
-    async fn export_entries(&self, list: List, entries: Vec<Entry>) -> Result<(), SyncError> {
-        let mut waiting: Vec<_> = entries.chunks(Account::MOST_ENTRIES).map(<[_]>::to_vec).collect();
+    async fn export_entries(
+        &self,
+        list: SuppressionList,
+        entries: Vec<SuppressionEntry>,
+    ) -> Result<(), SyncError> {
+        let mut waiting: Vec<_> =
+            entries.chunks(ProviderApi::MAX_ENTRIES_PER_REQUEST).map(<[_]>::to_vec).collect();
         waiting.reverse();
         while let Some(mut some) = waiting.pop() {
             if !self.options.dry_run {
                 self.pace_requests().await;
-                match self.with_retry(|| self.api.add(list, &some)).await {
+                match self.with_retry(|| self.api.add_suppressions(list, &some)).await {
                     Ok(()) => {}
-                    Err(Fault::Refused { status: 400, .. }) if some.len() > 1 => {
+                    Err(ApiError::Rejected { status: 400, .. }) if some.len() > 1 => {
                         let half = some.split_off(some.len() / 2);
                         waiting.extend([half, some]);
                         continue;
                     }
-                    Err(fault @ Fault::Refused { status: 400, .. }) => {
+                    Err(fault @ ApiError::Rejected { status: 400, .. }) => {
                         let address = some.pop().map(|entry| entry.address).unwrap_or_default();
                         let (reason, rejection) = (reason_of(list), Some(fault.to_string()));
                         let act = SyncChange { address, reason, action: SyncAction::Exported, rejection };
@@ -218,14 +223,14 @@ impl SyncRun<'_> {
     }
 
     /// Retries while the provider returns rate limits.
-    async fn with_retry<T, F>(&self, mut ask: impl FnMut() -> F) -> Result<T, Fault>
+    async fn with_retry<T, F>(&self, mut ask: impl FnMut() -> F) -> Result<T, ApiError>
     where
-        F: Future<Output = Result<T, Fault>>,
+        F: Future<Output = Result<T, ApiError>>,
     {
         for _ in 0..MAX_ATTEMPTS {
             match ask().await {
-                Err(Fault::Busy { wait, .. }) => {
-                    let wait = wait.unwrap_or(DEFAULT_RETRY_AFTER).min(MAX_RETRY_AFTER);
+                Err(ApiError::RateLimited { retry_after, .. }) => {
+                    let wait = retry_after.unwrap_or(DEFAULT_RETRY_AFTER).min(MAX_RETRY_AFTER);
                     self.send_update(SyncUpdate::RateLimited(wait)).await;
                     tokio::time::sleep(wait).await;
                 }
@@ -236,7 +241,7 @@ impl SyncRun<'_> {
     }
 
     async fn pace_requests(&self) {
-        tokio::time::sleep(self.api.pause()).await;
+        tokio::time::sleep(self.api.request_interval()).await;
     }
 
     async fn record_change(&self, address: String, reason: Reason, action: SyncAction) {

@@ -2,7 +2,7 @@
 
 use axum::http::HeaderMap;
 use ipnet::IpNet;
-use mailtrail_net::{Fades, Origin, Register};
+use mailtrail_net::{BoundedMap, ClientNetwork, Expires};
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -39,7 +39,7 @@ impl ClientAddress {
 
 /// Counts refusals of a minute, by address and source.
 #[derive(Debug, Default)]
-pub struct RejectionCounter(Mutex<Register<(Origin, usize), RejectionWindow>>);
+pub struct RejectionCounter(Mutex<BoundedMap<(ClientNetwork, usize), RejectionWindow>>);
 
 /// What is to be said about a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +58,7 @@ impl RejectionCounter {
     /// Whether somebody was refused so often lately that he is not looked at.
     pub fn is_blocked(&self, client: ClientAddress, source: usize, now: Instant) -> bool {
         let refusals = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let tally = refusals.recall(&(client.address.into(), source));
+        let tally = refusals.get(&(client.address.into(), source));
         // Behind a proxy that does not say for whom it asks the genuine one would be turned away, too.
         !client.is_proxy
             && tally
@@ -75,7 +75,7 @@ impl RejectionCounter {
     ) -> LogDecision {
         let mut refusals = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let new = || RejectionWindow { rejections: 0, expires_at: now + REJECTION_WINDOW };
-        let tally = refusals.entry((client.address.into(), source), now, new);
+        let tally = refusals.get_or_insert_with((client.address.into(), source), now, new);
         if now >= tally.expires_at {
             *tally = RejectionWindow { rejections: 0, expires_at: now + REJECTION_WINDOW };
         }
@@ -87,8 +87,8 @@ impl RejectionCounter {
     }
 }
 
-impl Fades for RejectionWindow {
-    fn fades(&self) -> Instant {
+impl Expires for RejectionWindow {
+    fn expires_at(&self) -> Instant {
         self.expires_at
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::webhook::settings::WebhookSettings;
 use ipnet::IpNet;
-use mailtrail_net::Origin;
+use mailtrail_net::ClientNetwork;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,14 +14,14 @@ pub struct HttpConnectionLimiter {
     proxies: Vec<IpNet>,
     /// Connections of one address.
     max_per_network: usize,
-    per_network: Mutex<HashMap<Origin, usize>>,
+    per_network: Mutex<HashMap<ClientNetwork, usize>>,
 }
 
 /// One connection's seat, given back when it ends however it ends.
 #[derive(Debug)]
 pub struct HttpConnectionPermit {
     limiter: Arc<HttpConnectionLimiter>,
-    network: Option<Origin>,
+    network: Option<ClientNetwork>,
     /// Whether its address has as many as it may have already: it is to be told so.
     pub is_over_limit: bool,
 }
@@ -39,7 +39,7 @@ impl HttpConnectionLimiter {
         if self.proxies.iter().any(|network| network.contains(&address)) {
             return Some(HttpConnectionPermit { limiter: self.clone(), network: None, is_over_limit: false });
         }
-        let origin = Origin::from(address);
+        let origin = ClientNetwork::from(address);
         let mut here = self.per_network.lock().unwrap_or_else(PoisonError::into_inner);
         let many = here.entry(origin).or_default();
         if *many >= self.max_per_network + MAX_OVERFLOW_PER_NETWORK {

@@ -19,7 +19,7 @@ pub(super) fn suppression_change_for(
     let reason: Option<Reason> = suppress.iter().find_map(|rule| rule.suppression_reason(hint));
     let address: Option<Mailbox> = hint.address.as_ref().and_then(|address| address.parse().ok());
     let Some((reason, address)) = reason.zip(address) else { return Ok(None) };
-    let known = store.suppression_evidence(&address.folded(), "")?.unwrap_or_default();
+    let known = store.suppression_evidence(&address.to_folded(), "")?.unwrap_or_default();
     if known.active_for(reason).is_some_and(|live| live.source != EvidenceSource::Hint) {
         return Ok(None);
     }

@@ -64,12 +64,12 @@ pub async fn serve(
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                descriptors::pause_listener(&error).await;
+                descriptors::backoff_after_accept_error(&error).await;
                 continue;
             }
         };
         let Some(seat) = crowd.acquire(peer.ip()) else {
-            refusals.note(peer.ip(), Refusal::HttpConnections, &"");
+            refusals.record_refusal(peer.ip(), Refusal::TooManyHttpConnections, &"");
             continue;
         };
         let place = if seat.is_over_limit { None } else { places.clone().try_acquire_owned().ok() };
@@ -111,7 +111,7 @@ impl ConnectionHandler {
         let Some(first) = self.wait_for_first_byte(&stream, peer).await else { return };
         let ended = match &self.tls {
             None if first == TLS_HANDSHAKE_RECORD => {
-                return self.refusals.note(peer.address, Refusal::TlsOnHttpPort, &"");
+                return self.refusals.record_refusal(peer.address, Refusal::TlsOnHttpPort, &"");
             }
             None => self.serve_http(stream, peer).await,
             Some(tls) => match self.accept_tls(tls, stream, peer).await {
@@ -121,7 +121,7 @@ impl ConnectionHandler {
         };
         if let Err(error) = ended {
             if error.is_parse() {
-                self.refusals.note(peer.address, Refusal::HttpFraming, &error);
+                self.refusals.record_refusal(peer.address, Refusal::HttpFraming, &error);
             }
             tracing::debug!(peer = %peer.address, %error, "a connection of the webhook listener broke off");
         }
@@ -156,7 +156,7 @@ impl ConnectionHandler {
             refusal => refusal,
         };
         let secured = secured.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        secured.inspect_err(|error| self.refusals.note(peer.address, failed(error), error)).ok()
+        secured.inspect_err(|error| self.refusals.record_refusal(peer.address, failed(error), error)).ok()
     }
 
     async fn serve_http(

@@ -24,7 +24,7 @@ pub use source::{HintSuppression, SourceKind, WebhookSource};
 use crate::webhook::inbound::InboundReceiver;
 
 use crate::loopback_probe::LoopbackProbe;
-use crate::monitoring::Pulse;
+use crate::monitoring::UpstreamActivity;
 use crate::webhook::body::{BodyBudget, BodyError, has_content_coding};
 use crate::webhook::client_address::{ClientAddress, RejectionCounter};
 use crate::webhook::listener::Peer;
@@ -57,7 +57,7 @@ pub struct WebhookService {
     store: Store,
     clock: Clock,
     clock_watch: ClockWatch,
-    activity: Pulse,
+    activity: UpstreamActivity,
     loopback_probe: LoopbackProbe,
     body_budget: BodyBudget,
     rejections: RejectionCounter,
@@ -74,7 +74,7 @@ impl WebhookService {
         proxies: Vec<IpNet>,
         store: Store,
         clock: Clock,
-        activity: Pulse,
+        activity: UpstreamActivity,
     ) -> Self {
         Self {
             sources,
@@ -129,12 +129,12 @@ fn router(inbox: WebhookService) -> Router {
 }
 
 async fn reject_method(State(inbox): State<Arc<WebhookService>>, request: Request) -> StatusCode {
-    inbox.reject_path(Refusal::Method, &request);
+    inbox.reject_path(Refusal::MethodNotAllowed, &request);
     StatusCode::METHOD_NOT_ALLOWED
 }
 
 async fn reject_path(State(inbox): State<Arc<WebhookService>>, request: Request) -> StatusCode {
-    inbox.reject_path(Refusal::Path, &request);
+    inbox.reject_path(Refusal::UnknownPath, &request);
     StatusCode::NOT_FOUND
 }
 
@@ -206,7 +206,7 @@ impl WebhookService {
         let found = self.sources.iter().enumerate().find(|(_, source)| source.name == name);
         let found = found.filter(|(_, source)| errand.is_supported_by(&source.kind));
         let Some((source_index, source)) = found else {
-            self.reject_path(Refusal::Path, &request);
+            self.reject_path(Refusal::UnknownPath, &request);
             return StatusCode::NOT_FOUND;
         };
         let peer = peer_of(&request);
@@ -260,8 +260,8 @@ impl WebhookService {
         let taken = match kind {
             SourceKind::Mailgun { keys } => self.receive_mailgun(call, keys, &held.bytes).await,
             SourceKind::Brevo(_) => {
-                self.activity.heard(call.source.upstream());
-                let decode = |event: &Value, _: usize| brevo::decode(event, call.now);
+                self.activity.record_event(call.source.upstream());
+                let decode = |event: &Value, _: usize| brevo::decode_event(event, call.now);
                 self.receive_batch(call, &held.bytes, decode).await
             }
             SourceKind::Generic { secrets, .. } => self.receive_generic(call, secrets, &held.bytes).await,
@@ -283,17 +283,17 @@ impl WebhookService {
                 Err(self.reject(call, why, RequestOutcome::Unavailable))
             }
             SourceKind::Brevo(credentials)
-                if !credentials.admit(|name| Some(call.headers.get(name)?.as_bytes())) =>
+                if !credentials.verify_request(|name| Some(call.headers.get(name)?.as_bytes())) =>
             {
                 let why = "the credentials do not match: were webhook_token, webhook_header or webhook_username, and \
                            webhook_password given to Brevo as they are here?";
-                self.activity.refused(call.source.upstream(), call.now);
+                self.activity.record_signature_failure(call.source.upstream(), call.now);
                 Err(self.reject(call, why, RequestOutcome::Rejected))
             }
             SourceKind::ActiveCampaign { secrets, .. } => {
-                let named = call.secret.as_ref().map(|secret| secret.reveal().as_bytes()).unwrap_or_default();
+                let named = call.secret.as_ref().map(|secret| secret.expose().as_bytes()).unwrap_or_default();
                 let why = "the last part of the path is not the source's secret";
-                let good = secrets.iter().any(|secret| secret.is(named));
+                let good = secrets.iter().any(|secret| secret.ct_eq(named));
                 if good { Ok(()) } else { Err(self.reject(call, why, RequestOutcome::Rejected)) }
             }
             SourceKind::Brevo(_) | SourceKind::Mailgun { .. } | SourceKind::Generic { .. } => Ok(()),
@@ -307,12 +307,12 @@ impl WebhookService {
         body: &Bytes,
     ) -> Result<RequestOutcome, IngestError> {
         let digest = body_digest(body);
-        let (token, signed_at, event) = match mailgun::receive(body, keys, call.now) {
-            Ok(mailgun::Notice { token, signed_at, event }) => (token, signed_at, Ok(event)),
-            Err(mailgun::Refused::Eventless { token, signed_at }) => {
+        let (token, signed_at, event) = match mailgun::verify_and_decode(body, keys, call.now) {
+            Ok(mailgun::VerifiedEvent { token, signed_at, event }) => (token, signed_at, Ok(event)),
+            Err(mailgun::WebhookError::NoEvent { token, signed_at }) => {
                 (token, signed_at, Err("it is signed and holds no event".to_owned()))
             }
-            Err(mailgun::Refused::Unreadable { token, signed_at, error }) => {
+            Err(mailgun::WebhookError::Unreadable { token, signed_at, error }) => {
                 (token, signed_at, Err(format!("it is signed and cannot be read: {error}")))
             }
             Err(refused) => return Ok(self.reject_mailgun(call, refused)),
@@ -334,17 +334,19 @@ impl WebhookService {
         }
     }
 
-    fn reject_mailgun(&self, call: &RequestContext<'_>, refused: mailgun::Refused) -> RequestOutcome {
+    fn reject_mailgun(&self, call: &RequestContext<'_>, refused: mailgun::WebhookError) -> RequestOutcome {
         let upstream = call.source.upstream();
         match refused {
-            mailgun::Refused::BadSignature => self.activity.refused(upstream, call.now),
-            mailgun::Refused::Ahead { signed_at } => self.activity.signed(upstream, call.now, signed_at),
+            mailgun::WebhookError::BadSignature => self.activity.record_signature_failure(upstream, call.now),
+            mailgun::WebhookError::FromFuture { signed_at } => {
+                self.activity.record_signature_age(upstream, call.now, signed_at)
+            }
             _ => {}
         }
         let is_final = match refused {
             // By a clock that was set lately nothing is too old for good.
-            mailgun::Refused::Stale { .. } => self.clock_watch.is_steady(),
-            _ => refused.is_final(),
+            mailgun::WebhookError::Expired { .. } => self.clock_watch.is_steady(),
+            _ => refused.is_permanent(),
         };
         self.reject(
             call,
@@ -355,8 +357,8 @@ impl WebhookService {
 
     /// Notes a genuine report.
     fn record_verified(&self, call: &RequestContext<'_>, signed_at: Timestamp) {
-        self.activity.heard(call.source.upstream());
-        self.activity.signed(call.source.upstream(), call.now, signed_at);
+        self.activity.record_event(call.source.upstream());
+        self.activity.record_signature_age(call.source.upstream(), call.now, signed_at);
     }
 
     async fn receive_generic(
@@ -367,25 +369,28 @@ impl WebhookService {
     ) -> Result<RequestOutcome, IngestError> {
         let field = |name| call.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let [id, timestamp, signatures] = ["webhook-id", "webhook-timestamp", "webhook-signature"].map(field);
-        let signed_at = match (generic::Signed { id, timestamp, signatures }).verify(secrets, body, call.now)
+        let signed_at = match (generic::SignedRequest { id, timestamp, signatures })
+            .verify(secrets, body, call.now)
         {
             Ok(signed_at) => signed_at,
-            Err(refused @ (generic::Refused::NoKey | generic::Refused::Ahead { .. })) => {
+            Err(
+                refused @ (generic::SignatureError::NoSecret | generic::SignatureError::FromFuture { .. }),
+            ) => {
                 return Ok(self.reject(call, refused, RequestOutcome::Unavailable));
             }
-            Err(refused @ generic::Refused::Stale { .. }) if !self.clock_watch.is_steady() => {
+            Err(refused @ generic::SignatureError::Expired { .. }) if !self.clock_watch.is_steady() => {
                 return Ok(self.reject(call, refused, RequestOutcome::Unavailable));
             }
             Err(refused) => {
-                if matches!(refused, generic::Refused::BadSignature) {
-                    self.activity.refused(call.source.upstream(), call.now);
+                if matches!(refused, generic::SignatureError::BadSignature) {
+                    self.activity.record_signature_failure(call.source.upstream(), call.now);
                 }
                 return Ok(self.reject(call, refused, RequestOutcome::Rejected));
             }
         };
         self.record_verified(call, signed_at);
         let decode =
-            |event: &Value, number: usize| generic::decode(event, &format!("{id}/{number}"), signed_at);
+            |event: &Value, number: usize| generic::decode_event(event, &format!("{id}/{number}"), signed_at);
         self.receive_batch(call, body, decode).await
     }
 
@@ -397,20 +402,19 @@ impl WebhookService {
         body: &Bytes,
         decode: impl Fn(&Value, usize) -> Option<ProviderEvent>,
     ) -> Result<RequestOutcome, IngestError> {
-        let events = match provider::events(body) {
+        let events = match provider::split_events(body) {
             Ok(events) => events,
             Err(error) => return self.store_dead_letter(call, error, None, body.clone()).await,
         };
-        let kept =
-            events.into_iter().enumerate().map(async |(number, raw)| {
-                match provider::lenient::value(&raw).map(|event| decode(&event, number)) {
-                    Ok(Some(event)) => self.store_event(call, event, None, raw).await,
-                    Ok(None) => self.store_dead_letter(call, "it is no event", None, raw).await,
-                    Err(error) => {
-                        self.store_dead_letter(call, format!("it is not JSON: {error}"), None, raw).await
-                    }
+        let kept = events.into_iter().enumerate().map(async |(number, raw)| {
+            match provider::lenient::parse_value(&raw).map(|event| decode(&event, number)) {
+                Ok(Some(event)) => self.store_event(call, event, None, raw).await,
+                Ok(None) => self.store_dead_letter(call, "it is no event", None, raw).await,
+                Err(error) => {
+                    self.store_dead_letter(call, format!("it is not JSON: {error}"), None, raw).await
                 }
-            });
+            }
+        });
         let answers = join_all(kept).await.into_iter().collect::<Result<Vec<_>, _>>()?;
         let gravest = [RequestOutcome::DeadLettered, RequestOutcome::Stored]
             .into_iter()
@@ -450,7 +454,8 @@ impl WebhookService {
         suppress: &[HintSuppression],
         body: &Bytes,
     ) -> Result<RequestOutcome, IngestError> {
-        let Some(hint) = Form::parse(body).and_then(|form| activecampaign::decode(&form, call.now)) else {
+        let Some(hint) = Form::parse(body).and_then(|form| activecampaign::decode_hint(&form, call.now))
+        else {
             return self
                 .store_dead_letter(call, "it is no webhook of ActiveCampaign's", None, body.clone())
                 .await;
@@ -501,7 +506,11 @@ impl WebhookService {
         count_request("", "nobody");
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let client = ClientAddress::resolve(peer_of(request).address, request.headers(), &self.proxies);
-            self.refusal_log.note(client.address, refusal, &self.suggest_path(request.uri().path()));
+            self.refusal_log.record_refusal(
+                client.address,
+                refusal,
+                &self.suggest_path(request.uri().path()),
+            );
         }
     }
 
@@ -536,7 +545,7 @@ impl WebhookService {
         let counts = answer == RequestOutcome::Rejected;
         let said = self.rejections.record_rejection(*client, *source_index, counts, Instant::now());
         let (source, address) = (&source.name, client.address);
-        let first = self.refusal_log.admits(client.address, format!("{source}: {}", answer.as_str()));
+        let first = self.refusal_log.should_log(client.address, format!("{source}: {}", answer.as_str()));
         match (first, answer) {
             (true, RequestOutcome::Unavailable) => {
                 tracing::error!(source, %address, %reason, "a webhook is not taken now")

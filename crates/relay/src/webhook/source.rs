@@ -1,7 +1,7 @@
 use crate::webhook::outcome::RequestOutcome;
 use axum::http::StatusCode;
 use mailtrail_mail::Secret;
-use mailtrail_trail::provider::brevo::Credentials;
+use mailtrail_trail::provider::brevo::WebhookAuth;
 use mailtrail_trail::suppression::{Reason, is_address_status};
 use mailtrail_trail::{ContactHint, ContactHintKind};
 use std::fmt;
@@ -24,7 +24,7 @@ pub enum SourceKind {
         keys: Vec<Secret>,
     },
     /// Brevo.
-    Brevo(Credentials),
+    Brevo(WebhookAuth),
     /// A program that speaks our own words.
     Generic {
         /// What its requests are signed with, two while it changes.

@@ -223,14 +223,14 @@ mod tests {
             assert_eq!(Value::Object(got.clone()), Value::Object(recorded.clone()), "{happening:?}");
             // The statistics tell the same event.
             got.insert("sender_email".into(), "sales@example.com".into());
-            let event = brevo::decode(&Value::Object(got.clone()), at).unwrap();
+            let event = brevo::decode_event(&Value::Object(got.clone()), at).unwrap();
             let statistics = to_statistics_event(&Value::Object(got));
             let mut told = json!({ "event": statistics["event"], "email": statistics["email"] });
             told["message-id"] = statistics["messageId"].clone();
             told["link"] = statistics.get("link").cloned().unwrap_or_default();
             let date = Timestamp::parse_rfc3339(statistics["date"].as_str().unwrap()).unwrap();
             told["ts_epoch"] = date.as_millis().into();
-            assert_eq!(brevo::decode(&told, at).unwrap().dedup_key, event.dedup_key, "{happening:?}");
+            assert_eq!(brevo::decode_event(&told, at).unwrap().dedup_key, event.dedup_key, "{happening:?}");
         }
     }
 

@@ -39,7 +39,7 @@ pub(crate) fn router(house: Arc<SandboxState>) -> Router {
 /// Only who knows the key.
 async fn require_api_key(State(house): State<Arc<SandboxState>>, request: Request, next: Next) -> Response {
     let given = request.headers().get("api-key").map(|key| key.as_bytes()).unwrap_or_default();
-    if given.ct_eq(house.api_key.reveal().as_bytes()).into() {
+    if given.ct_eq(house.api_key.expose().as_bytes()).into() {
         return next.run(request).await;
     }
     api_error(StatusCode::UNAUTHORIZED, "unauthorized", "Key not found").into_response()

@@ -75,5 +75,5 @@ pub(super) async fn show_sending_queues(
 }
 
 pub(super) async fn show_signing_key(State(house): State<Arc<SandboxState>>) -> Json<Value> {
-    Json(json!({ "message": "success", "http_signing_key": house.signing_key.reveal() }))
+    Json(json!({ "message": "success", "http_signing_key": house.signing_key.expose() }))
 }

@@ -71,7 +71,7 @@ async fn handle_send_request(
 
 pub(crate) fn is_authorized(house: &SandboxState, headers: &HeaderMap) -> bool {
     let given = headers.get(AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
-    let login = BASE64_STANDARD.encode(format!("api:{}", house.api_key.reveal()));
+    let login = BASE64_STANDARD.encode(format!("api:{}", house.api_key.expose()));
     given.strip_prefix(b"Basic ").unwrap_or_default().ct_eq(login.as_bytes()).into()
 }
 
@@ -187,7 +187,7 @@ async fn accept_message(house: &Arc<SandboxState>, form: MessageForm) -> io::Res
     let MessageForm { envelope, parameters, raw } = form;
     // Every one is counted, so that several in one message do not have it refused several times.
     let among = |fate| envelope.recipients.iter().filter(move |to| Scenario::for_recipient(to) == fate);
-    let seen = |to: &Mailbox| house.seen_counter.record_seen(format!("messages.mime {}", to.folded()));
+    let seen = |to: &Mailbox| house.seen_counter.record_seen(format!("messages.mime {}", to.to_folded()));
     if among(Scenario::DeferSmtp).filter(|to| seen(to) % 3 < 2).count() > 0 {
         // A clear no for now; an error of its own (5xx) would leave open whether it has the message.
         return Ok(json_message(StatusCode::REQUEST_TIMEOUT, "Request Timeout"));

@@ -41,7 +41,7 @@ impl SuppressionList {
 impl SuppressionLists {
     /// What happens to mail for a recipient that stands on a list, if it does.
     pub(crate) fn suppression_event(&self, recipient: &Mailbox, tags: &[String]) -> Option<SandboxEvent> {
-        let address = recipient.folded();
+        let address = recipient.to_folded();
         let unsubscribed = |entry: &Value| {
             let from = |tag: &Value| tag == "*" || tags.iter().any(|own| tag == own.as_str());
             from(&entry["tag"]) || entry["tags"].as_array().is_some_and(|tags| tags.iter().any(from))
@@ -60,7 +60,7 @@ impl SuppressionLists {
 
     /// Puts a recipient on the list that what happened leads to; `at` is written as the API does.
     pub(crate) fn record_event(&self, happening: SandboxEvent, recipient: &Mailbox, at: &str) {
-        let address = recipient.folded();
+        let address = recipient.to_folded();
         let allowed = |name: &str| self.get(SuppressionList::Allowed, name).is_some();
         let (list, entry) = match happening {
             SandboxEvent::Bounced | SandboxEvent::BouncedLate => {

@@ -146,7 +146,7 @@ fn entry_key(list: SuppressionList, entry: &Value) -> Option<String> {
     let address = entry["address"].as_str().and_then(|address| address.parse::<Mailbox>().ok());
     let domain =
         || entry["domain"].as_str().filter(|domain| list == SuppressionList::Allowed && !domain.is_empty());
-    address.map(|address| address.folded()).or_else(|| domain().map(str::to_lowercase))
+    address.map(|address| address.to_folded()).or_else(|| domain().map(str::to_lowercase))
 }
 
 pub(super) async fn delete_entry(

@@ -7,7 +7,7 @@ use crate::smtp::session::{SessionAction, SmtpSession};
 use crate::state::SandboxState;
 use bytes::{Buf, Bytes, BytesMut};
 use mailtrail_mail::Envelope;
-use mailtrail_smtp::{Decoder, Fed, Limits};
+use mailtrail_smtp::{Decoder, FeedResult, Limits};
 use memchr::{memchr, memmem};
 use std::io;
 use std::net::IpAddr;
@@ -132,7 +132,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 let text = line.trim_ascii_end().len();
                 return Ok(Some(line.slice(..text)));
             }
-            if self.read_buffer.len() > Limits::COMMAND_LINE {
+            if self.read_buffer.len() > Limits::MAX_COMMAND_LINE_BYTES {
                 self.close_with_reply(session::LINE_TOO_LONG).await?;
                 return Ok(None);
             }
@@ -149,7 +149,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let mut may_drop = has_scenario(&envelope, Scenario::DropBeforeDot);
         loop {
             let fed = decoder.feed(&self.read_buffer, &mut raw);
-            let ended = fed != Fed::All;
+            let ended = fed != FeedResult::NeedMore;
             if may_drop && (ended || memmem::find(&raw, b"\r\n\r\n").is_some()) {
                 may_drop = false;
                 if self.state.is_first_attempt(&envelope, &raw, Scenario::DropBeforeDot) {
@@ -158,17 +158,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 }
             }
             match fed {
-                Fed::End(used) => {
+                FeedResult::Complete(used) => {
                     self.read_buffer.advance(used);
                     break;
                 }
-                Fed::All => self.read_buffer.clear(),
+                FeedResult::NeedMore => self.read_buffer.clear(),
             }
             if !self.read_more().await? {
                 return Ok(Flow::Close);
             }
         }
-        if decoder.overflowed() {
+        if decoder.is_over_limit() {
             self.queue_reply(self.state.profile.smtp_texts().message_too_large);
             return Ok(Flow::Continue);
         }

@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
 use mailtrail_mail::{Envelope, Mailbox, Secret};
-use mailtrail_smtp::{Command, Mechanism, Syntax};
+use mailtrail_smtp::{Command, CommandError, Mechanism};
 use md5::Md5;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -44,13 +44,13 @@ impl Credentials {
 
     fn matches(&self, user: &str, password: &str) -> bool {
         let right = user.as_bytes().ct_eq(self.username.as_bytes())
-            & password.as_bytes().ct_eq(self.password.reveal().as_bytes());
+            & password.as_bytes().ct_eq(self.password.expose().as_bytes());
         right.into()
     }
 
     /// Whether a response to a challenge (RFC 2195) is this login's.
     fn matches_cram_md5(&self, challenge: &str, response: &str) -> bool {
-        let Ok(mac) = Hmac::<Md5>::new_from_slice(self.password.reveal().as_bytes()) else { return false };
+        let Ok(mac) = Hmac::<Md5>::new_from_slice(self.password.expose().as_bytes()) else { return false };
         let digest = encode_hex(&mac.chain_update(challenge).finalize().into_bytes());
         let expected = format!("{} {digest}", self.username);
         response.as_bytes().ct_eq(expected.as_bytes()).into()
@@ -145,7 +145,7 @@ impl SmtpSession {
             Command::StartTls if self.is_tls => static_reply(self.texts.tls_already_active),
             Command::StartTls => SessionAction::StartTls(self.texts.starttls),
             Command::Auth { .. } if self.is_authenticated => static_reply(self.texts.already_authenticated),
-            Command::Auth { mechanism, initial } => self.handle_auth(mechanism, initial),
+            Command::Auth { mechanism, initial_response } => self.handle_auth(mechanism, initial_response),
             Command::Mail { .. } if matches!(self.state, SessionState::Transaction(_)) => {
                 static_reply("503 Nested MAIL command")
             }
@@ -192,7 +192,7 @@ impl SmtpSession {
                 self.state = SessionState::AuthLoginUser;
                 static_reply("334 VXNlcm5hbWU6")
             }
-            (Mechanism::External, _) => static_reply(self.syntax_error_reply(Syntax::Mechanism)),
+            (Mechanism::External, _) => static_reply(self.syntax_error_reply(CommandError::UnknownMechanism)),
         }
     }
 
@@ -297,21 +297,21 @@ impl SmtpSession {
         }
     }
 
-    fn syntax_error_reply(&self, fault: Syntax) -> &'static str {
+    fn syntax_error_reply(&self, fault: CommandError) -> &'static str {
         match fault {
-            Syntax::Unknown | Syntax::Foreign => self.texts.unknown_command,
-            Syntax::Arguments(_) => "501 Syntax error in parameters",
-            Syntax::Sender => "501 Invalid sender address",
-            Syntax::Recipient => "501 Invalid recipient address",
-            Syntax::Parameter => "555 Parameter not supported",
-            Syntax::Mechanism => "504 Authentication mechanism not supported",
+            CommandError::UnknownCommand | CommandError::ForeignProtocol => self.texts.unknown_command,
+            CommandError::InvalidArguments(_) => "501 Syntax error in parameters",
+            CommandError::InvalidSender => "501 Invalid sender address",
+            CommandError::InvalidRecipient => "501 Invalid recipient address",
+            CommandError::UnknownParameter => "555 Parameter not supported",
+            CommandError::UnknownMechanism => "504 Authentication mechanism not supported",
         }
     }
 }
 
 fn attempt_key(command: &str, envelope: &Envelope, recipient: &Mailbox) -> String {
     let sender = envelope.sender.as_ref().map_or("", Mailbox::as_str);
-    format!("{command} {sender} {}", recipient.folded())
+    format!("{command} {sender} {}", recipient.to_folded())
 }
 
 fn is_auth_cram_md5(line: &[u8]) -> bool {

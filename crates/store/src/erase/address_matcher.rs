@@ -1,7 +1,7 @@
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use base64::{Engine, alphabet};
 use icu_normalizer::DecomposingNormalizerBorrowed;
-use mailtrail_mail::{Mailbox, in_unicode};
+use mailtrail_mail::{Mailbox, domain_to_unicode};
 use regex::bytes::{Captures, Regex, RegexBuilder};
 use std::fmt::Write;
 
@@ -10,60 +10,63 @@ use std::fmt::Write;
 /// JSON, quoted-printable (RFC 2045), xtext (RFC 3461), UTF-16 and base64, and `=` for `@` as in return
 /// paths.
 #[derive(Debug)]
-pub struct Mention {
+pub struct AddressMatcher {
     address: String,
     /// Matches the address in all encodings but base64; the group is the `@`.
-    written: Regex,
+    plain_pattern: Regex,
     /// Matches possible base64, over several lines.
-    encoded: Regex,
+    base64_pattern: Regex,
 }
 
-impl Mention {
+impl AddressMatcher {
     /// Creates a matcher; `None` for an address without a domain, which identifies no single person.
-    pub fn of(address: &Mailbox) -> Option<Self> {
-        let address = address.folded();
+    pub fn new(address: &Mailbox) -> Option<Self> {
+        let address = address.to_folded();
         let (local, domain) = address.rsplit_once('@')?;
-        let in_unicode = in_unicode(&address);
+        let in_unicode = domain_to_unicode(&address);
         let in_unicode = in_unicode.rsplit_once('@').map_or("", |(_, domain)| domain);
         let labels = domain.split('.').zip(in_unicode.split('.').map(Some).chain(std::iter::repeat(None)));
         let labels: Vec<_> = labels
             .map(|(label, in_unicode)| match in_unicode.filter(|other| *other != label) {
-                Some(other) => format!("(?:{}|{})", spelled(label, ""), composed_or_not(other, "")),
-                None => spelled(label, ""),
+                Some(other) => {
+                    format!("(?:{}|{})", text_pattern(label, ""), composed_or_decomposed_pattern(other, ""))
+                }
+                None => text_pattern(label, ""),
             })
             .collect();
         // Return path of a mailing list: bounces+ada=example.net@…
         let pattern = format!(
-            "(?i){}{GAP}({}|=|=3D|%3D){GAP}{}",
+            "(?i){}{GAP_PATTERN}({}|=|=3D|%3D){GAP_PATTERN}{}",
             local_pattern(local),
-            encodings('@'),
-            labels.join(&format!("{GAP}{}{GAP}", spelled_dot(in_unicode.is_ascii())))
+            encodings_of('@'),
+            labels.join(&format!("{GAP_PATTERN}{}{GAP_PATTERN}", dot_pattern(in_unicode.is_ascii())))
         );
-        let written = RegexBuilder::new(&pattern).size_limit(PROGRAM).build().ok()?;
-        let encoded = Regex::new(r"[A-Za-z0-9+/_-]{8,}(?:\r?\n[A-Za-z0-9+/_-]{2,})*").ok()?;
-        Some(Self { address, written, encoded })
+        let plain_pattern = RegexBuilder::new(&pattern).size_limit(MAX_PATTERN_BYTES).build().ok()?;
+        let base64_pattern = Regex::new(r"[A-Za-z0-9+/_-]{8,}(?:\r?\n[A-Za-z0-9+/_-]{2,})*").ok()?;
+        Some(Self { address, plain_pattern, base64_pattern })
     }
 
     /// Returns whether the bytes mention the address.
-    pub fn is_in(&self, bytes: &[u8]) -> bool {
-        self.written.captures_iter(bytes).any(|found| is_whole(bytes, &found)) || self.is_encoded_in(bytes)
+    pub fn matches(&self, bytes: &[u8]) -> bool {
+        self.plain_pattern.captures_iter(bytes).any(|found| is_whole_address(bytes, &found))
+            || self.matches_encoded(bytes)
     }
 
     /// Returns whether the bytes may contain a text that mentions the address; has false positives.
-    pub fn may_be_in(&self, bytes: &[u8]) -> bool {
-        self.written.is_match(bytes) || self.is_encoded_in(bytes)
+    pub fn may_match(&self, bytes: &[u8]) -> bool {
+        self.plain_pattern.is_match(bytes) || self.matches_encoded(bytes)
     }
 
     /// Replaces the address in a text with `name`; `None` if the text does not mention it.
-    pub fn replaced(&self, text: &str, name: &str) -> Option<String> {
+    pub fn replace(&self, text: &str, name: &str) -> Option<String> {
         let bytes = text.as_bytes();
         let (mut changed, mut done) = (Vec::with_capacity(bytes.len()), 0);
         let in_path_name = name.replace('@', "=");
-        let written = self.written.captures_iter(bytes).filter(|found| is_whole(bytes, found));
+        let written = self.plain_pattern.captures_iter(bytes).filter(|found| is_whole_address(bytes, found));
         let written = written.filter_map(|found| {
-            Some((found.get(0)?.range(), if is_in_path(&found) { &*in_path_name } else { name }))
+            Some((found.get(0)?.range(), if is_return_path(&found) { &*in_path_name } else { name }))
         });
-        let encoded = self.encoded.find_iter(bytes).filter(|run| self.is_base64_of_mention(run.as_bytes()));
+        let encoded = self.base64_pattern.find_iter(bytes).filter(|run| self.matches_base64(run.as_bytes()));
         let mut found: Vec<_> = written.chain(encoded.map(|run| (run.range(), name))).collect();
         if found.is_empty() {
             return None;
@@ -85,13 +88,13 @@ impl Mention {
         &self.address
     }
 
-    fn is_encoded_in(&self, bytes: &[u8]) -> bool {
-        self.encoded.find_iter(bytes).any(|run| self.is_base64_of_mention(run.as_bytes()))
+    fn matches_encoded(&self, bytes: &[u8]) -> bool {
+        self.base64_pattern.find_iter(bytes).any(|run| self.matches_base64(run.as_bytes()))
     }
 
     /// Returns whether a run of base64 decodes to a text with the address. The start of the base64 is
     /// unknown, since a path may precede it.
-    fn is_base64_of_mention(&self, run: &[u8]) -> bool {
+    fn matches_base64(&self, run: &[u8]) -> bool {
         let alike = |byte: &u8| match byte {
             b'-' => Some(b'+'),
             b'_' => Some(b'/'),
@@ -103,8 +106,8 @@ impl Mention {
             let rest = &run[start..];
             // A single remaining character of a group of four encodes nothing.
             let whole = rest.len() - usize::from(rest.len() % 4 == 1);
-            let plain = LENIENT.decode(&rest[..whole]).unwrap_or_default();
-            self.written.captures_iter(&plain).any(|found| is_whole(&plain, &found))
+            let plain = LENIENT_BASE64.decode(&rest[..whole]).unwrap_or_default();
+            self.plain_pattern.captures_iter(&plain).any(|found| is_whole_address(&plain, &found))
         })
     }
 }
@@ -116,40 +119,47 @@ fn local_pattern(local: &str) -> String {
         Some(quoted) => quoted.replace("\\\\", "\\").replace("\\\"", "\""),
         None => local.to_owned(),
     };
-    let (quote, escape) =
-        (format!("(?:{}|{})", encodings('"'), r#"\\""#), format!("(?:(?:{}){GAP}){{0,2}}", encodings('\\')));
-    let in_quotes = format!("{quote}{GAP}{}{GAP}{quote}", composed_or_not(&bare, &escape));
-    if quoted.is_some() { in_quotes } else { format!("(?:{}|{in_quotes})", composed_or_not(local, "")) }
-}
-
-/// Returns the pattern of a text as it is, or decomposed (NFD).
-fn composed_or_not(text: &str, before_each: &str) -> String {
-    let decomposed = DecomposingNormalizerBorrowed::new_nfd().normalize(text);
-    if decomposed == text {
-        spelled(text, before_each)
+    let (quote, escape) = (
+        format!("(?:{}|{})", encodings_of('"'), r#"\\""#),
+        format!("(?:(?:{}){GAP_PATTERN}){{0,2}}", encodings_of('\\')),
+    );
+    let in_quotes =
+        format!("{quote}{GAP_PATTERN}{}{GAP_PATTERN}{quote}", composed_or_decomposed_pattern(&bare, &escape));
+    if quoted.is_some() {
+        in_quotes
     } else {
-        format!("(?:{}|{})", spelled(text, before_each), spelled(&decomposed, before_each))
+        format!("(?:{}|{in_quotes})", composed_or_decomposed_pattern(local, ""))
     }
 }
 
-fn spelled(text: &str, before_each: &str) -> String {
+/// Returns the pattern of a text as it is, or decomposed (NFD).
+fn composed_or_decomposed_pattern(text: &str, before_each: &str) -> String {
+    let decomposed = DecomposingNormalizerBorrowed::new_nfd().normalize(text);
+    if decomposed == text {
+        text_pattern(text, before_each)
+    } else {
+        format!("(?:{}|{})", text_pattern(text, before_each), text_pattern(&decomposed, before_each))
+    }
+}
+
+fn text_pattern(text: &str, before_each: &str) -> String {
     let characters: Vec<_> =
-        text.chars().map(|character| format!("{before_each}(?:{})", encodings(character))).collect();
-    characters.join(GAP)
+        text.chars().map(|character| format!("{before_each}(?:{})", encodings_of(character))).collect();
+    characters.join(GAP_PATTERN)
 }
 
 /// Returns the pattern of a dot between labels, including those that IDNA treats as one (RFC 3490 section
 /// 3.1).
-fn spelled_dot(is_ascii: bool) -> String {
+fn dot_pattern(is_ascii: bool) -> String {
     if is_ascii {
-        return spelled(".", "");
+        return text_pattern(".", "");
     }
-    let dots: Vec<_> = ['.', '\u{3002}', '\u{ff0e}', '\u{ff61}'].map(encodings).into();
+    let dots: Vec<_> = ['.', '\u{3002}', '\u{ff0e}', '\u{ff61}'].map(encodings_of).into();
     format!("(?:{})", dots.join("|"))
 }
 
 /// Returns the pattern of all encodings of a character.
-fn encodings(character: char) -> String {
+fn encodings_of(character: char) -> String {
     let mut encodings = regex::escape(&character.to_string());
     for one in character.to_lowercase().chain(character.to_uppercase()) {
         let mut bytes = [0; 4];
@@ -171,9 +181,9 @@ fn encodings(character: char) -> String {
 }
 
 /// Returns whether a match is a whole address, not the end or the beginning of another.
-fn is_whole(bytes: &[u8], found: &Captures<'_>) -> bool {
+fn is_whole_address(bytes: &[u8], found: &Captures<'_>) -> bool {
     let Some(all) = found.get(0) else { return false };
-    let in_path = is_in_path(found);
+    let in_path = is_return_path(found);
     let part_of_local = |byte: u8| match byte {
         // bounces+ada=example.net, bounces-ada=example.net
         b'+' | b'-' => !in_path,
@@ -184,16 +194,16 @@ fn is_whole(bytes: &[u8], found: &Captures<'_>) -> bool {
         |place: usize| behind.get(place).is_some_and(|byte| byte.is_ascii_alphanumeric() || !byte.is_ascii());
     let goes_on =
         next(0) || matches!(behind.first(), Some(b'-' | b'_')) || (behind.first() == Some(&b'.') && next(1));
-    !last(before).is_some_and(part_of_local) && !goes_on
+    !last_character(before).is_some_and(part_of_local) && !goes_on
 }
 
 /// Returns whether the match has `=` for `@`.
-fn is_in_path(found: &Captures<'_>) -> bool {
+fn is_return_path(found: &Captures<'_>) -> bool {
     found.get(1).is_some_and(|at| matches!(at.as_bytes(), b"=" | b"=3D" | b"%3D" | b"=3d" | b"%3d"))
 }
 
 /// Returns the last character, which may be encoded.
-fn last(before: &[u8]) -> Option<u8> {
+fn last_character(before: &[u8]) -> Option<u8> {
     let hex = |digits: &[u8]| {
         std::str::from_utf8(digits).ok().and_then(|digits| u8::from_str_radix(digits, 16).ok())
     };
@@ -208,10 +218,10 @@ fn last(before: &[u8]) -> Option<u8> {
 }
 
 /// Pattern between two characters: a soft line break, or the other half of UTF-16.
-const GAP: &str = r"(?:=\r?\n|\x00)?";
+const GAP_PATTERN: &str = r"(?:=\r?\n|\x00)?";
 /// Maximum size of the compiled pattern, in bytes: the longest address in all its spellings.
-const PROGRAM: usize = 64 << 20;
-const LENIENT: GeneralPurpose = GeneralPurpose::new(
+const MAX_PATTERN_BYTES: usize = 64 << 20;
+const LENIENT_BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new()
         .with_decode_allow_trailing_bits(true)
@@ -223,13 +233,13 @@ mod tests {
     use super::*;
     use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 
-    fn mention(address: &str) -> Mention {
-        Mention::of(&address.parse().unwrap()).unwrap()
+    fn matcher_for(address: &str) -> AddressMatcher {
+        AddressMatcher::new(&address.parse().unwrap()).unwrap()
     }
 
     #[test]
-    fn an_address_is_found_however_it_is_written() {
-        let ada = mention("ada+x@Example.net");
+    fn matches_every_encoding() {
+        let ada = matcher_for("ada+x@Example.net");
         let utf16: Vec<u8> = "<Ada+x@example.net>".encode_utf16().flat_map(u16::to_le_bytes).collect();
         let line = BASE64_STANDARD.encode("Dear Ada, you are ada+x@example.net to us.");
         let lines = format!("base64\r\n\r\n{}\r\n{}\r\n", &line[..20], &line[20..]);
@@ -249,19 +259,19 @@ mod tests {
             &path,
             &lines,
         ] {
-            assert!(ada.is_in(text.as_bytes()) && ada.may_be_in(text.as_bytes()), "{text}");
+            assert!(ada.matches(text.as_bytes()) && ada.may_match(text.as_bytes()), "{text}");
         }
-        assert!(ada.is_in(&utf16));
-        let umlaut = mention("jürgen@example.net");
+        assert!(ada.matches(&utf16));
+        let umlaut = matcher_for("jürgen@example.net");
         for text in ["JÜRGEN@example.net", "j%C3%BCrgen@example.net", r"j\u00fcrgen@example.net"] {
-            assert!(umlaut.is_in(text.as_bytes()), "{text}");
+            assert!(umlaut.matches(text.as_bytes()), "{text}");
         }
     }
 
     #[test]
-    fn an_address_is_found_in_every_spelling() {
+    fn matches_every_spelling() {
         for written in ["jürgen@Bücher.example", "\"ju\u{308}rgen\"@xn--bcher-kva.example."] {
-            let address = mention(written);
+            let address = matcher_for(written);
             for text in [
                 "JÜRGEN@bücher.example",
                 "to <ju\u{308}rgen@bu\u{308}cher.example.>",
@@ -274,28 +284,30 @@ mod tests {
                 "bounces+jürgen=xn--bcher-kva.example@mg.example.com",
             ] {
                 assert!(
-                    address.is_in(text.as_bytes()) && address.may_be_in(text.as_bytes()),
+                    address.matches(text.as_bytes()) && address.may_match(text.as_bytes()),
                     "{written} {text}"
                 );
                 assert!(
-                    address.replaced(text, "x@invalid").is_some_and(|text| !text.contains("rgen")),
+                    address.replace(text, "x@invalid").is_some_and(|text| !text.contains("rgen")),
                     "{text}"
                 );
             }
             for text in ["jurgen@bücher.example", "jürgen@bucher.example", "jürgen@bücher.example.net"] {
-                assert!(!address.is_in(text.as_bytes()), "{text}");
+                assert!(!address.matches(text.as_bytes()), "{text}");
             }
         }
-        let odd = mention("\"a b\\\"c\"@example.net");
-        assert!(odd.is_in(b"<\"a b\\\"c\"@example.net>") && odd.is_in(b"<\"\\a\\ b\\\"\\c\"@example.net>"));
-        assert!(!odd.is_in(b"<a b\"c@example.net>"));
+        let odd = matcher_for("\"a b\\\"c\"@example.net");
+        assert!(
+            odd.matches(b"<\"a b\\\"c\"@example.net>") && odd.matches(b"<\"\\a\\ b\\\"\\c\"@example.net>")
+        );
+        assert!(!odd.matches(b"<a b\"c@example.net>"));
         let long = format!("{}@{}.example", "ü".repeat(100), "ä".repeat(60));
-        assert!(mention(&long).is_in(long.as_bytes()), "the longest");
+        assert!(matcher_for(&long).matches(long.as_bytes()), "the longest");
     }
 
     #[test]
-    fn an_address_that_it_is_a_part_of_is_another() {
-        let ada = mention("ada@example.net");
+    fn ignores_longer_addresses() {
+        let ada = matcher_for("ada@example.net");
         for text in [
             "canada@example.net",
             "bob.ada@example.net",
@@ -307,15 +319,15 @@ mod tests {
             "ada+tag@example.net",
             "ada at example.net",
         ] {
-            assert!(!ada.is_in(text.as_bytes()), "{text}");
-            assert_eq!(ada.replaced(text, "x"), None, "{text}");
+            assert!(!ada.matches(text.as_bytes()), "{text}");
+            assert_eq!(ada.replace(text, "x"), None, "{text}");
         }
-        assert!(Mention::of(&"postmaster".parse().unwrap()).is_none());
+        assert!(AddressMatcher::new(&"postmaster".parse().unwrap()).is_none());
     }
 
     #[test]
-    fn every_mention_is_replaced_and_nothing_else() {
-        let ada = mention("ada@example.net");
+    fn replaces_every_occurrence_only() {
+        let ada = matcher_for("ada@example.net");
         let token = BASE64_URL_SAFE_NO_PAD.encode("ada@example.net");
         for (text, expected) in [
             ("ada@example.net".to_owned(), "erased@invalid"),
@@ -327,7 +339,7 @@ mod tests {
             (format!("https://x.test/?e={token}&n=1"), "https://x.test/?e=erased@invalid&n=1"),
             ("bounces+ada=example.net@mg.example.com".into(), "bounces+erased=invalid@mg.example.com"),
         ] {
-            assert_eq!(ada.replaced(&text, "erased@invalid").as_deref(), Some(expected));
+            assert_eq!(ada.replace(&text, "erased@invalid").as_deref(), Some(expected));
         }
     }
 }

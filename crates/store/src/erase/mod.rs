@@ -15,15 +15,15 @@
 
 mod address_matcher;
 
-use crate::erase::address_matcher::Mention;
+use crate::erase::address_matcher::AddressMatcher;
 use crate::group_commit::{CommitError, CommitPipeline};
 use crate::journal::{
-    Frame, Retain, RewriteError, Segment, rewrite_segment, segment_path, unreadable_segment_bytes,
+    CompactionError, Frame, Retain, Segment, rewrite_segment, segment_path, unreadable_segment_bytes,
 };
 use crate::log_reader::LogEntry;
 use crate::rebuild::RebuildError;
 use crate::record::Record;
-use crate::replay::{Progress, SegmentChain, is_corrupt, segment_chain, truncate_at};
+use crate::replay::{ReplayProgress, SegmentChain, is_corrupt, segment_chain, truncate_at};
 use crate::{ReadError, Store};
 use mailtrail_mail::{Mailbox, Pseudonym, Timestamp, TrackingId};
 use mailtrail_trail::suppression::{EvidenceItem, SuppressionChange, SuppressionChangeKind};
@@ -99,7 +99,7 @@ pub enum EraseError {
         "the journal is damaged, so it cannot be searched for the address; `mailtrail store verify` names the places. A \
          backup that is whole may take its place"
     )]
-    Damaged,
+    JournalDamaged,
     /// An interrupted erasure of another address must be completed first.
     #[error(
         "the erasure of another address, {pseudonym}, was cut off: run that one again first, or remove {path} where nobody \
@@ -124,7 +124,7 @@ pub enum EraseError {
     Read(#[from] ReadError),
     /// Rewrite error; another run continues.
     #[error("{0}; once that is mended, run the erasure again, and it goes on")]
-    Rewrite(#[from] RewriteError),
+    Rewrite(#[from] CompactionError),
     /// Rebuild error; another run continues.
     #[error("{0}; once that is mended, run the erasure again, and it goes on")]
     Rebuild(#[from] RebuildError),
@@ -170,7 +170,7 @@ impl Store {
     pub fn find_mentions(
         &self,
         address: &Mailbox,
-        progress: &mut dyn FnMut(Progress),
+        progress: &mut dyn FnMut(ReplayProgress),
     ) -> Result<ErasureMatches, EraseError> {
         let mention = address_matcher(address)?;
         let _upkeep = self.0.compaction.lock().unwrap_or_else(PoisonError::into_inner);
@@ -180,17 +180,17 @@ impl Store {
         let position = self.ledger()?.position()?.unwrap_or_default();
         let chain = truncate_at(segment_chain(&self.0.journal_dir).map_err(ReadError::from)?, position);
         // Every pseudonym has this form.
-        let name = Pseudonym::Trail.of(mention.address(), &[0; 16]);
-        let record_matcher = RecordMatcher { matcher: &mention, pseudonym: &name };
-        self.search_segments(&chain, &record_matcher, &mut |done, total| progress(Progress { done, total }))
+        let name = Pseudonym::Trail.derive(mention.address(), &[0; 16]);
+        let look = RecordMatcher { matcher: &mention, pseudonym: &name };
+        self.search_segments(&chain, &look, &mut |done, total| progress(ReplayProgress { done, total }))
     }
 
     /// Erases an address from all committed data; returns the matches and the pseudonym. Blocks. Traffic
     /// continues; maintenance waits. An interruption loses no data, and a second run continues.
-    pub fn erase(
+    pub fn erase_address(
         &self,
         request: &ErasureRequest<'_>,
-        progress: &mut dyn FnMut(Progress),
+        progress: &mut dyn FnMut(ReplayProgress),
     ) -> Result<(ErasureMatches, String), EraseError> {
         let mention = address_matcher(request.address)?;
         let committer = self.commit_pipeline()?;
@@ -200,7 +200,7 @@ impl Store {
         let chain = self.seal_all(committer)?;
         // Three passes: search, rewrite, rebuild of the ledger.
         let mut step = |pass: u64, done: u64, total: u64| {
-            progress(Progress {
+            progress(ReplayProgress {
                 done: pass * PROGRESS_STEPS + done * PROGRESS_STEPS / total.max(1),
                 total: 3 * PROGRESS_STEPS,
             });
@@ -254,12 +254,12 @@ impl Store {
                 Err(error) if is_corrupt(&error) => {
                     let lost = unreadable_segment_bytes(&self.0.journal_dir, *number, *end)
                         .map_err(ReadError::from)?;
-                    lost.map_or(Ok(()), |_| Err(EraseError::Damaged))?;
+                    lost.map_or(Ok(()), |_| Err(EraseError::JournalDamaged))?;
                 }
                 Err(error) => return Err(ReadError::from(error).into()),
             }
         }
-        let total: u64 = segments.iter().map(|(_, segment)| segment.length()).sum();
+        let total: u64 = segments.iter().map(|(_, segment)| segment.trusted_length()).sum();
         let (mut found, mut done) = (ErasureMatches::default(), 0);
         for (number, segment) in segments {
             let (mut failed, mut damaged) = (None, false);
@@ -270,20 +270,20 @@ impl Store {
                     io::Error::other("stopped")
                 })
             };
-            let scanned = segment.scan(0, true, each, |_| damaged = true);
+            let scanned = segment.scan_frames(0, true, each, |_| damaged = true);
             if let Some(error) = failed {
                 return Err(error.into());
             }
             scanned.map_err(ReadError::from)?;
             if damaged {
-                return Err(EraseError::Damaged);
+                return Err(EraseError::JournalDamaged);
             }
             // Bytes of a failed write after the segment's end are no record, but may contain parts of one.
             let path = segment_path(&self.0.journal_dir, number);
-            if std::fs::metadata(path).map_err(ReadError::from)?.len() > segment.length() {
+            if std::fs::metadata(path).map_err(ReadError::from)?.len() > segment.trusted_length() {
                 found.segments.insert(number);
             }
-            done += segment.length();
+            done += segment.trusted_length();
         }
         Ok(found)
     }
@@ -343,12 +343,12 @@ impl Store {
         found: &ErasureMatches,
     ) -> Result<(), EraseError> {
         let replaced_text = |text: &str| {
-            record_matcher.matcher.replaced(text, record_matcher.pseudonym).unwrap_or_else(|| text.to_owned())
+            record_matcher.matcher.replace(text, record_matcher.pseudonym).unwrap_or_else(|| text.to_owned())
         };
         let ledger = self.ledger()?;
         let salt = ledger.erasure_salt()?.unwrap_or_else(random_salt);
         let listed: Option<Mailbox> =
-            Pseudonym::Listed.of(record_matcher.matcher.address(), &salt).parse().ok();
+            Pseudonym::Suppression.derive(record_matcher.matcher.address(), &salt).parse().ok();
         let evidence_rows = ledger.evidence_for_address(record_matcher.matcher.address())?;
         let known = evidence_rows.iter().filter(|row| row.evidence.is_listed());
         for (one, address) in known.zip(std::iter::repeat(listed).flatten()) {
@@ -422,20 +422,20 @@ impl Store {
     }
 }
 
-fn address_matcher(address: &Mailbox) -> Result<Mention, EraseError> {
-    Mention::of(address).ok_or_else(|| EraseError::NoDomain(address.to_string()))
+fn address_matcher(address: &Mailbox) -> Result<AddressMatcher, EraseError> {
+    AddressMatcher::new(address).ok_or_else(|| EraseError::NoDomain(address.to_string()))
 }
 
 /// Matcher and replacement.
 struct RecordMatcher<'a> {
-    matcher: &'a Mention,
+    matcher: &'a AddressMatcher,
     pseudonym: &'a str,
 }
 
 impl RecordMatcher<'_> {
     /// Returns the part of a record to retain.
     fn evaluate_frame(&self, frame: &Frame, segment: &Segment) -> io::Result<Retain> {
-        if self.matcher.may_be_in(&frame.payload)
+        if self.matcher.may_match(&frame.payload)
             && let Some(kept) = self.rewrite_record(frame)?
         {
             return Ok(kept);
@@ -446,12 +446,12 @@ impl RecordMatcher<'_> {
         let body = frame.body_extent();
         let mut bytes = vec![0; body.length as usize];
         segment.read_exact_at(&mut bytes, body.start)?;
-        Ok(if self.matcher.is_in(&bytes) { Retain::DropBody } else { Retain::All })
+        Ok(if self.matcher.matches(&bytes) { Retain::DropBody } else { Retain::All })
     }
 
     fn rewrite_record(&self, frame: &Frame) -> io::Result<Option<Retain>> {
         let record = Record::decode(frame.kind, frame.version, &frame.payload).map_err(io::Error::other)?;
-        let changed = record.map_strings(&mut |text| self.matcher.replaced(text, self.pseudonym));
+        let changed = record.map_strings(&mut |text| self.matcher.replace(text, self.pseudonym));
         let changed = changed.map_err(io::Error::other)?;
         Ok(changed.map(|payload| Retain::Replace { version: record.version(), payload }))
     }
@@ -476,13 +476,13 @@ impl ErasureState {
         // An incomplete file was interrupted before anything was changed.
         let noted = known.trim_end().split_once(' ').and_then(|(key, name)| {
             let key = u128::from_str_radix(key, 16).ok()?.to_be_bytes();
-            Pseudonym::Trail.fits(name).then(|| (key, name.to_owned()))
+            Pseudonym::Trail.is_pseudonym(name).then(|| (key, name.to_owned()))
         });
         let (key, pseudonym) = noted.unwrap_or_else(|| {
             let key = random_salt();
-            (key, Pseudonym::Trail.of(address, &key))
+            (key, Pseudonym::Trail.derive(address, &key))
         });
-        if Pseudonym::Trail.of(address, &key) != pseudonym {
+        if Pseudonym::Trail.derive(address, &key) != pseudonym {
             return Err(EraseError::OtherInProgress { pseudonym, path });
         }
         Ok(Self { path, key, pseudonym })
@@ -537,7 +537,7 @@ const STATE_FILE: &str = "erasing";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mailtrail_mail::{Dsn, DsnRecipient, MessageId, Notify, Record as OdooRecord, Ret};
+    use mailtrail_mail::{DsnParameters, DsnRecipient, MessageId, Notify, OdooRecord, Ret};
     use mailtrail_trail::{
         AcceptedMessage, AttemptOutcome, AttemptStatus, Diagnostic, EventKind, EventReplay, EventSource,
         InboundOutcome, InboundTransition, Message, OperatorAction, OperatorActionData, ProviderEvent,
@@ -573,7 +573,7 @@ mod tests {
             odoo_records: OdooRecord::parse("sale.order,42").into_iter().collect(),
             tags: vec![ADDRESS.into(), "x".into()],
             size: u64::MAX,
-            dsn: Dsn {
+            dsn: DsnParameters {
                 ret: Some(Ret::Headers),
                 envid: Some(ADDRESS.into()),
                 recipients: [(7, DsnRecipient { notify, orcpt })].into_iter().collect(),
@@ -660,17 +660,17 @@ mod tests {
 
     #[test]
     fn replaces_every_occurrence_of_the_address_and_nothing_else() {
-        let (ada, name) = (Mention::of(&ADDRESS.parse().unwrap()).unwrap(), "erased@invalid");
-        let back = Mention::of(&name.parse().unwrap()).unwrap();
+        let (ada, name) = (AddressMatcher::new(&ADDRESS.parse().unwrap()).unwrap(), "erased@invalid");
+        let back = AddressMatcher::new(&name.parse().unwrap()).unwrap();
         for record in sample_records() {
-            let head = record.map_strings(&mut |text| ada.replaced(text, name)).unwrap().unwrap();
+            let head = record.map_strings(&mut |text| ada.replace(text, name)).unwrap().unwrap();
             assert!(memchr::memmem::find(&head, ADDRESS.as_bytes()).is_none(), "{record:?}");
             let changed = Record::decode(record.kind(), record.version(), &head).unwrap();
-            assert_eq!(changed.map_strings(&mut |text| ada.replaced(text, name)), Ok(None));
-            let again = changed.map_strings(&mut |text| back.replaced(text, ADDRESS)).unwrap().unwrap();
+            assert_eq!(changed.map_strings(&mut |text| ada.replace(text, name)), Ok(None));
+            let again = changed.map_strings(&mut |text| back.replace(text, ADDRESS)).unwrap().unwrap();
             assert_eq!(again, record.encode(), "{record:?}");
             // A record that would not decode again is not written.
-            let nameless = record.map_strings(&mut |text| ada.replaced(text, ""));
+            let nameless = record.map_strings(&mut |text| ada.replace(text, ""));
             assert_eq!(nameless.is_err(), matches!(record, Record::AcceptedMessage(_)));
         }
     }

@@ -34,10 +34,10 @@ pub struct CompactionResult {
 
 /// Reason why a segment was not rewritten.
 #[derive(Debug, thiserror::Error)]
-pub enum RewriteError {
+pub enum CompactionError {
     /// Some bytes are no record. The segment is left as it is, for inspection.
     #[error("segment {0} of the journal is damaged and stays as it is")]
-    Damaged(u32),
+    Corrupt(u32),
     /// I/O error.
     #[error("segment {0} of the journal cannot be rewritten: {1}")]
     Io(u32, #[source] io::Error),
@@ -52,9 +52,9 @@ pub fn rewrite_segment(
     may_go: bool,
     now: Timestamp,
     mut keep: impl FnMut(&Frame) -> io::Result<Retain>,
-) -> Result<CompactionResult, RewriteError> {
+) -> Result<CompactionResult, CompactionError> {
     let number = segment.header().number;
-    let failed = |error| RewriteError::Io(number, error);
+    let failed = |error| CompactionError::Io(number, error);
     let (path, unfinished) = (segment_path(directory, number), unfinished_path(directory, number));
     let mut copy = SegmentCopy::create(disk, &unfinished, segment).map_err(failed)?;
     let mut damaged = false;
@@ -62,19 +62,19 @@ pub fn rewrite_segment(
         let wish = keep(&frame)?;
         copy.copy_frame(&frame, wish)
     };
-    let end = segment.scan(0, false, each, |_| damaged = true).map_err(failed)?;
+    let end = segment.scan_frames(0, false, each, |_| damaged = true).map_err(failed)?;
     if damaged || copy.damaged {
         disk.remove_file(&unfinished).map_err(failed)?;
-        return Err(RewriteError::Damaged(number));
+        return Err(CompactionError::Corrupt(number));
     }
-    let bytes_before = segment.length();
+    let bytes_before = segment.trusted_length();
     if copy.is_empty() && may_go {
         let gone = disk.remove_file(&unfinished).and_then(|()| disk.remove_file(&path));
         gone.and_then(|()| disk.sync_directory(directory)).map_err(failed)?;
         return Ok(CompactionResult { bytes_before, bytes_after: 0 });
     }
     let bytes_after = copy.finish(now, end).map_err(failed)?;
-    let placed = disk.rename(&unfinished, &path).and_then(|()| disk.sync_directory(directory));
+    let placed = disk.rename_file(&unfinished, &path).and_then(|()| disk.sync_directory(directory));
     placed.map_err(failed)?;
     Ok(CompactionResult { bytes_before, bytes_after })
 }
@@ -140,7 +140,7 @@ impl<'a> SegmentCopy<'a> {
         let mut file = self.file.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.seek(SeekFrom::Start(0))?;
         file.write_all(&header.encode())?;
-        file.sync()?;
+        file.fsync()?;
         Ok(length)
     }
 }

@@ -14,9 +14,9 @@ pub trait Disk: Debug + Send + Sync {
     fn create_file(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
     /// Opens a file again that is being written, in order to sync it. Each file description reports a failed
     /// write on its own.
-    fn reopen(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
+    fn reopen_file(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
     /// Renames a file and replaces an existing one.
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    fn rename_file(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
     fn remove_file(&self, path: &Path) -> io::Result<()>;
     /// Returns when the entries of a directory are on stable storage.
@@ -28,7 +28,7 @@ pub trait Disk: Debug + Send + Sync {
 /// A file that is being written.
 pub trait DiskFile: Debug + Write + Seek + Send {
     /// Returns when the file's bytes are on stable storage.
-    fn sync(&mut self) -> io::Result<()>;
+    fn fsync(&mut self) -> io::Result<()>;
     /// Truncates the file.
     fn truncate(&mut self, length: u64) -> io::Result<()>;
 }
@@ -46,11 +46,11 @@ impl Disk for LocalDisk {
         Ok(Box::new(file))
     }
 
-    fn reopen(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+    fn reopen_file(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         Ok(Box::new(OpenOptions::new().write(true).open(path)?))
     }
 
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+    fn rename_file(&self, from: &Path, to: &Path) -> io::Result<()> {
         std::fs::rename(from, to)
     }
 
@@ -72,7 +72,7 @@ impl Disk for LocalDisk {
 }
 
 impl DiskFile for File {
-    fn sync(&mut self) -> io::Result<()> {
+    fn fsync(&mut self) -> io::Result<()> {
         self.sync_data()
     }
 

@@ -23,7 +23,7 @@ mod segment;
 mod tests;
 mod writer;
 
-pub(crate) use compact::{Retain, RewriteError, rewrite_segment};
+pub(crate) use compact::{CompactionError, Retain, rewrite_segment};
 #[cfg(test)]
 pub(crate) use disk::DiskFile;
 pub(crate) use disk::{Disk, LocalDisk};

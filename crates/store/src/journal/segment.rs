@@ -84,7 +84,7 @@ impl Segment {
     }
 
     /// Returns the number of trusted bytes of the file.
-    pub fn length(&self) -> u64 {
+    pub fn trusted_length(&self) -> u64 {
         self.trusted_end
     }
 
@@ -92,7 +92,7 @@ impl Segment {
     /// verified if `bodies` is set, and skipped otherwise. After a bad frame the scan continues at the next
     /// good one: a whole record that was never acknowledged does no harm, but the loss of an acknowledged one
     /// would. Returns the offset after the last good frame.
-    pub fn scan(
+    pub fn scan_frames(
         &self,
         offset: u64,
         bodies: bool,
@@ -172,7 +172,7 @@ impl Segment {
                     }
                     Ok(())
                 };
-                self.scan(0, false, keep, |_| {})?;
+                self.scan_frames(0, false, keep, |_| {})?;
                 self.body_index.get_or_init(|| bodies)
             }
         };
@@ -206,7 +206,7 @@ impl Segment {
         let body_length = header.stored_body_length();
         if !check_body {
             reader.seek_relative(i64::from(body_length))?;
-        } else if body_length > 0 && body_checksum(reader, body_length)? != header.body_checksum {
+        } else if body_length > 0 && compute_body_checksum(reader, body_length)? != header.body_checksum {
             return Ok(None);
         }
         let position = Position { segment: self.header.number, offset };
@@ -401,7 +401,7 @@ pub fn unfinished_path(directory: &Path, number: u32) -> PathBuf {
     segment_path(directory, number).with_extension(UNFINISHED_EXTENSION)
 }
 
-pub fn body_checksum(reader: &mut impl Read, length: u32) -> io::Result<u32> {
+pub fn compute_body_checksum(reader: &mut impl Read, length: u32) -> io::Result<u32> {
     let mut checksum = crc32fast::Hasher::new();
     let mut rest = length as usize;
     let mut buffer = [0; READ_BUFFER_BYTES];

@@ -1,6 +1,6 @@
 use crate::golden;
 use crate::journal::Position;
-use crate::journal::compact::{Retain, RewriteError, rewrite_segment};
+use crate::journal::compact::{CompactionError, Retain, rewrite_segment};
 use crate::journal::disk::LocalDisk;
 use crate::journal::frame::{EncodedRecord, Frame, FrameHeader};
 use crate::journal::segment::{Segment, SegmentHeader, SegmentOrigin, list_segments, segment_path};
@@ -11,15 +11,15 @@ use std::path::Path;
 use std::sync::Arc;
 use tempfile::TempDir;
 
-const NOW: Timestamp = Timestamp::from_secs(1_789_387_200);
+const FIXED_NOW: Timestamp = Timestamp::from_secs(1_789_387_200);
 
 fn open_writer(directory: &TempDir, last: u32, end: u64) -> Writer {
-    Writer::start(Arc::<LocalDisk>::default(), directory.path(), last, end, NOW).unwrap()
+    Writer::start_after(Arc::<LocalDisk>::default(), directory.path(), last, end, FIXED_NOW).unwrap()
 }
 
 fn write_and_sync(writer: &mut Writer, drafts: &[EncodedRecord]) -> Vec<Position> {
-    let positions = writer.append(drafts, NOW).unwrap();
-    writer.sync().unwrap();
+    let positions = writer.append(drafts, FIXED_NOW).unwrap();
+    writer.fsync().unwrap();
     positions
 }
 
@@ -35,7 +35,7 @@ fn scan_segment(directory: &Path, number: u32, end: Option<u64>) -> (Vec<u8>, Ve
         kinds.push(frame.kind);
         Ok(())
     };
-    let end = segment.scan(0, true, each, |damage| gaps.push(damage.bytes)).unwrap();
+    let end = segment.scan_frames(0, true, each, |damage| gaps.push(damage.bytes)).unwrap();
     (kinds, gaps, end)
 }
 
@@ -61,7 +61,7 @@ fn reads_back_appended_records() {
     let segment = Segment::open(directory.path(), 1, None).unwrap();
     assert_eq!(read_body(&segment, positions[2].offset).unwrap(), b"three");
     assert!(read_body(&segment, positions[2].offset + 1).is_none());
-    writer.rotate(NOW).unwrap();
+    writer.rotate_segment(FIXED_NOW).unwrap();
     assert_eq!(std::fs::metadata(segment_path(directory.path(), 1)).unwrap().len(), end);
 }
 
@@ -136,21 +136,25 @@ fn rewrite_keeps_positions() {
     ];
     let positions = write_and_sync(&mut writer, &drafts);
     let end = writer.position().offset;
-    writer.rotate(NOW).unwrap();
+    writer.rotate_segment(FIXED_NOW).unwrap();
     let wishes = [Retain::DropBody, Retain::Drop, Retain::All, Retain::Drop];
     for _ in 0..2 {
         let old = Segment::open(directory.path(), 1, Some(end)).unwrap();
         let keep = |frame: &Frame| Ok(wishes[usize::from(frame.kind) - 1].clone());
-        let done = rewrite_segment(&LocalDisk::default(), directory.path(), &old, false, NOW, keep).unwrap();
+        let done =
+            rewrite_segment(&LocalDisk::default(), directory.path(), &old, false, FIXED_NOW, keep).unwrap();
         assert_eq!(done.bytes_after, std::fs::metadata(segment_path(directory.path(), 1)).unwrap().len());
         let new = Segment::open(directory.path(), 1, None).unwrap();
-        assert_eq!((new.rewritten_at(), new.previous_end(), new.length()), (Some(NOW), 0, done.bytes_after));
+        assert_eq!(
+            (new.rewritten_at(), new.previous_end(), new.trusted_length()),
+            (Some(FIXED_NOW), 0, done.bytes_after)
+        );
         let mut frames = Vec::new();
         let each = |frame: Frame| {
             frames.push((frame.kind, frame.position, frame.body_length));
             Ok(())
         };
-        assert_eq!(new.scan(0, true, each, |damage| panic!("{damage:?}")).unwrap(), end);
+        assert_eq!(new.scan_frames(0, true, each, |damage| panic!("{damage:?}")).unwrap(), end);
         assert_eq!(frames, [(1, positions[0], 0), (3, positions[2], 5)]);
         assert!(
             read_body(&new, positions[0].offset).is_none() && read_body(&new, positions[1].offset).is_none()
@@ -170,7 +174,7 @@ fn scan_kinds_from(segment: &Segment, offset: u64) -> Vec<u8> {
         kinds.push(frame.kind);
         Ok(())
     };
-    segment.scan(offset, true, each, |_| {}).unwrap();
+    segment.scan_frames(offset, true, each, |_| {}).unwrap();
     kinds
 }
 
@@ -180,11 +184,13 @@ fn removes_an_empty_segment_when_allowed() {
     let mut writer = open_writer(&directory, 0, 0);
     write_and_sync(&mut writer, &[encoded_record(1, b"one")]);
     let end = writer.position().offset;
-    writer.rotate(NOW).unwrap();
+    writer.rotate_segment(FIXED_NOW).unwrap();
     for (may_go, left) in [(false, &[1, 2][..]), (true, &[2])] {
         let old = Segment::open(directory.path(), 1, Some(end)).unwrap();
-        rewrite_segment(&LocalDisk::default(), directory.path(), &old, may_go, NOW, |_| Ok(Retain::Drop))
-            .unwrap();
+        rewrite_segment(&LocalDisk::default(), directory.path(), &old, may_go, FIXED_NOW, |_| {
+            Ok(Retain::Drop)
+        })
+        .unwrap();
         assert_eq!(list_segments(directory.path()).unwrap(), left);
     }
 }
@@ -195,7 +201,7 @@ fn refuses_to_rewrite_a_corrupt_segment() {
     let mut writer = open_writer(&directory, 0, 0);
     write_and_sync(&mut writer, &[encoded_record(1, b"one"), encoded_record(2, b"two")]);
     let end = writer.position().offset;
-    writer.rotate(NOW).unwrap();
+    writer.rotate_segment(FIXED_NOW).unwrap();
     let path = segment_path(directory.path(), 1);
     let whole = std::fs::read(&path).unwrap();
     for byte in [SegmentHeader::ENCODED_LEN + 4, end as usize - 1] {
@@ -203,9 +209,10 @@ fn refuses_to_rewrite_a_corrupt_segment() {
         flipped[byte] ^= 4;
         std::fs::write(&path, &flipped).unwrap();
         let old = Segment::open(directory.path(), 1, Some(end)).unwrap();
-        let done =
-            rewrite_segment(&LocalDisk::default(), directory.path(), &old, true, NOW, |_| Ok(Retain::All));
-        assert!(matches!(done, Err(RewriteError::Damaged(1))));
+        let done = rewrite_segment(&LocalDisk::default(), directory.path(), &old, true, FIXED_NOW, |_| {
+            Ok(Retain::All)
+        });
+        assert!(matches!(done, Err(CompactionError::Corrupt(1))));
         assert_eq!(std::fs::read(&path).unwrap(), flipped);
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 2);
     }

@@ -15,7 +15,7 @@ pub struct Writer {
     disk: Arc<dyn Disk>,
     directory: PathBuf,
     segment_number: u32,
-    end: u64,
+    end_offset: u64,
     open_segment: Option<OpenSegment>,
 }
 
@@ -32,16 +32,21 @@ struct OpenSegment {
 
 impl Writer {
     /// Starts a new segment after segment `last`, which is trusted up to `end`.
-    pub fn start(
+    pub fn start_after(
         disk: Arc<dyn Disk>,
         directory: &Path,
         last: u32,
-        end: u64,
+        end_offset: u64,
         now: Timestamp,
     ) -> io::Result<Self> {
-        let mut writer =
-            Self { disk, directory: directory.to_owned(), segment_number: last, end, open_segment: None };
-        match writer.rotate(now) {
+        let mut writer = Self {
+            disk,
+            directory: directory.to_owned(),
+            segment_number: last,
+            end_offset,
+            open_segment: None,
+        };
+        match writer.rotate_segment(now) {
             // The first record that is written creates the segment.
             Err(error) if is_shortage(&error) => {
                 tracing::error!(%error, "the journal cannot be written now; it is tried again");
@@ -58,7 +63,7 @@ impl Writer {
 
     /// Returns the position of the next record.
     pub fn position(&self) -> Position {
-        Position { segment: self.segment_number, offset: self.end }
+        Position { segment: self.segment_number, offset: self.end_offset }
     }
 
     /// Returns when the current segment was created.
@@ -68,19 +73,19 @@ impl Writer {
 
     /// Returns whether the current segment holds any record.
     pub fn is_nonempty(&self) -> bool {
-        self.end > SegmentHeader::ENCODED_LEN as u64
+        self.end_offset > SegmentHeader::ENCODED_LEN as u64
     }
 
     /// Returns whether the next records go to the current segment, not to a new one.
     pub fn has_open_segment(&self) -> bool {
-        self.open_segment.is_some() && self.end < MAX_SEGMENT_BYTES
+        self.open_segment.is_some() && self.end_offset < MAX_SEGMENT_BYTES
     }
 
     /// Opens the segment of the next records again. A sync of the returned file covers everything written
     /// from then on.
-    pub fn reopen(&mut self, now: Timestamp) -> io::Result<Box<dyn DiskFile>> {
+    pub fn reopen_segment(&mut self, now: Timestamp) -> io::Result<Box<dyn DiskFile>> {
         self.ensure_segment(now)?;
-        self.disk.reopen(&segment_path(&self.directory, self.segment_number))
+        self.disk.reopen_file(&segment_path(&self.directory, self.segment_number))
     }
 
     /// Appends the drafts; they are on stable storage after the next sync. On an error none of them is ever
@@ -88,8 +93,8 @@ impl Writer {
     pub fn append(&mut self, drafts: &[EncodedRecord], now: Timestamp) -> io::Result<Vec<Position>> {
         self.ensure_segment(now)?;
         let Some(open) = &mut self.open_segment else { return Err(io::Error::other("no segment")) };
-        let mut end = self.end;
-        let positions: Vec<Position> = drafts
+        let mut end = self.end_offset;
+        let places: Vec<Position> = drafts
             .iter()
             .map(|draft| {
                 let position = Position { segment: self.segment_number, offset: end };
@@ -97,35 +102,35 @@ impl Writer {
                 position
             })
             .collect();
-        let written = open.append(drafts, &positions).and_then(|()| open.preallocate(self.end, end));
+        let written = open.append(drafts, &places).and_then(|()| open.preallocate(self.end_offset, end));
         if let Err(error) = written {
             self.abandon_segment(self.position());
             return Err(error);
         }
-        self.end = end;
-        Ok(positions)
+        self.end_offset = end;
+        Ok(places)
     }
 
     /// Returns when all written bytes are on stable storage.
-    pub fn sync(&mut self) -> io::Result<()> {
-        self.open_segment.as_mut().map_or(Ok(()), |open| open.file.sync())
+    pub fn fsync(&mut self) -> io::Result<()> {
+        self.open_segment.as_mut().map_or(Ok(()), |open| open.file.fsync())
     }
 
     /// Discards what was written to the segment from `start` on; later records go to a new segment.
     pub fn abandon_segment(&mut self, start: Position) {
-        self.end = start.offset;
+        self.end_offset = start.offset;
         if let Some(mut open) = self.open_segment.take() {
             // Best effort only: the next segment's header names the end of this one.
-            let _ = open.file.truncate(self.end);
+            let _ = open.file.truncate(self.end_offset);
         }
     }
 
     fn ensure_segment(&mut self, now: Timestamp) -> io::Result<()> {
-        if self.has_open_segment() { Ok(()) } else { self.rotate(now) }
+        if self.has_open_segment() { Ok(()) } else { self.rotate_segment(now) }
     }
 
     /// Continues in a new segment.
-    pub fn rotate(&mut self, now: Timestamp) -> io::Result<()> {
+    pub fn rotate_segment(&mut self, now: Timestamp) -> io::Result<()> {
         let sealed = self.open_segment.take();
         let number =
             self.segment_number.checked_add(1).ok_or_else(|| io::Error::other("out of segment numbers"))?;
@@ -133,20 +138,20 @@ impl Writer {
         let header = SegmentHeader {
             number,
             salt,
-            previous_end: self.end,
+            previous_end: self.end_offset,
             created_at: now,
             origin: SegmentOrigin::Appended,
         };
         // A file left by an interrupted creation was never written to.
         let mut file = self.disk.create_file(&segment_path(&self.directory, number))?;
         file.write_all(&header.encode())?;
-        file.sync()?;
+        file.fsync()?;
         self.disk.sync_directory(&self.directory)?;
         if let Some(sealed) = sealed {
-            sealed.trim_preallocated(self.end);
+            sealed.trim_preallocated(self.end_offset);
         }
-        (self.segment_number, self.end) = (number, SegmentHeader::ENCODED_LEN as u64);
-        self.open_segment = Some(OpenSegment { file, salt, created_at: now, preallocated: self.end });
+        (self.segment_number, self.end_offset) = (number, SegmentHeader::ENCODED_LEN as u64);
+        self.open_segment = Some(OpenSegment { file, salt, created_at: now, preallocated: self.end_offset });
         Ok(())
     }
 }
@@ -154,7 +159,7 @@ impl Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         if let Some(open) = self.open_segment.take() {
-            open.trim_preallocated(self.end);
+            open.trim_preallocated(self.end_offset);
         }
     }
 }

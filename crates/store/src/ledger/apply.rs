@@ -11,7 +11,7 @@ use crate::ledger::write_batch::WriteBatch;
 use crate::ledger::{contact_hints, inbound, keys, suppressions};
 use crate::record::{MessageV5, ProviderEventV1, Record, event_source_from_flag};
 use crate::sink_cursor::SinkAck;
-use mailtrail_mail::{Mailbox, MessageId, Pseudonym, Timestamp, TrackingId, fold_address, is_alike};
+use mailtrail_mail::{Mailbox, MessageId, Pseudonym, Timestamp, TrackingId, fold_address, may_be_rewritten};
 use mailtrail_trail::{
     AcceptedMessage, AttemptOutcome, AttemptStatus, BreakerOverride, CorrelatedBy, DeadLetter, Diagnostic,
     DsnAction, EventSource, Message, PollCursor, ProviderEvent, QueueAction, QueueVerb, ReceivedEvent,
@@ -111,7 +111,7 @@ fn apply_accepted(
             let recipient = RecipientRow::from(&Recipient::new(address.clone()));
             rows.put_new(keys::recipient_key(id, number), encode_row(&recipient));
         }
-        rows.put_new(keys::index_key(keys::address_prefix(&address.folded()), id), Vec::new());
+        rows.put_new(keys::index_key(keys::address_prefix(&address.to_folded()), id), Vec::new());
     }
     for record in &message.odoo_records {
         rows.put_new(keys::index_key(keys::odoo_record_prefix(&record.to_string()), id), Vec::new());
@@ -523,16 +523,16 @@ fn match_recipients(
         named == address
             || (message_row.recipient_count == 1
                 && correlated_by == CorrelatedBy::TrackingId
-                && is_alike(named, address))
+                && may_be_rewritten(named, address))
     };
     let (mut recipients, mut erased) = (Vec::new(), Vec::new());
     for number in 0..message_row.recipient_count {
         let Some(recipient) = load_recipient(rows, &message_row, number)? else { continue };
-        let address = recipient.address.folded();
+        let address = recipient.address.to_folded();
         if named.as_ref().is_none_or(|named| is_meant(named, &address)) {
             recipients.push(number);
         } else if correlated_by == CorrelatedBy::TrackingId
-            && named.iter().chain([&address]).any(|address| Pseudonym::Trail.fits(address))
+            && named.iter().chain([&address]).any(|address| Pseudonym::Trail.is_pseudonym(address))
         {
             erased.push(number);
         }

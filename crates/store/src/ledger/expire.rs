@@ -53,7 +53,7 @@ impl Ledger {
                 continue;
             };
             for (number, recipient) in (0u16..).zip(self.load_recipients(id, &row).unwrap_or_default()) {
-                rows.delete(keys::index_key(keys::address_prefix(&recipient.address.folded()), id));
+                rows.delete(keys::index_key(keys::address_prefix(&recipient.address.to_folded()), id));
                 if row.only_recipient.is_none() {
                     rows.delete(keys::recipient_key(id, number));
                 }

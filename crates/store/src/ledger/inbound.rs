@@ -10,7 +10,7 @@ use crate::ledger::write_batch::WriteBatch;
 use crate::record::{InboundReceivedV1, InboundStateV1};
 use mailtrail_mail::{Mailbox, Timestamp, TrackingId};
 use mailtrail_trail::{
-    InboundMail, InboundOutcome, InboundReceived, InboundRecord, InboundState, InboundTransition,
+    InboundOutcome, InboundReceived, InboundRecord, InboundState, InboundSummary, InboundTransition,
 };
 use serde::{Deserialize, Serialize};
 
@@ -79,7 +79,7 @@ fn find_duplicate(rows: &mut WriteBatch<'_>, arrival: &InboundReceived) -> sled:
     let Some(message_id) = arrival.message_id.as_ref().filter(|_| arrival.quarantine_reason.is_none()) else {
         return Ok(None);
     };
-    let key = keys::inbound_dedup_key(message_id.as_str(), &arrival.recipient.folded());
+    let key = keys::inbound_dedup_key(message_id.as_str(), &arrival.recipient.to_folded());
     let known = rows.get(&key)?.as_deref().and_then(decode_row::<[u8; 16]>).map(TrackingId::from_bytes);
     let fresh =
         |other: &TrackingId| arrival.id.timestamp().duration_since(other.timestamp()) <= arrival.dedup_window;
@@ -131,8 +131,8 @@ fn put_row(rows: &mut WriteBatch<'_>, id: TrackingId, row: &InboundRow) {
 }
 
 impl InboundRow {
-    fn into_domain(self) -> Option<(InboundMail, Position)> {
-        let message = InboundMail {
+    fn into_domain(self) -> Option<(InboundSummary, Position)> {
+        let message = InboundSummary {
             received: InboundReceived { missing_files: self.missing_files, ..self.received.into_domain()? },
             state: InboundState::from(self.state),
             state_since: Timestamp::from_millis(self.state_since),
@@ -147,7 +147,7 @@ impl InboundRow {
 
 impl Ledger {
     /// Returns one inbound message and the position of its body.
-    pub fn inbound_mail(&self, id: TrackingId) -> sled::Result<Option<(InboundMail, Position)>> {
+    pub fn inbound_mail(&self, id: TrackingId) -> sled::Result<Option<(InboundSummary, Position)>> {
         let row = self.memtable().get(&keys::inbound_key(id))?;
         Ok(row.as_deref().and_then(decode_row::<InboundRow>).and_then(InboundRow::into_domain))
     }
@@ -158,7 +158,7 @@ impl Ledger {
         &self,
         now: Timestamp,
         wanted: impl Fn(&Mailbox) -> bool,
-    ) -> sled::Result<Option<InboundMail>> {
+    ) -> sled::Result<Option<InboundSummary>> {
         for row in self.memtable().scan_prefix(keys::INBOUND_QUEUE_PREFIX) {
             let (key, value) = row?;
             let Some((id, (due, recipient))) =
@@ -177,8 +177,8 @@ impl Ledger {
     pub fn find_inbound(
         &self,
         limit: usize,
-        wanted: impl Fn(&InboundMail) -> bool,
-    ) -> sled::Result<Vec<InboundMail>> {
+        wanted: impl Fn(&InboundSummary) -> bool,
+    ) -> sled::Result<Vec<InboundSummary>> {
         let mut found = Vec::new();
         for row in self.memtable().scan_prefix_rev(keys::INBOUND_PREFIX) {
             let message = decode_row::<InboundRow>(&row?.1)

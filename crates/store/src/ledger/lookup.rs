@@ -6,7 +6,7 @@ use crate::ledger::memtable::{MergedRows, prefix_range};
 use crate::ledger::rows::{MessageRow, QueueKeyRow, RecipientRow, TrailEventRow, decode_row};
 use crate::ledger::write_batch::WriteBatch;
 use crate::ledger::{apply, keys};
-use mailtrail_mail::{Mailbox, MessageId, Record, Timestamp, TrackingId, fold_address};
+use mailtrail_mail::{Mailbox, MessageId, OdooRecord, Timestamp, TrackingId, fold_address};
 use mailtrail_trail::{
     AttemptStarted, CorrelatedBy, Message, ProviderEvent, Recipient, ReportedRecipient, Trail, TrailEvent,
 };
@@ -246,7 +246,7 @@ impl Ledger {
     /// Returns whether a newer message has the same Message-ID and recipient.
     pub fn is_resubmitted(&self, send: &Message, recipient: &Mailbox) -> sled::Result<bool> {
         let Some(message_id) = &send.message_id else { return Ok(false) };
-        let to_recipient = keys::address_prefix(&recipient.folded());
+        let to_recipient = keys::address_prefix(&recipient.to_folded());
         let with_message_id = keys::message_id_prefix(message_id.as_str());
         // A recipient rarely receives many messages in the meantime; if one does, few messages share the
         // Message-ID.
@@ -278,7 +278,7 @@ impl Ledger {
     }
 
     /// Returns messages about the given Odoo record, newest first.
-    pub fn find_by_odoo_record(&self, record: &Record, limit: usize) -> sled::Result<Vec<TrackingId>> {
+    pub fn find_by_odoo_record(&self, record: &OdooRecord, limit: usize) -> sled::Result<Vec<TrackingId>> {
         self.indexed_ids(&keys::odoo_record_prefix(&record.to_string()), limit)
     }
 

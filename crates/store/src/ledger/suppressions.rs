@@ -33,9 +33,9 @@ pub fn apply_event_evidence(
 
 /// Applies a requested change of the list.
 pub fn apply_suppression_change(rows: &mut WriteBatch<'_>, change: &SuppressionChange) -> sled::Result<()> {
-    let address = change.address.folded();
+    let address = change.address.to_folded();
     // The evidence of an erased address is stored under a different pseudonym.
-    if Pseudonym::Trail.fits(&address) {
+    if Pseudonym::Trail.is_pseudonym(&address) {
         return Ok(());
     }
     let edit = |evidence: &mut SuppressionEvidence| evidence.apply_change(&change.kind, change.at);
@@ -109,10 +109,10 @@ fn put_evidence(
 fn evidence_of(event: &ProviderEvent, source: EvidenceSource) -> Option<(String, Reason, EvidenceItem)> {
     let (reason, item) = evidence_from_event(event, source)?;
     let address: Mailbox = event.recipient.as_ref()?.parse().ok()?;
-    if Pseudonym::Trail.fits(address.as_str()) {
+    if Pseudonym::Trail.is_pseudonym(address.as_str()) {
         return None;
     }
-    Some((address.folded(), reason, item))
+    Some((address.to_folded(), reason, item))
 }
 
 impl Ledger {

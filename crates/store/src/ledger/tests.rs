@@ -10,7 +10,7 @@ use crate::ledger::write_batch::WriteBatch;
 use crate::record::{JournalRecord, Record};
 use crate::retention::Retention;
 use fastrand::Rng;
-use mailtrail_mail::{Clock, Lane, MessageId, Record as OdooRecord, Timestamp, TrackingId};
+use mailtrail_mail::{Clock, Lane, MessageId, OdooRecord, Timestamp, TrackingId};
 use mailtrail_trail::{
     AcceptedMessage, AttemptOutcome, AttemptStarted, AttemptStatus, Diagnostic, EventKind, EventSource,
     Message, ProviderEvent, QueueAction, QueueVerb, ReceivedEvent, RecipientResult,
@@ -147,13 +147,15 @@ fn short_lived_rows_are_never_written() {
     let ledger = Ledger::open(directory.path()).unwrap();
     ledger.apply_records(&sample_records()[..4], position(4)).unwrap();
     ledger.flush().unwrap();
-    let (queue, sending) =
-        (keys::queue_key(default_queue_prefix(), id(0).timestamp(), id(0)), keys::attempt_key(id(0)));
+    let (queue, sending) = (
+        keys::queue_key(default_queue_prefix(), tracking_id(0).timestamp(), tracking_id(0)),
+        keys::attempt_key(tracking_id(0)),
+    );
     for key in [queue, sending] {
         assert!(!ledger.memtable().contains_key(&key).unwrap());
         assert!(!disk_rows(&ledger).contains_key(&*key));
     }
-    assert!(disk_rows(&ledger).contains_key(&*keys::message_key(id(0))));
+    assert!(disk_rows(&ledger).contains_key(&*keys::message_key(tracking_id(0))));
 }
 
 /// New rows may accumulate, since most change again or are removed; changes of existing rows are flushed
@@ -256,7 +258,7 @@ fn detects_an_unfinished_bulk_load() {
 /// Changes by maintenance take the same path.
 #[test]
 fn expiry_removes_all_rows_of_a_message() {
-    let horizon = at(1_000_000);
+    let horizon = timestamp_at(1_000_000);
     for flushed in [false, true] {
         let directory = tempfile::tempdir().unwrap();
         let ledger = Ledger::open(directory.path()).unwrap();
@@ -265,7 +267,7 @@ fn expiry_removes_all_rows_of_a_message() {
             ledger.flush().unwrap();
         }
         let (expired, _) = ledger.expired_messages(None, horizon, 99, &mut |_, _| true).unwrap();
-        assert_eq!(expired, [id(0), id(1)]);
+        assert_eq!(expired, [tracking_id(0), tracking_id(1)]);
         ledger.expire_messages(&expired, horizon).unwrap();
         ledger.delete_keys(ledger.expired_dated_keys(horizon.saturating_add(ONE_DAY), 99).unwrap());
         ledger.delete_keys(ledger.expired_orphans(horizon, 99).unwrap());
@@ -273,7 +275,10 @@ fn expiry_removes_all_rows_of_a_message() {
             ledger.subtract_garbage(segment, bytes).unwrap();
         }
         let left = dump_queries(&ledger);
-        assert!(!left.contains(&id(0).to_string()) && left.contains(&id(2).to_string()), "{left}");
+        assert!(
+            !left.contains(&tracking_id(0).to_string()) && left.contains(&tracking_id(2).to_string()),
+            "{left}"
+        );
         ledger.flush().unwrap();
         let kinds: HashSet<u8> = disk_rows(&ledger).keys().map(|key| key[0]).collect();
         assert_eq!(kinds, b"kmqiroce".iter().copied().collect(), "flushed: {flushed}");
@@ -288,17 +293,18 @@ fn colliding_message_id_hash_matches_nothing() {
         let ledger = Ledger::open(directory.path()).unwrap();
         ledger.apply_records(&sample_records(), position(99)).unwrap();
         let mut rows = WriteBatch::new(ledger.memtable());
-        rows.put(keys::index_key(keys::message_id_prefix("8@example.com"), id(2)), Vec::new());
-        rows.put(keys::index_key(keys::message_id_prefix("0@example.com"), id(2)), Vec::new());
+        rows.put(keys::index_key(keys::message_id_prefix("8@example.com"), tracking_id(2)), Vec::new());
+        rows.put(keys::index_key(keys::message_id_prefix("0@example.com"), tracking_id(2)), Vec::new());
         rows.commit(None);
         if flushed {
             ledger.flush().unwrap();
         }
-        assert!(ledger.find_by_message_id(&message_id(8), 9).unwrap().is_empty());
-        assert_eq!(ledger.find_by_message_id(&message_id(0), 1).unwrap(), [id(0)]);
+        assert!(ledger.find_by_message_id(&sample_message_id(8), 9).unwrap().is_empty());
+        assert_eq!(ledger.find_by_message_id(&sample_message_id(0), 1).unwrap(), [tracking_id(0)]);
         assert_eq!(ledger.correlate(&provider_event(8, None)).unwrap(), None);
-        let found = ledger.correlate(&ProviderEvent { at: at(9), ..provider_event(0, None) }).unwrap();
-        assert_eq!(found.map(|(id, ..)| id), Some(id(0)));
+        let found =
+            ledger.correlate(&ProviderEvent { at: timestamp_at(9), ..provider_event(0, None) }).unwrap();
+        assert_eq!(found.map(|(id, ..)| id), Some(tracking_id(0)));
         ledger
             .apply_records(
                 &[JournalRecord {
@@ -309,7 +315,7 @@ fn colliding_message_id_hash_matches_nothing() {
                 position(101),
             )
             .unwrap();
-        assert_eq!(ledger.load_trail(id(2)).unwrap().unwrap().events.len(), 3);
+        assert_eq!(ledger.load_trail(tracking_id(2)).unwrap().unwrap().events.len(), 3);
     }
 }
 
@@ -320,11 +326,11 @@ fn searches_subjects_newest_first() {
     let ledger = Ledger::open(directory.path()).unwrap();
     ledger.apply_records(&sample_records(), position(99)).unwrap();
     let found = |part, limit, searched| ledger.find_by_subject(part, limit, searched).unwrap();
-    assert_eq!(found("order s", 9, 3), (vec![id(2), id(1), id(0)], false));
-    assert_eq!(found("ORDER", 9, 2), (vec![id(2), id(1)], true));
+    assert_eq!(found("order s", 9, 3), (vec![tracking_id(2), tracking_id(1), tracking_id(0)], false));
+    assert_eq!(found("ORDER", 9, 2), (vec![tracking_id(2), tracking_id(1)], true));
     assert_eq!(found("S0", 9, 2), (vec![], true));
-    assert_eq!(found("S0", 9, 3), (vec![id(0)], false));
-    assert_eq!(found("order", 1, 2), (vec![id(2)], false));
+    assert_eq!(found("S0", 9, 3), (vec![tracking_id(0)], false));
+    assert_eq!(found("order", 1, 2), (vec![tracking_id(2)], false));
 }
 
 /// A lost row is reported, and present again after a rebuild of the ledger.
@@ -332,7 +338,7 @@ fn searches_subjects_newest_first() {
 async fn verify_reports_messages_missing_in_the_ledger() {
     let directory = tempfile::tempdir().unwrap();
     let (store, _) = Store::open(directory.path(), Clock::System).unwrap();
-    let message = Message::new(id(1), "test");
+    let message = Message::new(tracking_id(1), "test");
     let accepted = AcceptedMessage { message, recipients: vec!["a@example.net".parse().unwrap()] };
     store.put_message_applied(accepted, bytes::Bytes::from("A: b\r\n\r\n")).await.unwrap();
     store.checkpoint().await;
@@ -341,15 +347,15 @@ async fn verify_reports_messages_missing_in_the_ledger() {
         let look = || store.verify(Some(&retention), now, &mut |_| Ok(())).unwrap();
         tokio::task::block_in_place(look)
     };
-    assert!(verify(at(1)).is_intact());
-    store.ledger().unwrap().tree().remove(keys::message_key(id(1))).unwrap();
-    let found = verify(at(1)).inconsistencies;
+    assert!(verify(timestamp_at(1)).is_intact());
+    store.ledger().unwrap().tree().remove(keys::message_key(tracking_id(1))).unwrap();
+    let found = verify(timestamp_at(1)).inconsistencies;
     assert_eq!(found.len(), 2, "{found:?}");
     assert!(found[0].contains("1 sends of the journal") && found[1].contains("in the queue"), "{found:?}");
     // A message past retention is not missed, but its queue entry is.
-    assert_eq!(verify(at(40 * 86_400)).inconsistencies.len(), 1);
-    tokio::task::block_in_place(|| store.rebuild(false, &mut |_| {})).unwrap();
-    assert!(verify(at(1)).is_intact());
+    assert_eq!(verify(timestamp_at(40 * 86_400)).inconsistencies.len(), 1);
+    tokio::task::block_in_place(|| store.rebuild_ledger(false, &mut |_| {})).unwrap();
+    assert!(verify(timestamp_at(1)).is_intact());
 }
 
 /// Three messages: relayed, with an event; relayed later, with an early event matched by Message-ID; queued.
@@ -359,14 +365,14 @@ fn sample_records() -> Vec<JournalRecord> {
         accepted_record(0),
         attempt_started_record(0),
         outcome_record(0, None),
-        received_event_record(0, Some(id(0))),
+        received_event_record(0, Some(tracking_id(0))),
         received_event_record(1, None),
         accepted_record(1),
         attempt_started_record(1),
-        outcome_record(1, Some(at(50))),
+        outcome_record(1, Some(timestamp_at(50))),
         attempt_started_record(1),
         outcome_record(1, None),
-        received_event_record(0, Some(id(0))),
+        received_event_record(0, Some(tracking_id(0))),
         received_event_record(7, None),
         accepted_record(2),
         queue_action_record(2, QueueVerb::Hold),
@@ -390,7 +396,7 @@ fn dump_queries(ledger: &Ledger) -> String {
     let sends = ledger.ids_in_range(low, high, 99).unwrap();
     writeln!(text, "{sends:?}").unwrap();
     for queue in ledger.queue_ids().unwrap() {
-        let due = ledger.due_messages(&queue, at(99), 99, |_| true).unwrap();
+        let due = ledger.due_messages(&queue, timestamp_at(99), 99, |_| true).unwrap();
         writeln!(text, "{queue:?} {due:?} {:?}", ledger.queued_messages(&queue, |_| true, 99).unwrap())
             .unwrap();
     }
@@ -405,13 +411,17 @@ fn dump_queries(ledger: &Ledger) -> String {
     .unwrap();
     for number in 0..9 {
         let event = provider_event(number, None);
-        writeln!(text, "{:?}", ledger.find_by_message_id(&message_id(number), 99).unwrap()).unwrap();
+        writeln!(text, "{:?}", ledger.find_by_message_id(&sample_message_id(number), 99).unwrap()).unwrap();
         writeln!(text, "{:?}", ledger.has_event("mailgun", &event).unwrap()).unwrap();
         writeln!(text, "{:?}", ledger.correlate(&event).unwrap()).unwrap();
-        writeln!(text, "{:?}", ledger.webhook_token("mailgun", &number.to_string(), at(number)).unwrap())
-            .unwrap();
-        writeln!(text, "{:?}", ledger.load_trail(id(number)).unwrap()).unwrap();
-        writeln!(text, "{:?}", ledger.is_sending(id(number)).unwrap()).unwrap();
+        writeln!(
+            text,
+            "{:?}",
+            ledger.webhook_token("mailgun", &number.to_string(), timestamp_at(number)).unwrap()
+        )
+        .unwrap();
+        writeln!(text, "{:?}", ledger.load_trail(tracking_id(number)).unwrap()).unwrap();
+        writeln!(text, "{:?}", ledger.is_sending(tracking_id(number)).unwrap()).unwrap();
     }
     text
 }
@@ -430,29 +440,29 @@ fn as_pair((key, value): &(IVec, IVec)) -> (&IVec, &IVec) {
     (key, value)
 }
 
-fn at(seconds: u64) -> Timestamp {
+fn timestamp_at(seconds: u64) -> Timestamp {
     Timestamp::from_secs(1_789_387_200 + seconds)
 }
 
-fn id(number: u64) -> TrackingId {
-    TrackingId::new(at(number), u128::from(number))
+fn tracking_id(number: u64) -> TrackingId {
+    TrackingId::new(timestamp_at(number), u128::from(number))
 }
 
 fn position(number: usize) -> Position {
     Position { segment: 1, offset: number as u64 * 100 }
 }
 
-fn message_id(number: u64) -> MessageId {
+fn sample_message_id(number: u64) -> MessageId {
     MessageId::parse(&format!("{number}@example.com")).unwrap()
 }
 
 fn accepted_record(number: u64) -> Record {
     let message = Message {
-        message_id: Some(message_id(number)),
+        message_id: Some(sample_message_id(number)),
         odoo_records: vec![OdooRecord::parse("sale.order,42").unwrap()],
         subject: format!("Your Order S{number}"),
         size: number,
-        ..Message::new(id(number), "odoo")
+        ..Message::new(tracking_id(number), "odoo")
     };
     Record::AcceptedMessage(Box::new(AcceptedMessage {
         message,
@@ -462,17 +472,27 @@ fn accepted_record(number: u64) -> Record {
 
 fn queue_action_record(number: u64, verb: QueueVerb) -> Record {
     let (operator, reason) = ("uid 0".to_owned(), "why not".to_owned());
-    Record::QueueAction(QueueAction { id: id(number), at: at(number), verb, operator, reason })
+    Record::QueueAction(QueueAction {
+        id: tracking_id(number),
+        at: timestamp_at(number),
+        verb,
+        operator,
+        reason,
+    })
 }
 
 fn attempt_started_record(number: u64) -> Record {
-    Record::AttemptStarted(AttemptStarted { id: id(number), at: at(number), upstream: "mailgun".into() })
+    Record::AttemptStarted(AttemptStarted {
+        id: tracking_id(number),
+        at: timestamp_at(number),
+        upstream: "mailgun".into(),
+    })
 }
 
 fn outcome_record(number: u64, next_attempt: Option<Timestamp>) -> Record {
     let status = if next_attempt.is_some() { AttemptStatus::Queued } else { AttemptStatus::Relayed };
     let settled = RecipientResult { recipients: vec![0], status, diagnostic: Diagnostic::default() };
-    let (id, at) = (id(number), at(number));
+    let (id, at) = (tracking_id(number), timestamp_at(number));
     Record::AttemptOutcome(AttemptOutcome {
         id,
         at,
@@ -483,11 +503,11 @@ fn outcome_record(number: u64, next_attempt: Option<Timestamp>) -> Record {
 }
 
 fn received_event_record(number: u64, tracking: Option<TrackingId>) -> Record {
-    let token = Some((number.to_string(), at(number), [number as u8; 16]));
+    let token = Some((number.to_string(), timestamp_at(number), [number as u8; 16]));
     let event = provider_event(number, tracking);
     Record::ReceivedEvent(Box::new(ReceivedEvent {
         upstream: "mailgun".into(),
-        received_at: at(number),
+        received_at: timestamp_at(number),
         source: EventSource::Webhook,
         token,
         event,
@@ -497,11 +517,11 @@ fn received_event_record(number: u64, tracking: Option<TrackingId>) -> Record {
 fn provider_event(number: u64, tracking_id: Option<TrackingId>) -> ProviderEvent {
     ProviderEvent {
         kind: EventKind::Delivered,
-        at: at(number),
+        at: timestamp_at(number),
         dedup_key: format!("event {number}"),
         recipient: Some("ada@example.net".into()),
         tracking_id,
-        message_id: Some(message_id(number)),
+        message_id: Some(sample_message_id(number)),
         automated: false,
         test_mode: false,
         diagnostic: Diagnostic::default(),

@@ -8,7 +8,7 @@ use crate::{ReadError, Store};
 use bytes::Bytes;
 use mailtrail_mail::{Mailbox, MessageId, Timestamp, TrackingId};
 use mailtrail_trail::{
-    InboundMail, InboundOutcome, InboundReceived, InboundRecord, InboundState, InboundTransition,
+    InboundOutcome, InboundReceived, InboundRecord, InboundState, InboundSummary, InboundTransition,
 };
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -40,7 +40,7 @@ impl Store {
         &self,
         now: Timestamp,
         wanted: impl Fn(&Mailbox) -> bool,
-    ) -> Result<Option<InboundMail>, ReadError> {
+    ) -> Result<Option<InboundSummary>, ReadError> {
         Ok(self.ledger()?.next_due_inbound(now, wanted)?)
     }
 
@@ -48,13 +48,13 @@ impl Store {
     pub fn find_inbound(
         &self,
         limit: usize,
-        wanted: impl Fn(&InboundMail) -> bool,
-    ) -> Result<Vec<InboundMail>, ReadError> {
+        wanted: impl Fn(&InboundSummary) -> bool,
+    ) -> Result<Vec<InboundSummary>, ReadError> {
         Ok(self.ledger()?.find_inbound(limit, wanted)?)
     }
 
     /// Returns one inbound message.
-    pub fn inbound_mail(&self, id: TrackingId) -> Result<Option<InboundMail>, ReadError> {
+    pub fn load_inbound(&self, id: TrackingId) -> Result<Option<InboundSummary>, ReadError> {
         Ok(self.ledger()?.inbound_mail(id)?.map(|(mail, _)| mail))
     }
 

@@ -19,7 +19,7 @@ use crate::record::operator_action::OperatorActionV1;
 use crate::record::suppression::{SuppressionChangeV1, SuppressionChangeV2};
 use crate::sink_cursor::{DelayedDelivery, SinkAck};
 use mailtrail_mail::{
-    BodyType, Dsn, DsnRecipient, Lane, Mailbox, MessageId, Notify, Record as OdooRecord, Ret, Timestamp,
+    BodyType, DsnParameters, DsnRecipient, Lane, Mailbox, MessageId, Notify, OdooRecord, Ret, Timestamp,
     TrackingId,
 };
 use mailtrail_trail::suppression::SuppressionChange;
@@ -555,7 +555,7 @@ pub(crate) fn dsn_action_from_flag(failure: bool) -> DsnAction {
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct DsnV1 {
-    full: Option<bool>,
+    ret_full: Option<bool>,
     envid: Option<Box<str>>,
     recipients: Vec<DsnRecipientV1>,
 }
@@ -574,28 +574,28 @@ impl DsnRecipientV1 {
     }
 }
 
-impl From<&Dsn> for DsnV1 {
-    fn from(dsn: &Dsn) -> Self {
+impl From<&DsnParameters> for DsnV1 {
+    fn from(dsn: &DsnParameters) -> Self {
         let recipients = dsn.recipients.iter().map(|(place, wish)| {
             let notify = wish.notify.map(|notify| [notify.success, notify.failure, notify.delay]);
             DsnRecipientV1 { recipient_index: *place, notify, orcpt: wish.orcpt.clone() }
         });
         Self {
-            full: dsn.ret.map(|ret| ret == Ret::Full),
+            ret_full: dsn.ret.map(|ret| ret == Ret::Full),
             envid: dsn.envid.clone(),
             recipients: recipients.collect(),
         }
     }
 }
 
-impl From<DsnV1> for Dsn {
+impl From<DsnV1> for DsnParameters {
     fn from(dsn: DsnV1) -> Self {
         let wish = |wish: DsnRecipientV1| {
             (wish.recipient_index, DsnRecipient { notify: wish.notify(), orcpt: wish.orcpt })
         };
         let recipients = dsn.recipients.into_iter().map(wish);
         Self {
-            ret: dsn.full.map(|full| if full { Ret::Full } else { Ret::Headers }),
+            ret: dsn.ret_full.map(|full| if full { Ret::Full } else { Ret::Headers }),
             envid: dsn.envid,
             recipients: recipients.collect(),
         }

@@ -9,45 +9,45 @@ use serde_json::value::RawValue;
 
 /// Why there are no events.
 #[derive(Debug, thiserror::Error)]
-pub enum NotABatch {
+pub enum ParseBatchError {
     /// The body is no JSON document.
     #[error("the body is not JSON: {0}")]
     Malformed(#[from] serde_json::Error),
     /// It holds more than [`MOST`].
-    #[error("the body holds more than {MOST} events")]
+    #[error("the body holds more than {MAX_EVENTS} events")]
     TooMany,
 }
 
 /// The events of a body, each as it is written there: of a list, of a list that is called `items` or `events`, or the
 /// body itself. One that cannot be read is among them all the same.
-pub fn events(body: &Bytes) -> Result<Vec<Bytes>, NotABatch> {
-    let events = match whole_events(body) {
+pub fn split_events(body: &Bytes) -> Result<Vec<Bytes>, ParseBatchError> {
+    let events = match split_valid_json(body) {
         Ok(events) => events.into_iter().map(|event| body.slice_ref(event.as_bytes())).collect(),
-        Err(error) => pieces(body, &["items", "events"]).ok_or(error)?,
+        Err(error) => split_invalid_json(body, &["items", "events"]).ok_or(error)?,
     };
-    if events.len() > MOST { Err(NotABatch::TooMany) } else { Ok(events) }
+    if events.len() > MAX_EVENTS { Err(ParseBatchError::TooMany) } else { Ok(events) }
 }
 
-fn whole_events(body: &[u8]) -> Result<Vec<&str>, serde_json::Error> {
+fn split_valid_json(body: &[u8]) -> Result<Vec<&str>, serde_json::Error> {
     let whole: &RawValue = serde_json::from_slice(body)?;
     let list = match serde_json::from_str(whole.get()) {
         Ok(list) => Some(list),
-        Err(_) => {
-            serde_json::from_str(whole.get()).ok().and_then(|named: Named<'_>| named.items.or(named.events))
-        }
+        Err(_) => serde_json::from_str(whole.get())
+            .ok()
+            .and_then(|named: BatchEnvelope<'_>| named.items.or(named.events)),
     };
     let events: Vec<&RawValue> = list.unwrap_or_else(|| vec![whole]);
     Ok(events.into_iter().map(RawValue::get).collect())
 }
 
 /// The events of a body that is no JSON as it stands; `None` where it is none with any mending either.
-fn pieces(body: &Bytes, names: &[&str]) -> Option<Vec<Bytes>> {
+fn split_invalid_json(body: &Bytes, names: &[&str]) -> Option<Vec<Bytes>> {
     // In these no byte has its place.
     let is_wide = Encoding::for_bom(body).is_some_and(|(encoding, _)| !encoding.is_ascii_compatible());
-    let body = if is_wide { Bytes::from(lenient::decode(body).into_owned()) } else { body.clone() };
-    let whole = || lenient::value(&body).ok().map(|_| vec![body.clone()]);
-    match split(&body, names) {
-        Some(Split { items, rest }) if lenient::value(&rest).is_ok() => {
+    let body = if is_wide { Bytes::from(lenient::decode_text(body).into_owned()) } else { body.clone() };
+    let whole = || lenient::parse_value(&body).ok().map(|_| vec![body.clone()]);
+    match split_body(&body, names) {
+        Some(SplitBody { items, remainder }) if lenient::parse_value(&remainder).is_ok() => {
             Some(items.into_iter().map(|item| body.slice_ref(item)).collect())
         }
         _ => whole(),
@@ -55,22 +55,23 @@ fn pieces(body: &Bytes, names: &[&str]) -> Option<Vec<Bytes>> {
 }
 
 /// A body taken apart by its brackets and quotes alone, whatever stands between them.
-pub struct Split<'a> {
+pub struct SplitBody<'a> {
     /// The items of its list.
     pub items: Vec<&'a [u8]>,
     /// The body with an empty list in its place.
-    pub rest: Vec<u8>,
+    pub remainder: Vec<u8>,
 }
 
 /// Takes a body apart: its list is the body itself, or what one of `names` stands for in it.
-pub fn split<'a>(body: &'a [u8], names: &[&str]) -> Option<Split<'a>> {
-    let mut scan = Scan { body, at: body.iter().position(|byte| matches!(byte, b'[' | b'{'))?, depth: 0 };
-    if body[scan.at] == b'{' {
+pub fn split_body<'a>(body: &'a [u8], names: &[&str]) -> Option<SplitBody<'a>> {
+    let mut scan =
+        BodyScanner { body, position: body.iter().position(|byte| matches!(byte, b'[' | b'{'))?, depth: 0 };
+    if body[scan.position] == b'{' {
         scan.find_list(names)?;
     }
-    let start = scan.at + 1;
-    let items = scan.items()?;
-    Some(Split { items, rest: [&body[..start], &body[scan.at..]].concat() })
+    let start = scan.position + 1;
+    let items = scan.scan_items()?;
+    Some(SplitBody { items, remainder: [&body[..start], &body[scan.position..]].concat() })
 }
 
 /// What a list whose brackets or quotes do not fit together is made of.
@@ -93,13 +94,13 @@ pub fn salvage<'a>(text: &'a [u8], field: &str) -> Salvage<'a> {
         if text[..start].trim_ascii_end().ends_with(b":") {
             continue;
         }
-        let mut scan = Scan { body: text, at: start, depth: 0 };
-        let item = scan.skip_object().and_then(|()| lenient::value(&text[start..scan.at]).ok());
+        let mut scan = BodyScanner { body: text, position: start, depth: 0 };
+        let item = scan.skip_object().and_then(|()| lenient::parse_value(&text[start..scan.position]).ok());
         match item.filter(|item| item.get(field).is_some()) {
             Some(item) => {
                 found.junk.push(&text[junk..start]);
                 found.items.push(item);
-                (junk, at) = (scan.at, scan.at);
+                (junk, at) = (scan.position, scan.position);
             }
             None => misses += 1,
         }
@@ -129,23 +130,23 @@ pub fn list_start(body: &[u8], name: &str) -> Option<usize> {
 }
 
 /// A place in a body, and how many brackets are open there.
-struct Scan<'a> {
+struct BodyScanner<'a> {
     body: &'a [u8],
-    at: usize,
+    position: usize,
     depth: usize,
 }
 
-impl<'a> Scan<'a> {
+impl<'a> BodyScanner<'a> {
     /// Goes on to the list that one of `names` stands for.
     fn find_list(&mut self, names: &[&str]) -> Option<()> {
         let mut named = false;
-        while let Some(byte) = self.body.get(self.at) {
+        while let Some(byte) = self.body.get(self.position) {
             match byte {
                 b'"' => {
-                    let start = self.at + 1;
+                    let start = self.position + 1;
                     self.skip_string();
-                    let name = self.body.get(start..self.at)?;
-                    let behind = self.body.get(self.at + 1..).unwrap_or_default();
+                    let name = self.body.get(start..self.position)?;
+                    let behind = self.body.get(self.position + 1..).unwrap_or_default();
                     let is_key = behind.trim_ascii_start().starts_with(b":");
                     named = self.depth == 1 && is_key && names.iter().any(|wanted| wanted.as_bytes() == name);
                 }
@@ -154,45 +155,45 @@ impl<'a> Scan<'a> {
                 byte if byte.is_ascii_whitespace() => {}
                 _ => {
                     named = false;
-                    self.count(*byte)?;
+                    self.track_depth(*byte)?;
                 }
             }
-            self.at += 1;
+            self.position += 1;
         }
         None
     }
 
     /// The items of the list that begins here; ends at its closing bracket.
-    fn items(&mut self) -> Option<Vec<&'a [u8]>> {
-        let (mut items, mut start) = (Vec::new(), self.at + 1);
+    fn scan_items(&mut self) -> Option<Vec<&'a [u8]>> {
+        let (mut items, mut start) = (Vec::new(), self.position + 1);
         let outside = self.depth;
-        while let Some(byte) = self.body.get(self.at) {
+        while let Some(byte) = self.body.get(self.position) {
             match byte {
                 b'"' => self.skip_string(),
                 b',' if self.depth == outside + 1 => {
-                    items.push(self.body[start..self.at].trim_ascii());
-                    start = self.at + 1;
+                    items.push(self.body[start..self.position].trim_ascii());
+                    start = self.position + 1;
                 }
-                byte => self.count(*byte)?,
+                byte => self.track_depth(*byte)?,
             }
             if self.depth == outside {
-                items.push(self.body[start..self.at].trim_ascii());
+                items.push(self.body[start..self.position].trim_ascii());
                 items.retain(|item| !item.is_empty());
                 return Some(items);
             }
-            self.at += 1;
+            self.position += 1;
         }
         None
     }
 
     /// Goes behind the object that begins here.
     fn skip_object(&mut self) -> Option<()> {
-        while let Some(byte) = self.body.get(self.at) {
+        while let Some(byte) = self.body.get(self.position) {
             match byte {
                 b'"' => self.skip_string(),
-                byte => self.count(*byte)?,
+                byte => self.track_depth(*byte)?,
             }
-            self.at += 1;
+            self.position += 1;
             if self.depth == 0 {
                 return Some(());
             }
@@ -202,13 +203,13 @@ impl<'a> Scan<'a> {
 
     /// Goes to the quote that ends a string.
     fn skip_string(&mut self) {
-        self.at += 1;
-        while let Some(byte) = self.body.get(self.at).filter(|byte| **byte != b'"') {
-            self.at += if *byte == b'\\' { 2 } else { 1 };
+        self.position += 1;
+        while let Some(byte) = self.body.get(self.position).filter(|byte| **byte != b'"') {
+            self.position += if *byte == b'\\' { 2 } else { 1 };
         }
     }
 
-    fn count(&mut self, byte: u8) -> Option<()> {
+    fn track_depth(&mut self, byte: u8) -> Option<()> {
         match byte {
             b'[' | b'{' => self.depth += 1,
             b']' | b'}' => self.depth = self.depth.checked_sub(1)?,
@@ -219,7 +220,7 @@ impl<'a> Scan<'a> {
 }
 
 #[derive(Deserialize)]
-struct Named<'a> {
+struct BatchEnvelope<'a> {
     #[serde(borrow)]
     items: Option<Vec<&'a RawValue>>,
     #[serde(borrow)]
@@ -227,7 +228,7 @@ struct Named<'a> {
 }
 
 /// Events of one body. Brevo sends up to 500.
-pub const MOST: usize = 2000;
+pub const MAX_EVENTS: usize = 2000;
 /// Objects of a damaged list that are tried in vain; each may be read to the end of the text.
 const MOST_MISSES: usize = 1000;
 
@@ -237,7 +238,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn one_or_many_come_as_they_are_written() {
+    fn splits_single_events_and_lists_unchanged() {
         for (body, expected) in [
             (r#" {"event" : "click"} "#, &[r#"{"event" : "click"}"#][..]),
             (r#"[{"a":1}, 2 ,null]"#, &[r#"{"a":1}"#, "2", "null"]),
@@ -247,12 +248,12 @@ mod tests {
             ("[]", &[]),
             ("7", &["7"]),
         ] {
-            assert_eq!(events(&Bytes::from(body)).unwrap(), expected, "{body}");
+            assert_eq!(split_events(&Bytes::from(body)).unwrap(), expected, "{body}");
         }
     }
 
     #[test]
-    fn a_bad_one_leaves_the_others_as_they_are_written() {
+    fn keeps_other_events_beside_an_invalid_one() {
         for bad in [
             r#"{"a" 1}"#,
             "nothing",
@@ -272,28 +273,31 @@ mod tests {
                 ),
             ] {
                 let body = format!(r#"{before}{{"a":"]}}\"["}}, {bad},{{"b":[1,2]}}{behind}"#);
-                let found = events(&Bytes::from(body.clone())).unwrap();
+                let found = split_events(&Bytes::from(body.clone())).unwrap();
                 assert_eq!(found, [r#"{"a":"]}\"["}"#, bad, r#"{"b":[1,2]}"#], "{body}");
             }
         }
         let wide: Vec<u8> = "\u{feff}[1, NaN]".encode_utf16().flat_map(u16::to_be_bytes).collect();
-        assert_eq!(events(&Bytes::from(wide)).unwrap(), ["1", "NaN"]);
+        assert_eq!(split_events(&Bytes::from(wide)).unwrap(), ["1", "NaN"]);
         let latin = b"[\"M\xfcller\",2]";
-        assert_eq!(events(&Bytes::from_static(latin)).unwrap(), [&b"\"M\xfcller\""[..], b"2"]);
+        assert_eq!(split_events(&Bytes::from_static(latin)).unwrap(), [&b"\"M\xfcller\""[..], b"2"]);
     }
 
     #[test]
-    fn what_is_no_json_or_too_much_says_so() {
+    fn rejects_non_json_and_oversized_batches() {
         for body in ["", "{", "[1,", "[1,{]", "event=click", "[1] 2", "{\"items\":[1]", "{\"items\":[1] 2}"] {
-            assert!(matches!(events(&Bytes::from(body)), Err(NotABatch::Malformed(_))), "{body}");
+            assert!(matches!(split_events(&Bytes::from(body)), Err(ParseBatchError::Malformed(_))), "{body}");
         }
         for body in [&b"\xef\xbb\xbf{}"[..], b"\"\xff\"", b"{\"items\":NaN}"] {
-            assert_eq!(events(&Bytes::from_static(body)).unwrap().len(), 1);
+            assert_eq!(split_events(&Bytes::from_static(body)).unwrap().len(), 1);
         }
         let many = |many: usize| format!("[{}1]", "1,".repeat(many - 1));
-        assert_eq!(events(&many(MOST).into()).unwrap().len(), MOST);
-        assert!(matches!(events(&many(MOST + 1).into()), Err(NotABatch::TooMany)));
-        assert!(matches!(events(&(many(MOST + 1) + "\n\u{1}]").into()), Err(NotABatch::Malformed(_))));
+        assert_eq!(split_events(&many(MAX_EVENTS).into()).unwrap().len(), MAX_EVENTS);
+        assert!(matches!(split_events(&many(MAX_EVENTS + 1).into()), Err(ParseBatchError::TooMany)));
+        assert!(matches!(
+            split_events(&(many(MAX_EVENTS + 1) + "\n\u{1}]").into()),
+            Err(ParseBatchError::Malformed(_))
+        ));
     }
 
     #[test]
@@ -330,18 +334,18 @@ mod tests {
     }
 
     #[test]
-    fn junk_never_panics() {
+    fn never_panics_on_arbitrary_bytes() {
         let mut random = fastrand::Rng::with_seed(13);
         let pieces =
             ["[", "]", "{", "}", "\"items\"", "\"events\"", ":", ",", "1", "\"é\"", " ", "null", "\\"];
         for _ in 0..20_000 {
             let body: String =
                 (0..random.usize(..14)).map(|_| pieces[random.usize(..pieces.len())]).collect();
-            for event in events(&body.clone().into()).unwrap_or_default() {
+            for event in split_events(&body.clone().into()).unwrap_or_default() {
                 assert!(body.contains(std::str::from_utf8(&event).unwrap()), "{body}");
             }
         }
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
-        assert_eq!(events(&deep.into()).map(|events| events.len()).unwrap_or_default(), 1);
+        assert_eq!(split_events(&deep.into()).map(|events| events.len()).unwrap_or_default(), 1);
     }
 }

@@ -13,17 +13,17 @@ impl Form {
     /// Reads either kind; they are told apart by how they begin. Uploaded files are left out. `None` for what is no form,
     /// or one of more than [`Form::MOST`] fields.
     pub fn parse(body: &[u8]) -> Option<Self> {
-        let body = body.strip_prefix(MARK).unwrap_or(body);
+        let body = body.strip_prefix(UTF8_BOM).unwrap_or(body);
         if body.starts_with(b"--") {
-            return Self::parts(body).now_or_never()?;
+            return Self::parse_multipart(body).now_or_never()?;
         }
         let pairs = form_urlencoded::parse(body).map(|(name, value)| (name.into_owned(), value.into_owned()));
-        let form = Self(pairs.take(Self::MOST + 1).collect());
-        (form.0.len() <= Self::MOST && body.contains(&b'=')).then_some(form)
+        let form = Self(pairs.take(Self::MAX_FIELDS + 1).collect());
+        (form.0.len() <= Self::MAX_FIELDS && body.contains(&b'=')).then_some(form)
     }
 
     /// Everything is there already, so this never waits. The boundary is what the first line says.
-    async fn parts(body: &[u8]) -> Option<Self> {
+    async fn parse_multipart(body: &[u8]) -> Option<Self> {
         let line = body.split(|byte| *byte == b'\r').next()?;
         let boundary = std::str::from_utf8(line.strip_prefix(b"--")?).ok()?.to_owned();
         let whole = stream::iter([Ok::<_, Infallible>(bytes::Bytes::copy_from_slice(body))]);
@@ -35,7 +35,7 @@ impl Form {
             };
             let value = part.bytes().await.ok()?;
             form.0.push((name, String::from_utf8_lossy(&value).into_owned()));
-            if form.0.len() > Self::MOST {
+            if form.0.len() > Self::MAX_FIELDS {
                 return None;
             }
         }
@@ -43,17 +43,17 @@ impl Form {
     }
 
     /// The first field of that name.
-    pub fn first(&self, name: &str) -> Option<&str> {
-        self.all(name).next()
+    pub fn first_value(&self, name: &str) -> Option<&str> {
+        self.all_values(name).next()
     }
 
     /// The last field of that name.
-    pub fn last(&self, name: &str) -> Option<&str> {
+    pub fn last_value(&self, name: &str) -> Option<&str> {
         self.iter().rev().find(|(known, _)| *known == name).map(|(_, value)| value)
     }
 
     /// All fields of that name.
-    pub fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+    pub fn all_values(&self, name: &str) -> impl Iterator<Item = &str> {
         self.iter().filter(move |(known, _)| *known == name).map(|(_, value)| value)
     }
 
@@ -63,22 +63,22 @@ impl Form {
     }
 
     /// Fields of one form: what providers send has a hundred, with what users add to it.
-    pub const MOST: usize = 5000;
+    pub const MAX_FIELDS: usize = 5000;
 }
 
 /// A byte order mark, in UTF-8.
-const MARK: &[u8] = b"\xef\xbb\xbf";
+const UTF8_BOM: &[u8] = b"\xef\xbb\xbf";
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn pairs(body: &[u8]) -> Option<Vec<(String, String)>> {
+    fn parse_pairs(body: &[u8]) -> Option<Vec<(String, String)>> {
         Form::parse(body).map(|form| form.0)
     }
 
     #[test]
-    fn fields_keep_their_order_and_their_repetitions() {
+    fn preserves_field_order_and_repetition() {
         let form =
             Form::parse(b"list=3&list%5B%5D%5Bid%5D=3&x=a+b%2Bc&list=5&empty=&bare&u=%C3%A9%ff").unwrap();
         let fields: Vec<_> = form.iter().collect();
@@ -94,17 +94,20 @@ mod tests {
                 ("u", "é\u{fffd}")
             ]
         );
-        assert_eq!((form.first("list"), form.last("list"), form.first("X")), (Some("3"), Some("5"), None));
-        assert_eq!(Form::parse(b"\xef\xbb\xbfa=b").unwrap().first("a"), Some("b"));
+        assert_eq!(
+            (form.first_value("list"), form.last_value("list"), form.first_value("X")),
+            (Some("3"), Some("5"), None)
+        );
+        assert_eq!(Form::parse(b"\xef\xbb\xbfa=b").unwrap().first_value("a"), Some("b"));
     }
 
     #[test]
-    fn parts_are_fields_and_files_are_not() {
+    fn parses_parts_and_skips_files() {
         let body = b"--b-1\r\nContent-Disposition: form-data; name=\"event\"\r\n\r\nbounced\r\n--b-1\r\n\
             Content-Disposition: form-data; name=\"attachment-1\"; filename=\"a.txt\"\r\n\r\nx=y\r\n--b-1\r\n\
             Content-Disposition: form-data; name=\"event\"\r\n\r\nsecond\r\n--b-1--\r\n";
         let form = Form::parse(body).unwrap();
-        assert_eq!(form.all("event").collect::<Vec<_>>(), ["bounced", "second"]);
+        assert_eq!(form.all_values("event").collect::<Vec<_>>(), ["bounced", "second"]);
         assert_eq!(form.iter().count(), 2);
         for end in 0..body.len() - 2 {
             let cut = Form::parse(&body[..end]);
@@ -113,16 +116,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_form_is_none() {
+    fn rejects_other_bodies() {
         for body in [&b""[..], b"junk", b"--", b"--x", b"--\r\n\r\n", b"--\xff\r\n"] {
-            assert_eq!(pairs(body), None, "{body:?}");
+            assert_eq!(parse_pairs(body), None, "{body:?}");
         }
-        assert_eq!(pairs("a=1&".repeat(Form::MOST).as_bytes()).map(|pairs| pairs.len()), Some(Form::MOST));
-        assert_eq!(pairs("a=1&".repeat(Form::MOST + 1).as_bytes()), None);
+        assert_eq!(
+            parse_pairs("a=1&".repeat(Form::MAX_FIELDS).as_bytes()).map(|pairs| pairs.len()),
+            Some(Form::MAX_FIELDS)
+        );
+        assert_eq!(parse_pairs("a=1&".repeat(Form::MAX_FIELDS + 1).as_bytes()), None);
     }
 
     #[test]
-    fn junk_never_panics() {
+    fn never_panics_on_arbitrary_bytes() {
         let mut random = fastrand::Rng::with_seed(11);
         let pieces: [&[u8]; 10] = [
             b"--b",

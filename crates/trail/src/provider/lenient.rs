@@ -10,22 +10,25 @@ use serde::Deserialize;
 use std::borrow::Cow;
 
 /// Reads a document; `mended` holds it where it had to be mended.
-pub fn read<'a, T: Deserialize<'a>>(body: &'a [u8], mended: &'a mut String) -> Result<T, serde_json::Error> {
+pub fn parse_borrowed<'a, T: Deserialize<'a>>(
+    body: &'a [u8],
+    mended: &'a mut String,
+) -> Result<T, serde_json::Error> {
     if let Ok(document) = serde_json::from_slice(body) {
         return Ok(document);
     }
-    *mended = mend(&decode(body));
+    *mended = repair_document(&decode_text(body));
     serde_json::from_str(mended)
 }
 
 /// Reads a document into a value of its own.
-pub fn value(body: &[u8]) -> Result<serde_json::Value, serde_json::Error> {
-    read(body, &mut String::new())
+pub fn parse_value(body: &[u8]) -> Result<serde_json::Value, serde_json::Error> {
+    parse_borrowed(body, &mut String::new())
 }
 
 /// The text of a body without its byte order mark. Bytes that are no UTF-8 are Windows-1252, the superset of Latin-1 that
 /// old programs write, unless some of the others are UTF-8.
-pub fn decode(body: &[u8]) -> Cow<'_, str> {
+pub fn decode_text(body: &[u8]) -> Cow<'_, str> {
     if let Some((encoding, mark)) = Encoding::for_bom(body) {
         return encoding.decode_without_bom_handling(&body[mark..]).0;
     }
@@ -35,18 +38,18 @@ pub fn decode(body: &[u8]) -> Cow<'_, str> {
 }
 
 /// A document with everything mended that can be.
-fn mend(text: &str) -> String {
+fn repair_document(text: &str) -> String {
     let (mut mended, mut rest) = (String::with_capacity(text.len() + 16), text);
     while let Some(first) = rest.chars().next() {
         let length = match first {
             '"' => {
                 mended.push('"');
-                1 + mend_string(&rest[1..], &mut mended)
+                1 + repair_string(&rest[1..], &mut mended)
             }
             'a'..='z' | 'A'..='Z' | '0'..='9' | '-' | '+' | '.' => {
                 let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || "-+.".contains(c)));
                 let word = &rest[..end.unwrap_or(rest.len())];
-                mended.push_str(if is_no_number(word) { "null" } else { word });
+                mended.push_str(if is_invalid_number(word) { "null" } else { word });
                 word.len()
             }
             other => {
@@ -60,7 +63,7 @@ fn mend(text: &str) -> String {
 }
 
 /// Mends a string behind its opening quote; how many bytes it takes with its closing one.
-fn mend_string(text: &str, mended: &mut String) -> usize {
+fn repair_string(text: &str, mended: &mut String) -> usize {
     let mut at = 0;
     while let Some(c) = text[at..].chars().next() {
         at += c.len_utf8();
@@ -69,7 +72,7 @@ fn mend_string(text: &str, mended: &mut String) -> usize {
                 mended.push('"');
                 break;
             }
-            '\\' => at += mend_escape(&text[at..], mended),
+            '\\' => at += repair_escape(&text[at..], mended),
             control if control < ' ' => mended.push_str(&format!("\\u{:04x}", u32::from(control))),
             other => mended.push(other),
         }
@@ -78,13 +81,16 @@ fn mend_string(text: &str, mended: &mut String) -> usize {
 }
 
 /// Mends an escape behind its backslash; how many bytes it takes.
-fn mend_escape(text: &str, mended: &mut String) -> usize {
+fn repair_escape(text: &str, mended: &mut String) -> usize {
     match text.chars().next() {
         Some(plain @ ('"' | '\\' | '/' | 'b' | 'f' | 'n' | 'r' | 't')) => {
             mended.extend(['\\', plain]);
             1
         }
-        Some('u') => match (unit(text), text.get(5..).and_then(|next| unit(next.strip_prefix('\\')?))) {
+        Some('u') => match (
+            parse_code_unit(text),
+            text.get(5..).and_then(|next| parse_code_unit(next.strip_prefix('\\')?)),
+        ) {
             (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => {
                 mended.push('\\');
                 mended.push_str(&text[..11]);
@@ -113,13 +119,13 @@ fn mend_escape(text: &str, mended: &mut String) -> usize {
 }
 
 /// The code unit of `u12ab`.
-fn unit(text: &str) -> Option<u16> {
+fn parse_code_unit(text: &str) -> Option<u16> {
     let digits = text.strip_prefix('u')?.get(..4)?;
     digits.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| u16::from_str_radix(digits, 16).ok())?
 }
 
 /// `NaN`, `-Infinity`, `1e999`: what other programs write, and JSON has no number for.
-fn is_no_number(word: &str) -> bool {
+fn is_invalid_number(word: &str) -> bool {
     word.parse::<f64>().is_ok_and(|number| !number.is_finite())
 }
 
@@ -129,7 +135,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn what_is_odd_is_read_all_the_same() {
+    fn reads_malformed_json() {
         for (body, expected) in [
             (&br#"["\ud83d"]"#[..], json!(["\u{fffd}"])),
             (br#"["\ude00\ud83d\ud83d\ude00"]"#, json!(["\u{fffd}\u{fffd}\u{1f600}"])),
@@ -148,18 +154,18 @@ mod tests {
             ),
             (br#"{"NaN": "Infinity", "a": NaN}"#, json!({"NaN": "Infinity", "a": null})),
         ] {
-            assert_eq!(value(body).unwrap(), expected, "{}", String::from_utf8_lossy(body));
+            assert_eq!(parse_value(body).unwrap(), expected, "{}", String::from_utf8_lossy(body));
         }
         let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
         for none in ["", "nothing", "[1,", "{\"a\" 1}", "\"", "\"\\", "\"\\u", "[1] 2", &deep] {
-            assert!(value(none.as_bytes()).is_err(), "{none:.80}");
+            assert!(parse_value(none.as_bytes()).is_err(), "{none:.80}");
         }
     }
 
     #[test]
-    fn what_is_valid_stays_as_it_is_and_junk_never_panics() {
+    fn preserves_valid_json_and_never_panics() {
         let valid = r#"{"a":["\u00fc\ud83d\ude00\\u\"",-1.5e-3,true,false,null,""],"é":{}}"#;
-        assert_eq!(mend(valid), valid);
+        assert_eq!(repair_document(valid), valid);
         let mut random = fastrand::Rng::with_seed(3);
         let pieces = [
             "\"",
@@ -183,10 +189,10 @@ mod tests {
         for _ in 0..20_000 {
             let text: String =
                 (0..random.usize(..14)).map(|_| pieces[random.usize(..pieces.len())]).collect();
-            let mended = mend(&text);
-            assert_eq!(mend(&mended), mended, "{text:?}");
+            let mended = repair_document(&text);
+            assert_eq!(repair_document(&mended), mended, "{text:?}");
             let known = serde_json::from_str::<serde_json::Value>(&text).ok();
-            assert!(known.is_none() || value(text.as_bytes()).ok() == known, "{text:?}");
+            assert!(known.is_none() || parse_value(text.as_bytes()).ok() == known, "{text:?}");
         }
     }
 }

@@ -14,12 +14,12 @@ pub mod mailgun;
 mod retry_after;
 mod sanitize;
 
-pub use batch::{Salvage, Split, events, list_start, salvage, split};
+pub use batch::{Salvage, SplitBody, list_start, salvage, split_body, split_events};
 pub use form::Form;
-pub use retry_after::try_again_after;
+pub use retry_after::parse_retry_after;
 
 use crate::provider_event::ProviderEvent;
-use mailtrail_mail::{Header, HeaderLine, Timestamp, TrackingId};
+use mailtrail_mail::{HeaderField, HeaderLine, Timestamp, TrackingId};
 use serde_json::Value;
 use std::fmt;
 use std::str::FromStr;
@@ -40,7 +40,7 @@ impl Provider {
     pub const ALL: [Self; 3] = [Self::Mailgun, Self::Brevo, Self::Plain];
 
     /// The word that configuration and trails use.
-    pub const fn word(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Mailgun => "mailgun",
             Self::Brevo => "brevo",
@@ -62,7 +62,7 @@ impl Provider {
     /// Where the provider's HTTP API begins, where there is one that takes a message as it is. Brevo's `POST
     /// /v3/smtp/email` does not: it takes subject, texts and attachments apart and makes a message of its own, so ours
     /// would be rendered anew and lose its signatures.
-    pub const fn default_api(self, region: Region) -> Option<&'static str> {
+    pub const fn default_api_url(self, region: Region) -> Option<&'static str> {
         match (self, region) {
             (Self::Mailgun, Region::Us) => Some("https://api.mailgun.net"),
             (Self::Mailgun, Region::Eu) => Some("https://api.eu.mailgun.net"),
@@ -77,10 +77,10 @@ impl Provider {
 
     /// The header lines by which this provider carries `id` back with each event. Our own `X-Mailtrail-Id` is
     /// not among them: it belongs to the accepted message, whichever provider takes it.
-    pub fn stamps(self, id: TrackingId) -> Vec<HeaderLine> {
+    pub fn tracking_headers(self, id: TrackingId) -> Vec<HeaderLine> {
         match self {
-            Self::Mailgun => vec![mailgun::stamp(id)],
-            Self::Brevo => vec![brevo::stamp(id)],
+            Self::Mailgun => vec![mailgun::tracking_header(id)],
+            Self::Brevo => vec![brevo::tracking_header(id)],
             Self::Plain => Vec::new(),
         }
     }
@@ -90,73 +90,73 @@ impl Provider {
     ///
     /// `allowed` has names of requests without the provider's prefix, without regard to case; a final `*` stands for any
     /// rest (`Tag`, `Track*`), [`SAFE_REQUESTS`] for those that can neither lose, redirect nor weaken mail.
-    pub fn is_foreign(self, field: &Header<'_>, allowed: &[String], now: Timestamp) -> bool {
-        field.name.eq_ignore_ascii_case(OWN_ID_HEADER)
+    pub fn is_forbidden_header(self, field: &HeaderField<'_>, allowed: &[String], now: Timestamp) -> bool {
+        field.name.eq_ignore_ascii_case(TRACKING_ID_HEADER)
             || match self {
-                Self::Mailgun => mailgun::is_foreign_request(field, allowed, now),
-                Self::Brevo => brevo::is_foreign_request(field, allowed),
+                Self::Mailgun => mailgun::is_forbidden_request(field, allowed, now),
+                Self::Brevo => brevo::is_forbidden_request(field, allowed),
                 Self::Plain => false,
             }
     }
 
     /// What the raw form of one report says by the rules of this version; whoever kept it has made sure that it is
     /// genuine. It was `kept` then, which stands in for a time that it does not tell, and said that `before`, if anything.
-    pub fn reread(
+    pub fn decode_raw(
         self,
         raw: &[u8],
         kept: Timestamp,
         before: Option<&ProviderEvent>,
-    ) -> Result<ProviderEvent, Unreadable> {
+    ) -> Result<ProviderEvent, DecodeError> {
         let known = before.map(|event| event.dedup_key.as_str()).unwrap_or_default();
-        if let Some(id) = known.strip_prefix(generic::IDENTITY) {
-            return json(raw, |data| generic::decode(data, id, kept));
+        if let Some(id) = known.strip_prefix(generic::DEDUP_KEY_PREFIX) {
+            return decode_json_event(raw, |data| generic::decode_event(data, id, kept));
         }
         match self {
-            Self::Mailgun => mailgun::reread(raw, kept),
-            Self::Brevo => json(raw, |data| brevo::decode(data, kept)),
-            Self::Plain => Err(Unreadable::Unknown(self)),
+            Self::Mailgun => mailgun::decode_raw(raw, kept),
+            Self::Brevo => decode_json_event(raw, |data| brevo::decode_event(data, kept)),
+            Self::Plain => Err(DecodeError::UnsupportedProvider(self)),
         }
     }
 }
 
-fn json(
+fn decode_json_event(
     raw: &[u8],
     decode: impl FnOnce(&Value) -> Option<ProviderEvent>,
-) -> Result<ProviderEvent, Unreadable> {
-    let data = lenient::value(raw).map_err(Unreadable::Malformed)?;
-    decode(&data).ok_or(Unreadable::Eventless)
+) -> Result<ProviderEvent, DecodeError> {
+    let data = lenient::parse_value(raw).map_err(DecodeError::Malformed)?;
+    decode(&data).ok_or(DecodeError::NoEvent)
 }
 
 /// A genuine report that cannot be understood.
 #[derive(Debug, thiserror::Error)]
-pub enum Unreadable {
+pub enum DecodeError {
     /// It is no JSON document.
     #[error("the body is not JSON: {0}")]
     Malformed(#[source] serde_json::Error),
     /// It holds no event where one belongs.
     #[error("the body holds no event")]
-    Eventless,
+    NoEvent,
     /// Reports of this provider are not known.
     #[error("reports of the provider {0} are not understood by this version")]
-    Unknown(Provider),
+    UnsupportedProvider(Provider),
 }
 
 impl fmt::Display for Provider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.word())
+        f.write_str(self.as_str())
     }
 }
 
 /// The text names no provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a provider is \"mailgun\", \"brevo\" or \"plain\"")]
-pub struct NotAProvider;
+pub struct ParseProviderError;
 
 impl FromStr for Provider {
-    type Err = NotAProvider;
+    type Err = ParseProviderError;
 
-    fn from_str(text: &str) -> Result<Self, NotAProvider> {
-        Self::ALL.into_iter().find(|provider| provider.word() == text).ok_or(NotAProvider)
+    fn from_str(text: &str) -> Result<Self, ParseProviderError> {
+        Self::ALL.into_iter().find(|provider| provider.as_str() == text).ok_or(ParseProviderError)
     }
 }
 
@@ -172,7 +172,7 @@ pub enum Region {
 
 impl Region {
     /// The word that configuration uses.
-    pub const fn word(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Us => "us",
             Self::Eu => "eu",
@@ -182,26 +182,26 @@ impl Region {
 
 impl fmt::Display for Region {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.word())
+        f.write_str(self.as_str())
     }
 }
 
 /// The text names no region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a region is \"us\" or \"eu\"")]
-pub struct NotARegion;
+pub struct ParseRegionError;
 
 impl FromStr for Region {
-    type Err = NotARegion;
+    type Err = ParseRegionError;
 
-    fn from_str(text: &str) -> Result<Self, NotARegion> {
-        [Self::Us, Self::Eu].into_iter().find(|region| region.word() == text).ok_or(NotARegion)
+    fn from_str(text: &str) -> Result<Self, ParseRegionError> {
+        [Self::Us, Self::Eu].into_iter().find(|region| region.as_str() == text).ok_or(ParseRegionError)
     }
 }
 
 /// Whether a request's name is among those; a final `*` stands for any rest.
-fn is_listed(request: &str, allowed: &[String]) -> bool {
-    let names = allowed.iter().filter(|name| *name != SAFE_REQUESTS);
+fn is_allowed_request(request: &str, allowed: &[String]) -> bool {
+    let names = allowed.iter().filter(|name| *name != SAFE_REQUESTS_KEYWORD);
     names.into_iter().any(|pattern| match pattern.strip_suffix('*') {
         Some(start) => sanitize::strip_prefix_ignoring_case(request, start).is_some(),
         None => request.eq_ignore_ascii_case(pattern),
@@ -209,30 +209,31 @@ fn is_listed(request: &str, allowed: &[String]) -> bool {
 }
 
 /// The field that carries our own id on every message we send.
-pub const OWN_ID_HEADER: &str = "X-Mailtrail-Id";
+pub const TRACKING_ID_HEADER: &str = "X-Mailtrail-Id";
 /// Stands in a list of allowed requests for all that are safe, while what they say is.
-pub const SAFE_REQUESTS: &str = "safe";
+pub const SAFE_REQUESTS_KEYWORD: &str = "safe";
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mailtrail_mail::HeaderBlock;
+    use mailtrail_mail::HeaderSection;
 
     #[test]
-    fn words_round_trip() {
+    fn provider_and_region_round_trip() {
         for provider in Provider::ALL {
-            assert_eq!(provider.word().parse(), Ok(provider));
+            assert_eq!(provider.as_str().parse(), Ok(provider));
         }
-        assert_eq!("Sendmail".parse::<Provider>(), Err(NotAProvider));
+        assert_eq!("Sendmail".parse::<Provider>(), Err(ParseProviderError));
         assert_eq!("eu".parse(), Ok(Region::Eu));
-        assert_eq!("".parse::<Region>(), Err(NotARegion));
+        assert_eq!("".parse::<Region>(), Err(ParseRegionError));
     }
 
     #[test]
-    fn each_provider_has_its_own_carrier() {
+    fn each_provider_has_its_tracking_header() {
         let id: TrackingId = "01K54Z8Q3V7N5X9B2C6D8F0GHJ".parse().unwrap();
-        let lines =
-            |provider: Provider| -> Vec<_> { provider.stamps(id).iter().map(ToString::to_string).collect() };
+        let lines = |provider: Provider| -> Vec<_> {
+            provider.tracking_headers(id).iter().map(ToString::to_string).collect()
+        };
         assert_eq!(
             lines(Provider::Mailgun),
             [r#"X-Mailgun-Variables: {"mailtrail":"01K54Z8Q3V7N5X9B2C6D8F0GHJ"}"#]
@@ -242,12 +243,12 @@ mod tests {
     }
 
     #[test]
-    fn our_own_id_is_never_taken_from_a_client() {
+    fn strips_client_tracking_ids() {
         let message = b"X-Mailgun-Tag: a\r\nx-mailtrail-ID: b\r\n c\r\nTo: d\r\nX-Mailgun-Dkim: no\r\n\r\n";
-        let block = HeaderBlock::of(message);
+        let block = HeaderSection::parse(message);
         let now = Timestamp::from_secs(1_789_387_200);
         let stripped = |provider: Provider| -> Vec<_> {
-            let foreign = block.fields().filter(|field| provider.is_foreign(field, &[], now));
+            let foreign = block.fields().filter(|field| provider.is_forbidden_header(field, &[], now));
             foreign.map(|field| message[field.span][..12].to_vec()).collect()
         };
         assert_eq!(stripped(Provider::Mailgun), [b"X-Mailgun-Ta", b"x-mailtrail-", b"X-Mailgun-Dk"]);

@@ -3,8 +3,8 @@ use std::time::Duration;
 
 /// When a provider wants to be asked again, if its words say so: `try again after Sun, 05 Oct 2025
 /// 19:22:44 UTC` or `try again after 120 seconds`, in any case.
-pub fn try_again_after(text: &str, now: Timestamp) -> Option<Timestamp> {
-    let at = text.to_ascii_lowercase().find(WISH)? + WISH.len();
+pub fn parse_retry_after(text: &str, now: Timestamp) -> Option<Timestamp> {
+    let at = text.to_ascii_lowercase().find(RETRY_PREFIX)? + RETRY_PREFIX.len();
     let wish = text[at..].trim_end_matches('.');
     if let Some((number, "seconds" | "second")) = wish.split_once(' ') {
         return number.parse().ok().map(|seconds| now.saturating_add(Duration::from_secs(seconds)));
@@ -12,4 +12,4 @@ pub fn try_again_after(text: &str, now: Timestamp) -> Option<Timestamp> {
     Timestamp::parse_rfc5322(wish)
 }
 
-const WISH: &str = "try again after ";
+const RETRY_PREFIX: &str = "try again after ";

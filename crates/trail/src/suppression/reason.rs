@@ -270,10 +270,10 @@ mod tests {
             text: Some(text.into()),
             ..Diagnostic::default()
         };
-        evidence_from_event(&event(kind, words), EvidenceSource::Webhook).map(|(reason, _)| reason)
+        evidence_from_event(&sample_event(kind, words), EvidenceSource::Webhook).map(|(reason, _)| reason)
     }
 
-    fn event(kind: EventKind, diagnostic: Diagnostic) -> ProviderEvent {
+    fn sample_event(kind: EventKind, diagnostic: Diagnostic) -> ProviderEvent {
         ProviderEvent {
             kind,
             at: Timestamp::from_secs(1_789_387_200),
@@ -350,7 +350,8 @@ mod tests {
         ] {
             assert_eq!(reason_of(kind, "x", 550, Some("5.1.1"), "no"), None, "{kind:?}");
         }
-        let pretended = ProviderEvent { test_mode: true, ..event(EventKind::Bounced, Diagnostic::default()) };
+        let pretended =
+            ProviderEvent { test_mode: true, ..sample_event(EventKind::Bounced, Diagnostic::default()) };
         assert_eq!(evidence_from_event(&pretended, EvidenceSource::Webhook), None);
     }
 

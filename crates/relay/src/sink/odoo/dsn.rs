@@ -3,8 +3,8 @@ use crate::sink::odoo::status::{affected_recipients, changes_status};
 use crate::sink::odoo::{BatchResult, OdooSink, client_or_connect, unknown_message_text};
 use bytes::Bytes;
 use futures_util::stream;
-use mailtrail_mail::{Mailbox, TrackingId, fold_address, in_unicode};
-use mailtrail_net::odoo::{Client, Fault};
+use mailtrail_mail::{Mailbox, TrackingId, domain_to_unicode, fold_address};
+use mailtrail_net::odoo::{OdooClient, OdooError};
 use mailtrail_trail::{DsnAction, DsnMessage, Recipient, RecipientState, ReportedRecipient, Trail};
 use serde_json::{Value, json};
 
@@ -55,9 +55,9 @@ impl OdooSink {
         recipient_index: u16,
         trail: &Trail,
         recipient: &Recipient,
-    ) -> Result<OdooKnowledge, Fault> {
+    ) -> Result<OdooKnowledge, OdooError> {
         let mailings = self.readiness.as_ref().is_some_and(|ready| ready.has_mailings);
-        let client = client_or_connect(&mut self.client, &self.settings).map_err(Fault::Setup)?;
+        let client = client_or_connect(&mut self.client, &self.settings).map_err(OdooError::ClientSetup)?;
         let known = query_odoo(client, &bracketed_message_id(trail), &recipient.address, mailings).await?;
         if let OdooKnowledge::Message = known {
             let now = self.clock.now();
@@ -92,18 +92,18 @@ impl OdooSink {
 }
 
 async fn query_odoo(
-    client: &mut Client,
+    client: &mut OdooClient,
     message_id: &str,
     to: &Mailbox,
     mailings: bool,
-) -> Result<OdooKnowledge, Fault> {
-    let search = async |client: &mut Client, model: &str, domain: Value| {
-        let found = client.call(model, "search", json!([domain]), json!({ "limit": 1 })).await?;
-        Ok::<_, Fault>(found.as_array().is_some_and(|found| !found.is_empty()))
+) -> Result<OdooKnowledge, OdooError> {
+    let search = async |client: &mut OdooClient, model: &str, domain: Value| {
+        let found = client.call_method(model, "search", json!([domain]), json!({ "limit": 1 })).await?;
+        Ok::<_, OdooError>(found.as_array().is_some_and(|found| !found.is_empty()))
     };
     // Odoo stores domains in Unicode and sends A-labels.
-    let folded = to.folded();
-    let email = in_unicode(&folded);
+    let folded = to.to_folded();
+    let email = domain_to_unicode(&folded);
     let bounced = json!([
         ["mail_message_id.message_id", "=", message_id],
         ["res_partner_id.email_normalized", "=", email],
@@ -116,7 +116,7 @@ async fn query_odoo(
     if mailings {
         let domain = json!([["message_id", "=", message_id]]);
         let fields = json!({ "fields": ["email", "trace_status"] });
-        let traces = client.call("mailing.trace", "search_read", json!([domain]), fields).await?;
+        let traces = client.call_method("mailing.trace", "search_read", json!([domain]), fields).await?;
         for trace in traces.as_array().into_iter().flatten() {
             if trace["email"].as_str().is_some_and(|trace| fold_address(trace.trim()) == folded) {
                 known = true;

@@ -26,7 +26,7 @@ use crate::sink::event::SinkEvent;
 use crate::sink::odoo::preflight::Readiness;
 use crate::sink::odoo::status::OdooEvent;
 use mailtrail_mail::{Clock, Timestamp};
-use mailtrail_net::odoo::{Action, Client, Fault, Place, run};
+use mailtrail_net::odoo::{OdooClient, OdooError, OdooInstance, ServerAction, run_action};
 use mailtrail_net::{odoo, webhook_client};
 use mailtrail_smtp::Reply;
 use serde_json::json;
@@ -36,9 +36,9 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OdooSettings {
     /// URL and credentials.
-    pub login: odoo::Settings,
+    pub login: odoo::OdooConnection,
     /// Odoo instance whose mail is reported.
-    pub instance: Place,
+    pub instance: OdooInstance,
     /// Reporting mode.
     pub mode: OdooMode,
     /// Id of the server action; `None`: it is found by its name.
@@ -59,7 +59,7 @@ pub enum OdooMode {
 }
 
 /// Server action that shows events.
-pub const EVENTS_ACTION: Action = Action {
+pub const EVENTS_ACTION: ServerAction = ServerAction {
     key: "events",
     name: "mailtrail: what became of the mail",
     code: include_str!("action.py"),
@@ -69,7 +69,7 @@ pub const EVENTS_ACTION: Action = Action {
 pub(super) struct OdooSink {
     settings: OdooSettings,
     clock: Clock,
-    client: Option<Client>,
+    client: Option<OdooClient>,
     readiness: Option<Readiness>,
     requeue: RequeueSchedule,
 }
@@ -132,7 +132,8 @@ impl OdooSink {
             remaining: self.requeue.remaining - 1,
         };
         let Ok(client) = client_or_connect(&mut self.client, &self.settings) else { return };
-        let answer = run(client, action, json!({ "mailtrail_refusal": Reply::Stopping.text() })).await;
+        let answer =
+            run_action(client, action, json!({ "mailtrail_refusal": Reply::ShuttingDown.to_text() })).await;
         match answer.map(|answer| answer["requeued"].as_u64()) {
             Ok(Some(0) | None) => {}
             Ok(Some(mails)) => tracing::info!(mails, "requeued mails that failed during a stop"),
@@ -163,7 +164,7 @@ impl OdooSink {
         for batch in work.chunks(EVENTS_PER_CALL) {
             match self.send_events(batch).await {
                 Ok(applied) => self.record_results(items, batch, &applied, tally),
-                Err(fault) if fault.is_final() => {
+                Err(fault) if fault.is_permanent() => {
                     // One of them is invalid, or all of them are.
                     for single in batch.chunks(1) {
                         match self.send_events(single).await {
@@ -182,18 +183,18 @@ impl OdooSink {
     }
 
     /// Sends a batch of events; returns the action's effect on each.
-    async fn send_events(&mut self, batch: &[(usize, OdooEvent)]) -> Result<Vec<EventResult>, Fault> {
+    async fn send_events(&mut self, batch: &[(usize, OdooEvent)]) -> Result<Vec<EventResult>, OdooError> {
         let Some(action) = self.readiness.as_ref().and_then(|ready| ready.action_id) else {
             return Ok(Vec::new());
         };
-        let client = client_or_connect(&mut self.client, &self.settings).map_err(Fault::Setup)?;
+        let client = client_or_connect(&mut self.client, &self.settings).map_err(OdooError::ClientSetup)?;
         let events: Vec<_> = batch.iter().map(|(_, event)| event).collect();
-        let answer = run(client, action, json!({ "mailtrail_events": events })).await?;
+        let answer = run_action(client, action, json!({ "mailtrail_events": events })).await?;
         let results = answer["results"].as_array().map(Vec::as_slice).unwrap_or_default();
         if results.len() != batch.len() {
             let text =
                 format!("{} answers to {} events; run `mailtrail setup odoo`", results.len(), batch.len());
-            return Err(Fault::Missing { what: "the server action".to_owned(), text });
+            return Err(OdooError::NotFound { operation: "the server action".to_owned(), text });
         }
         let applied = results.iter().map(|result| match result.as_str() {
             Some("unknown") => EventResult::UnknownMessage,
@@ -231,12 +232,15 @@ impl OdooSink {
     }
 
     /// Records an error of an event. Returns whether it is the event's own, so that Odoo still accepts others.
-    async fn is_event_error(&mut self, index: usize, fault: &Fault, tally: &mut BatchResult) -> bool {
-        let rights = matches!(fault, Fault::Denied { .. } | Fault::Missing { .. } | Fault::Login(_));
-        if rights || fault.is_final() {
+    async fn is_event_error(&mut self, index: usize, fault: &OdooError, tally: &mut BatchResult) -> bool {
+        let rights = matches!(
+            fault,
+            OdooError::AccessDenied { .. } | OdooError::NotFound { .. } | OdooError::LoginRejected(_)
+        );
+        if rights || fault.is_permanent() {
             self.readiness = None;
         }
-        let own = fault.is_final() && self.check_readiness().await.is_ok();
+        let own = fault.is_permanent() && self.check_readiness().await.is_ok();
         if own {
             tally.rejected.push((index, fault.to_string()));
         } else {
@@ -284,11 +288,11 @@ impl BatchResult {
 
 /// Returns the client, created on first use.
 fn client_or_connect<'a>(
-    client: &'a mut Option<Client>,
+    client: &'a mut Option<OdooClient>,
     settings: &OdooSettings,
-) -> Result<&'a mut Client, String> {
+) -> Result<&'a mut OdooClient, String> {
     if client.is_none() {
-        *client = Some(webhook_client::odoo(&settings.login)?);
+        *client = Some(webhook_client::build_odoo_client(&settings.login)?);
     }
     client.as_mut().ok_or_else(|| "no connection to Odoo can be made".to_owned())
 }

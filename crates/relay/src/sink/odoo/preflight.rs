@@ -1,5 +1,5 @@
 use crate::sink::odoo::{EVENTS_ACTION, OdooMode, OdooSettings, client_or_connect};
-use mailtrail_net::odoo::{Client, Fault, find_number, run};
+use mailtrail_net::odoo::{OdooClient, OdooError, find_action_id, run_action};
 use serde_json::{Value, json};
 
 /// State of an Odoo database that is ready.
@@ -27,8 +27,8 @@ pub async fn run_preflight(settings: &OdooSettings) -> Result<String, String> {
     })
 }
 
-pub async fn check_readiness(settings: &OdooSettings, client: &mut Client) -> Result<Readiness, String> {
-    let version = client.version().await.map_err(|fault| fault.to_string())?;
+pub async fn check_readiness(settings: &OdooSettings, client: &mut OdooClient) -> Result<Readiness, String> {
+    let version = client.fetch_version().await.map_err(|fault| fault.to_string())?;
     match settings.mode {
         OdooMode::Action => {
             let action_id = Some(find_action(settings, client).await?);
@@ -42,12 +42,12 @@ pub async fn check_readiness(settings: &OdooSettings, client: &mut Client) -> Re
 }
 
 /// Finds the action and runs it with a search for a message that does not exist.
-async fn find_action(settings: &OdooSettings, client: &mut Client) -> Result<u64, String> {
+async fn find_action(settings: &OdooSettings, client: &mut OdooClient) -> Result<u64, String> {
     let user = &settings.login.username;
     let set_up = format!("run `mailtrail setup odoo --user {user}`");
     let number = match settings.action_id {
         Some(number) => number,
-        None => find_number(client, EVENTS_ACTION.key)
+        None => find_action_id(client, EVENTS_ACTION.key)
             .await
             .map_err(|fault| fault.to_string())?
             .ok_or_else(|| format!("Odoo names no server action of mailtrail's to {user:?}; {set_up}"))?,
@@ -59,12 +59,12 @@ async fn find_action(settings: &OdooSettings, client: &mut Client) -> Result<u64
     };
     let nothing =
         json!([{ "message_id": "<preflight@mailtrail.invalid>", "email": "preflight@mailtrail.invalid" }]);
-    let answer = run(client, number, json!({ "mailtrail_events": nothing })).await;
+    let answer = run_action(client, number, json!({ "mailtrail_events": nothing })).await;
     let answer = answer.map_err(|fault| match fault {
-        Fault::Denied { .. } => {
+        OdooError::AccessDenied { .. } => {
             format!("{fault}; {remedy}, which puts that user into the group of the server action")
         }
-        Fault::Missing { .. } => format!("{fault}; {remedy}"),
+        OdooError::NotFound { .. } => format!("{fault}; {remedy}"),
         fault => fault.to_string(),
     })?;
     match answer["version"].as_u64() {
@@ -80,30 +80,30 @@ async fn find_action(settings: &OdooSettings, client: &mut Client) -> Result<u64
 }
 
 /// Checks that the user can read the reported records; returns whether there are mailings.
-async fn check_rights(settings: &OdooSettings, client: &mut Client) -> Result<bool, Fault> {
+async fn check_rights(settings: &OdooSettings, client: &mut OdooClient) -> Result<bool, OdooError> {
     let messages = search_first(client, "mail.message", json!([["message_id", "like", "-openerp-"]])).await?;
     if messages.is_empty() {
         let user = settings.login.username.clone();
         let text = "it shows no message at all to this user".to_owned();
-        return Err(Fault::Denied { what: "mail.message.search".to_owned(), user, text });
+        return Err(OdooError::AccessDenied { operation: "mail.message.search".to_owned(), user, text });
     }
     // A user without access to the list of models may still search a model.
     match search_first(client, "mailing.trace", json!([])).await {
         Ok(_) => Ok(true),
-        Err(Fault::Refused { text, .. }) if text.contains("doesn't exist") => Ok(false),
+        Err(OdooError::Rejected { text, .. }) if text.contains("doesn't exist") => Ok(false),
         Err(fault) => Err(fault),
     }
 }
 
 /// Returns the first matching record.
-async fn search_first(client: &mut Client, model: &str, domain: Value) -> Result<Vec<Value>, Fault> {
-    let found = client.call(model, "search", json!([domain]), json!({ "limit": 1 })).await?;
+async fn search_first(client: &mut OdooClient, model: &str, domain: Value) -> Result<Vec<Value>, OdooError> {
+    let found = client.call_method(model, "search", json!([domain]), json!({ "limit": 1 })).await?;
     Ok(found.as_array().cloned().unwrap_or_default())
 }
 
-fn with_remedy(fault: &Fault) -> String {
+fn with_remedy(fault: &OdooError) -> String {
     match fault {
-        Fault::Denied { .. } => format!(
+        OdooError::AccessDenied { .. } => format!(
             "{fault}; give the user the rights of the applications that send mail (Sales, Email Marketing), \
              or use way = \"action\""
         ),

@@ -1,6 +1,6 @@
 use crate::sink::event::SinkEvent;
 use crate::sink::odoo::OdooSettings;
-use mailtrail_mail::{Timestamp, in_unicode};
+use mailtrail_mail::{Timestamp, domain_to_unicode};
 use mailtrail_trail::{
     AttemptStatus, EventKind, QueueVerb, Recipient, RecipientState, Trail, TrailEventKind,
 };
@@ -89,7 +89,7 @@ pub fn affected_recipients<'a>(
         let send = &trail.message;
         send.dsn_for.is_none()
             && send.message_id.as_ref().is_some_and(|id| id.is_odoo())
-            && settings.instance.selects(send)
+            && settings.instance.owns(send)
     };
     let Some(trail) = item.trail.as_ref().filter(ours) else { return Vec::new() };
     let named = &item.entry.event.recipients;
@@ -164,7 +164,7 @@ fn status_event(
     Some(OdooEvent {
         message_id: format!("<{}>", trail.message.message_id.as_ref()?.as_str()),
         // Odoo stores domains in Unicode and sends A-labels.
-        email: in_unicode(&recipient.address.folded()).into_owned(),
+        email: domain_to_unicode(&recipient.address.to_folded()).into_owned(),
         at: format_odoo_time(fact.at),
         reason,
         note: effects.note,

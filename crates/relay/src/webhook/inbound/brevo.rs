@@ -8,7 +8,7 @@ use crate::webhook::{IngestError, RequestContext, WebhookService};
 use axum::body::Body;
 use mail_parser::MessageParser;
 use mailtrail_mail::Mailbox;
-use mailtrail_net::provider_api::Fault;
+use mailtrail_net::provider_api::ApiError;
 use mailtrail_trail::provider;
 use mailtrail_trail::provider::lenient;
 use serde::Deserialize;
@@ -56,15 +56,15 @@ impl WebhookService {
                 return Ok(self.reject(call, unheld, answer));
             }
         };
-        self.activity.proved(call.source.upstream());
-        let items = match provider::events(&held.bytes) {
+        self.activity.record_valid_signature(call.source.upstream());
+        let items = match provider::split_events(&held.bytes) {
             Ok(items) if !items.is_empty() => items,
             Ok(_) => return self.store_dead_letter(call, "it holds no mail", None, held.bytes.clone()).await,
             Err(error) => return self.store_dead_letter(call, error, None, held.bytes.clone()).await,
         };
         let mut gravest = RequestOutcome::Stored;
         for raw in items {
-            let mail = match lenient::value(&raw).and_then(serde_json::from_value::<InboundItem>) {
+            let mail = match lenient::parse_value(&raw).and_then(serde_json::from_value::<InboundItem>) {
                 Ok(item) => self.parse_item(call, intake, item).await,
                 Err(error) => Err(IntakeError::Permanent(format!("it is no mail: {error}"))),
             };
@@ -132,7 +132,7 @@ async fn fetch_attachments(
             missing += 1;
             continue;
         };
-        let bytes = match account.attachment(&file.download_token, room).await {
+        let bytes = match account.fetch_attachment(&file.download_token, room).await {
             Ok(bytes) => bytes,
             Err(fault) if is_permanent_error(&fault) => {
                 missing += 1;
@@ -152,10 +152,10 @@ async fn fetch_attachments(
 }
 
 /// Whether asking for that file again cannot help: it is gone, or larger than may be. The mail is worth more without it.
-fn is_permanent_error(fault: &Fault) -> bool {
+fn is_permanent_error(fault: &ApiError) -> bool {
     match fault {
-        Fault::Unknown { .. } | Fault::Strange { .. } => true,
-        Fault::Refused { status, .. } => (400..500).contains(status),
+        ApiError::NotFound { .. } | ApiError::UnexpectedResponse { .. } => true,
+        ApiError::Rejected { status, .. } => (400..500).contains(status),
         _ => false,
     }
 }

@@ -1,19 +1,20 @@
 //! Mail that is kept back because an answer to it, or its delivery, would bring it back. None of it is dropped, and
 //! reports about failures are let through: Odoo reads them.
 
-use mailtrail_mail::{HeaderBlock, Mailbox, fold_address};
+use mailtrail_mail::{HeaderSection, Mailbox, fold_address};
 
 /// Why a mail to `recipient` with that header is kept back; `None` for nearly all. `auto_replies` says whether answers
 /// of machines are let through.
-pub fn hold_reason(header: &HeaderBlock<'_>, recipient: &Mailbox, auto_replies: bool) -> Option<String> {
-    let text = |name: &str| header.first(name).map(|field| field.text().to_lowercase()).unwrap_or_default();
+pub fn hold_reason(header: &HeaderSection<'_>, recipient: &Mailbox, auto_replies: bool) -> Option<String> {
+    let text =
+        |name: &str| header.find_field(name).map(|field| field.to_text().to_lowercase()).unwrap_or_default();
     let all = |name: &'static str| header.fields().filter(move |field| field.name.eq_ignore_ascii_case(name));
     let hops = all("Received").count();
     if hops > MAX_RECEIVED_FIELDS {
         return Some(format!("it runs in circles: {hops} servers have passed it on"));
     }
     let names =
-        |name: &'static str| all(name).any(|field| strip_brackets(&field.text()) == recipient.folded());
+        |name: &'static str| all(name).any(|field| strip_brackets(&field.to_text()) == recipient.to_folded());
     if names("Delivered-To") || names("X-Loop") {
         return Some(format!("it runs in circles: it was delivered to {recipient} before"));
     }
@@ -21,7 +22,7 @@ pub fn hold_reason(header: &HeaderBlock<'_>, recipient: &Mailbox, auto_replies: 
         return None;
     }
     let answers = text("Auto-Submitted").starts_with("auto-replied") || text("Precedence") == "auto_reply";
-    let marked = AUTOREPLY_HEADERS.iter().any(|name| header.first(name).is_some());
+    let marked = AUTOREPLY_HEADERS.iter().any(|name| header.find_field(name).is_some());
     if answers || marked {
         return Some(
             "an answer that a machine gave; `auto_replies` in [inbound] lets such mail through".to_owned(),
@@ -29,7 +30,7 @@ pub fn hold_reason(header: &HeaderBlock<'_>, recipient: &Mailbox, auto_replies: 
     }
     // Odoo writes back to whoever writes to its catchall and names no mail of Odoo's.
     let machine = !matches!(text("Auto-Submitted").split(';').next().map(str::trim), None | Some("" | "no"));
-    let names_none = header.first("In-Reply-To").is_none() && header.first("References").is_none();
+    let names_none = header.find_field("In-Reply-To").is_none() && header.find_field("References").is_none();
     let catchall = recipient.local_part().eq_ignore_ascii_case("catchall");
     (machine && names_none && catchall)
         .then(|| "a machine wrote to the catchall address, and Odoo would write back to it".to_owned())
@@ -51,7 +52,7 @@ mod tests {
     fn is_held(header: &str, recipient: &str, auto_replies: bool) -> bool {
         let message = format!("{header}\r\n\r\nReceived: x\r\n");
         let recipient = recipient.parse().unwrap();
-        hold_reason(&HeaderBlock::of(message.as_bytes()), &recipient, auto_replies).is_some()
+        hold_reason(&HeaderSection::parse(message.as_bytes()), &recipient, auto_replies).is_some()
     }
 
     #[test]

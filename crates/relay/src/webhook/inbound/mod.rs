@@ -18,13 +18,13 @@ use crate::webhook::{IngestError, RequestContext, WebhookService};
 use axum::body::Body;
 use bytes::Bytes;
 use mailtrail_mail::{
-    HeaderBlock, Mailbox, MessageId, Secret, Timestamp, TrackingId, TrackingIdGenerator, subject,
+    HeaderSection, Mailbox, MessageId, Secret, Timestamp, TrackingId, TrackingIdGenerator, decode_subject,
 };
-use mailtrail_net::provider_api::{Account, Fault};
+use mailtrail_net::provider_api::{ApiError, ProviderApi};
 use mailtrail_smtp::Decoder;
 use mailtrail_store::{MessageBody, ReadError, Store};
 use mailtrail_trail::InboundReceived;
-use mailtrail_trail::provider::{OWN_ID_HEADER, lenient, mailgun};
+use mailtrail_trail::provider::{TRACKING_ID_HEADER, lenient, mailgun};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::Arc;
@@ -54,7 +54,7 @@ impl Default for InboundRules {
 pub struct InboundReceiver {
     rules: InboundRules,
     /// By upstream.
-    provider_apis: BTreeMap<String, Account>,
+    provider_apis: BTreeMap<String, ProviderApi>,
     id_generator: Arc<TrackingIdGenerator>,
     receive_permits: Semaphore,
     /// For what holds a whole mail in memory.
@@ -65,7 +65,7 @@ impl InboundReceiver {
     /// By these rules; `accounts` are the upstreams' own, where their keys are known.
     pub fn new(
         rules: InboundRules,
-        provider_apis: BTreeMap<String, Account>,
+        provider_apis: BTreeMap<String, ProviderApi>,
         id_generator: Arc<TrackingIdGenerator>,
     ) -> Self {
         Self {
@@ -107,8 +107,8 @@ impl From<io::Error> for IntakeError {
     }
 }
 
-impl From<Fault> for IntakeError {
-    fn from(fault: Fault) -> Self {
+impl From<ApiError> for IntakeError {
+    fn from(fault: ApiError) -> Self {
         Self::Temporary(fault.to_string())
     }
 }
@@ -187,13 +187,13 @@ impl WebhookService {
         let claim =
             ["timestamp", "token", "signature"].map(|name| upload.last_text(name).unwrap_or_default());
         let (token, signed_at) =
-            match mailgun::authenticate(claim.each_ref().map(String::as_str), keys, call.now) {
+            match mailgun::verify_form(claim.each_ref().map(String::as_str), keys, call.now) {
                 Ok(genuine) => genuine,
                 Err(refused) => return Ok(self.reject_mailgun(call, refused)),
             };
         // No report came: mail that goes out may still be without events.
-        self.activity.proved(call.source.upstream());
-        self.activity.signed(call.source.upstream(), call.now, signed_at);
+        self.activity.record_valid_signature(call.source.upstream());
+        self.activity.record_signature_age(call.source.upstream(), call.now, signed_at);
         match self.store.webhook_token(call.source.upstream(), &token, signed_at)? {
             Some(used) if used == upload.digest => return Ok(RequestOutcome::Duplicate),
             Some(_) => return Ok(self.reject(call, REPLAYED_TEXT, RequestOutcome::Rejected)),
@@ -234,13 +234,13 @@ impl WebhookService {
                 let why = "a stored mail is to be fetched, and this upstream has no api_key";
                 return Err(IntakeError::Temporary(why.to_owned()));
             };
-            let message = account.stored(&url, intake.max_bytes()).await?;
+            let message = account.fetch_stored_message(&url, intake.max_bytes()).await?;
             return Ok((MessageBody::from(Bytes::from(message)), 0));
         }
         let Some(headers) = headers else {
             return Err(IntakeError::Permanent("the form holds no mail".to_owned()));
         };
-        let Ok(headers) = lenient::read(headers.as_bytes(), &mut String::new()) else {
+        let Ok(headers) = lenient::parse_borrowed(headers.as_bytes(), &mut String::new()) else {
             return Err(IntakeError::Permanent(
                 "the form's message-headers are no list of names and values".to_owned(),
             ));
@@ -263,9 +263,9 @@ impl WebhookService {
         mail: ParsedMail,
     ) -> Result<RequestOutcome, IngestError> {
         let header = normalize_crlf(mail.message.head());
-        let block = HeaderBlock::behind_mbox_lines(&header);
-        let message_id = block.first("Message-ID").and_then(|field| MessageId::parse(&field.text()));
-        let subject = subject(block.bytes());
+        let block = HeaderSection::parse_after_mbox_lines(&header);
+        let message_id = block.find_field("Message-ID").and_then(|field| MessageId::parse(&field.to_text()));
+        let subject = decode_subject(block.as_bytes());
         let returned = self.is_own_dsn(&block)?;
         if mail.missing_files > 0 {
             let (source, missing) = (&call.source.name, mail.missing_files);
@@ -311,8 +311,9 @@ impl WebhookService {
     }
 
     /// Whether that is the header of a report which we made ourselves.
-    fn is_own_dsn(&self, block: &HeaderBlock<'_>) -> Result<bool, ReadError> {
-        let id: Option<TrackingId> = block.first(OWN_ID_HEADER).and_then(|field| field.text().parse().ok());
+    fn is_own_dsn(&self, block: &HeaderSection<'_>) -> Result<bool, ReadError> {
+        let id: Option<TrackingId> =
+            block.find_field(TRACKING_ID_HEADER).and_then(|field| field.to_text().parse().ok());
         let send = id.map(|id| self.store.load_message(id)).transpose()?.flatten();
         Ok(send.is_some_and(|send| send.dsn_for.is_some()))
     }
@@ -367,7 +368,7 @@ fn parse_mailboxes(text: &str) -> Vec<Mailbox> {
 /// The beginning of a message with CRLF line ends, so that its header can be read.
 fn normalize_crlf(message: &[u8]) -> Vec<u8> {
     let mut whole = Vec::with_capacity(message.len());
-    let mut decoder = Decoder::of_chunks(u64::MAX);
+    let mut decoder = Decoder::for_bdat(u64::MAX);
     decoder.feed(message, &mut whole);
     decoder.finish(&mut whole);
     whole

@@ -6,4 +6,4 @@
 
 mod payload;
 
-pub use payload::decode;
+pub use payload::decode_hint;

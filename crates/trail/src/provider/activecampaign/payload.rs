@@ -1,39 +1,41 @@
 use crate::contact_hint::{ContactHint, ContactHintKind};
 use crate::provider::form::Form;
 use crate::provider::sanitize;
-use crate::provider::sanitize::{MAX_TEXT, MAX_URL, MAX_WORD};
+use crate::provider::sanitize::{MAX_TEXT_BYTES, MAX_TOKEN_BYTES, MAX_URL_BYTES};
 use crate::provider_event::Diagnostic;
 use mailtrail_mail::Timestamp;
 
 /// Reads a webhook, or the request of an automation, which names neither what happened nor when; `None` for what is
 /// neither. Without a time it happened when it was `reported`.
-pub fn decode(form: &Form, reported: Timestamp) -> Option<ContactHint> {
-    let line = |name: &str, cap: usize| form.first(name).and_then(|value| sanitize::line(value, cap));
-    let address = form.first("contact[email]").and_then(sanitize::address);
-    let word = line("type", MAX_WORD);
+pub fn decode_hint(form: &Form, reported: Timestamp) -> Option<ContactHint> {
+    let line =
+        |name: &str, cap: usize| form.first_value(name).and_then(|value| sanitize::clip_line(value, cap));
+    let address = form.first_value("contact[email]").and_then(sanitize::parse_address);
+    let word = line("type", MAX_TOKEN_BYTES);
     if word.is_none() && address.is_none() {
         return None;
     }
     let word = word.unwrap_or_else(|| "automation".into());
     let described = ["bounce[description]", "unsubscribe[reason]", "message"];
-    let code = form.first("bounce[code]").unwrap_or_default();
+    let code = form.first_value("bounce[code]").unwrap_or_default();
     Some(ContactHint {
-        kind: kind(&word),
-        at: form.first("date_time").and_then(Timestamp::parse_any).unwrap_or(reported),
+        kind: parse_kind(&word),
+        at: form.first_value("date_time").and_then(Timestamp::parse_any).unwrap_or(reported),
         address,
-        lists: lists(form),
+        lists: parse_lists(form),
         diagnostic: Diagnostic {
-            name: line("bounce[type]", MAX_WORD).map_or(word.clone(), |bounce| format!("{word}/{bounce}")),
-            code: sanitize::reply_code(code),
-            enhanced_status: sanitize::enhanced_status(code),
-            text: described.into_iter().find_map(|name| line(name, MAX_TEXT)),
+            name: line("bounce[type]", MAX_TOKEN_BYTES)
+                .map_or(word.clone(), |bounce| format!("{word}/{bounce}")),
+            code: sanitize::find_reply_code(code),
+            enhanced_status: sanitize::find_enhanced_status(code),
+            text: described.into_iter().find_map(|name| line(name, MAX_TEXT_BYTES)),
             host: None,
-            url: line("link[url]", MAX_URL),
+            url: line("link[url]", MAX_URL_BYTES),
         },
     })
 }
 
-fn kind(word: &str) -> ContactHintKind {
+fn parse_kind(word: &str) -> ContactHintKind {
     match word {
         "bounce" => ContactHintKind::Bounced,
         "unsubscribe" => ContactHintKind::Unsubscribed,
@@ -47,12 +49,14 @@ fn kind(word: &str) -> ContactHintKind {
 }
 
 /// One list, or several beside it; each once.
-fn lists(form: &Form) -> Vec<String> {
+fn parse_lists(form: &Form) -> Vec<String> {
     let mut lists = Vec::new();
-    for list in
-        form.all("list").chain(form.all("list[][id]")).filter_map(|list| sanitize::line(list, MAX_LIST))
+    for list in form
+        .all_values("list")
+        .chain(form.all_values("list[][id]"))
+        .filter_map(|list| sanitize::clip_line(list, MAX_LIST_ID_BYTES))
     {
-        if lists.len() < LISTS && !lists.contains(&list) {
+        if lists.len() < MAX_LISTS && !lists.contains(&list) {
             lists.push(list);
         }
     }
@@ -60,23 +64,23 @@ fn lists(form: &Form) -> Vec<String> {
 }
 
 /// Bytes of a list's id.
-const MAX_LIST: usize = 32;
+const MAX_LIST_ID_BYTES: usize = 32;
 /// Lists of one hint.
-const LISTS: usize = 20;
+const MAX_LISTS: usize = 20;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const REPORTED: Timestamp = Timestamp::from_secs(1_789_387_300);
+    const REPORTED_AT: Timestamp = Timestamp::from_secs(1_789_387_300);
 
-    fn hint(body: &str) -> Option<ContactHint> {
-        decode(&Form::parse(body.as_bytes()).unwrap(), REPORTED)
+    fn decode_form(body: &str) -> Option<ContactHint> {
+        decode_hint(&Form::parse(body.as_bytes()).unwrap(), REPORTED_AT)
     }
 
     #[test]
-    fn a_bounce_says_how_and_why() {
-        let hint = hint(
+    fn bounce_has_type_and_diagnostic() {
+        let hint = decode_form(
             "type=bounce&contact[email]=ada@example.net&bounce[type]=hard&bounce[code]=5.1.1&bounce[description]=a+b",
         );
         let words = hint.unwrap().diagnostic;
@@ -88,21 +92,21 @@ mod tests {
     }
 
     #[test]
-    fn lists_come_once_each() {
-        let lists = |body: &str| hint(body).unwrap().lists;
+    fn removes_duplicate_lists() {
+        let lists = |body: &str| decode_form(body).unwrap().lists;
         assert_eq!(lists("type=unsubscribe&list=3&list[][id]=3&list[][id]=5&list[][id]="), ["3", "5"]);
         assert_eq!(lists("type=unsubscribe&list=0"), ["0"]);
-        let many: String = (0..2 * LISTS).map(|list| format!("&list[][id]={list}")).collect();
-        assert_eq!(lists(&format!("type=unsubscribe{many}")).len(), LISTS);
+        let many: String = (0..2 * MAX_LISTS).map(|list| format!("&list[][id]={list}")).collect();
+        assert_eq!(lists(&format!("type=unsubscribe{many}")).len(), MAX_LISTS);
     }
 
     #[test]
-    fn automations_name_neither_event_nor_time() {
-        let automation = hint("contact[email]=ada@example.net&seriesid=9").unwrap();
-        assert_eq!((automation.kind, automation.at), (ContactHintKind::Unknown, REPORTED));
+    fn decodes_automations_without_event_or_time() {
+        let automation = decode_form("contact[email]=ada@example.net&seriesid=9").unwrap();
+        assert_eq!((automation.kind, automation.at), (ContactHintKind::Unknown, REPORTED_AT));
         assert_eq!(automation.diagnostic.name, "automation");
-        assert_eq!(hint("contact[id]=7&date_time=2026-09-14T07:00:00-05:00"), None);
-        let sent = hint("type=sent&date_time=2026-09-14T07:00:00-05:00").unwrap();
+        assert_eq!(decode_form("contact[id]=7&date_time=2026-09-14T07:00:00-05:00"), None);
+        let sent = decode_form("type=sent&date_time=2026-09-14T07:00:00-05:00").unwrap();
         assert_eq!(
             (sent.kind, sent.address, sent.at.as_secs()),
             (ContactHintKind::CampaignStarted, None, 1_789_387_200)

@@ -1,32 +1,34 @@
-use crate::provider::brevo::tracking_header::{HEADER, tracking};
-use crate::provider::is_listed;
+use crate::provider::brevo::tracking_header::{TRACKING_HEADER, parse_tracking_id};
+use crate::provider::is_allowed_request;
 use crate::provider::sanitize::strip_prefix_ignoring_case;
-use mailtrail_mail::Header;
+use mailtrail_mail::HeaderField;
 
 /// Whether a client's field is a request that may not reach Brevo: `X-Sib-Sandbox` silences mail, `sender.ip` spends
 /// money. In `allowed` stands what follows `X-Mailin-` or `X-Sib-`; `sender.ip` is among them as `*` only.
 ///
 /// A tag always passes, and so does an `X-Mailin-custom`, unless it claims our own id, which would join the events to
 /// another send, or is not ASCII, which can make the mail undeliverable.
-pub fn is_foreign_request(field: &Header<'_>, allowed: &[String]) -> bool {
-    if field.name.eq_ignore_ascii_case(HEADER) {
-        return !field.value.is_ascii() || tracking(&field.text()).is_some();
+pub fn is_forbidden_request(field: &HeaderField<'_>, allowed: &[String]) -> bool {
+    if field.name.eq_ignore_ascii_case(TRACKING_HEADER) {
+        return !field.value.is_ascii() || parse_tracking_id(&field.to_text()).is_some();
     }
-    let prefixed = PREFIXES.iter().find_map(|prefix| strip_prefix_ignoring_case(field.name, prefix));
-    let request = prefixed.or_else(|| field.name.eq_ignore_ascii_case(SENDER_IP).then_some(SENDER_IP));
-    request.is_some_and(|request| !request.eq_ignore_ascii_case("Tag") && !is_listed(request, allowed))
+    let prefixed = REQUEST_PREFIXES.iter().find_map(|prefix| strip_prefix_ignoring_case(field.name, prefix));
+    let request =
+        prefixed.or_else(|| field.name.eq_ignore_ascii_case(SENDER_IP_HEADER).then_some(SENDER_IP_HEADER));
+    request
+        .is_some_and(|request| !request.eq_ignore_ascii_case("Tag") && !is_allowed_request(request, allowed))
 }
 
-const PREFIXES: [&str; 2] = ["X-Mailin-", "X-Sib-"];
-const SENDER_IP: &str = "sender.ip";
+const REQUEST_PREFIXES: [&str; 2] = ["X-Mailin-", "X-Sib-"];
+const SENDER_IP_HEADER: &str = "sender.ip";
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mailtrail_mail::HeaderBlock;
+    use mailtrail_mail::HeaderSection;
 
     #[test]
-    fn requests_that_could_harm_pass_only_where_they_are_allowed() {
+    fn forbids_risky_requests_unless_allowed() {
         let ours = "mailtrail=01K54Z8Q3V7N5X9B2C6D8F0GHJ";
         for (field, allowed, foreign) in [
             ("X-Mailin-Tag: spring", "", false),
@@ -46,8 +48,12 @@ mod tests {
             ("X-Mailing: 1", "", false),
         ] {
             let message = format!("{field}\r\n\r\n");
-            let field = HeaderBlock::of(message.as_bytes()).fields().next().unwrap();
-            assert_eq!(is_foreign_request(&field, &[allowed.to_owned()]), foreign, "{message:?} {allowed:?}");
+            let field = HeaderSection::parse(message.as_bytes()).fields().next().unwrap();
+            assert_eq!(
+                is_forbidden_request(&field, &[allowed.to_owned()]),
+                foreign,
+                "{message:?} {allowed:?}"
+            );
         }
     }
 }

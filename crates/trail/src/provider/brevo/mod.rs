@@ -9,7 +9,7 @@ mod payload;
 mod tracking_header;
 mod webhook_auth;
 
-pub(crate) use headers::is_foreign_request;
-pub use payload::decode;
-pub(crate) use tracking_header::stamp;
-pub use webhook_auth::Credentials;
+pub(crate) use headers::is_forbidden_request;
+pub use payload::decode_event;
+pub(crate) use tracking_header::tracking_header;
+pub use webhook_auth::WebhookAuth;

@@ -1,6 +1,6 @@
-use crate::provider::brevo::tracking_header::tracking;
+use crate::provider::brevo::tracking_header::parse_tracking_id;
 use crate::provider::sanitize;
-use crate::provider::sanitize::{MAX_TEXT, MAX_URL, MAX_WORD};
+use crate::provider::sanitize::{MAX_TEXT_BYTES, MAX_TOKEN_BYTES, MAX_URL_BYTES};
 use crate::provider_event::{Diagnostic, EventKind, ProviderEvent};
 use mailtrail_mail::{MessageId, Timestamp, fold_address};
 use serde_json::Value;
@@ -8,33 +8,33 @@ use serde_json::Value;
 /// Reads an event of a transactional webhook; `None` for what is none. A field of an unexpected shape counts as absent,
 /// an unknown word is [`Kind::Unknown`], and an event without a time that can be trusted happened when it was
 /// `reported`.
-pub fn decode(data: &Value, reported: Timestamp) -> Option<ProviderEvent> {
-    let payload = Payload(data);
-    let word = payload.line("event", MAX_WORD)?;
-    let (kind, automated) = kind(&word);
-    let reason = payload.str("reason").unwrap_or_default();
+pub fn decode_event(data: &Value, reported: Timestamp) -> Option<ProviderEvent> {
+    let payload = BrevoPayload(data);
+    let word = payload.line_field("event", MAX_TOKEN_BYTES)?;
+    let (kind, automated) = parse_kind(&word);
+    let reason = payload.str_field("reason").unwrap_or_default();
     Some(ProviderEvent {
         kind,
-        at: payload.at().unwrap_or(reported),
-        dedup_key: payload.identity(&word, kind, automated),
-        recipient: Some(payload.str("email").and_then(sanitize::address).unwrap_or_default()),
-        tracking_id: payload.str("X-Mailin-custom").and_then(tracking),
-        message_id: payload.str("message-id").and_then(MessageId::parse),
+        at: payload.occurred_at().unwrap_or(reported),
+        dedup_key: payload.dedup_key(&word, kind, automated),
+        recipient: Some(payload.str_field("email").and_then(sanitize::parse_address).unwrap_or_default()),
+        tracking_id: payload.str_field("X-Mailin-custom").and_then(parse_tracking_id),
+        message_id: payload.str_field("message-id").and_then(MessageId::parse),
         automated,
         test_mode: false,
         diagnostic: Diagnostic {
-            name: name(word, kind, reason),
-            code: sanitize::reply_code(reason),
-            enhanced_status: sanitize::enhanced_status(reason),
-            text: sanitize::line(reason, MAX_TEXT),
+            name: event_name(word, kind, reason),
+            code: sanitize::find_reply_code(reason),
+            enhanced_status: sanitize::find_enhanced_status(reason),
+            text: sanitize::clip_line(reason, MAX_TEXT_BYTES),
             host: None,
-            url: payload.line("link", MAX_URL),
+            url: payload.line_field("link", MAX_URL_BYTES),
         },
     })
 }
 
 /// Webhooks, the calls that make them and the statistics have each their own spelling.
-fn kind(word: &str) -> (EventKind, bool) {
+fn parse_kind(word: &str) -> (EventKind, bool) {
     let bare: String = word.chars().filter(|c| c.is_alphanumeric()).map(|c| c.to_ascii_lowercase()).collect();
     let kind = match bare.as_str() {
         "request" | "requests" | "sent" => EventKind::Accepted,
@@ -55,17 +55,18 @@ fn kind(word: &str) -> (EventKind, bool) {
 }
 
 /// `blocked/unsubscribed`: with what put the address on the block list, as far as the reason tells.
-fn name(word: String, kind: EventKind, reason: &str) -> String {
+fn event_name(word: String, kind: EventKind, reason: &str) -> String {
     let reason = reason.to_lowercase();
-    let cause = BLOCKS.iter().find(|(phrase, _)| kind == EventKind::Suppressed && reason.contains(phrase));
+    let cause =
+        BLOCK_REASONS.iter().find(|(phrase, _)| kind == EventKind::Suppressed && reason.contains(phrase));
     cause.map_or(word.clone(), |(_, cause)| format!("{word}/{cause}"))
 }
 
-struct Payload<'a>(&'a Value);
+struct BrevoPayload<'a>(&'a Value);
 
-impl<'a> Payload<'a> {
+impl<'a> BrevoPayload<'a> {
     /// `ts`, `ts_event` and `date` are in the account's time zone, which nobody tells.
-    fn at(&self) -> Option<Timestamp> {
+    fn occurred_at(&self) -> Option<Timestamp> {
         ["ts_epoch", "s_epoch"].into_iter().find_map(|name| match self.0.get(name)? {
             Value::String(text) => Timestamp::parse_any(text),
             number => Timestamp::from_unix_number(number.as_f64()?),
@@ -74,31 +75,31 @@ impl<'a> Payload<'a> {
 
     /// There is no id: what counts as the same event says the same. The statistics tell seconds, and have other words for
     /// what happened; both give the identity that the webhook's has.
-    fn identity(&self, word: &str, kind: EventKind, by_machine: bool) -> String {
-        let at = self.at().map(|at| at.as_secs().to_string());
+    fn dedup_key(&self, word: &str, kind: EventKind, by_machine: bool) -> String {
+        let at = self.occurred_at().map(|at| at.as_secs().to_string());
         let at = at.or_else(|| self.0.get("ts").map(Value::to_string)).unwrap_or_default();
         let what = match kind {
             EventKind::Unknown => word,
             _ if by_machine => "opened-by-machine",
             kind => kind.as_str(),
         };
-        let message_id = self.str("message-id").and_then(MessageId::parse);
+        let message_id = self.str_field("message-id").and_then(MessageId::parse);
         let message_id = message_id.as_ref().map_or("", MessageId::as_str);
-        let [email, link] = ["email", "link"].map(|name| self.str(name).unwrap_or_default());
-        format!("brevo/{}", sanitize::digest(&[message_id, what, &fold_address(email), &at, link]))
+        let [email, link] = ["email", "link"].map(|name| self.str_field(name).unwrap_or_default());
+        format!("brevo/{}", sanitize::hash_parts(&[message_id, what, &fold_address(email), &at, link]))
     }
 
-    fn str(&self, name: &str) -> Option<&'a str> {
+    fn str_field(&self, name: &str) -> Option<&'a str> {
         self.0.get(name)?.as_str()
     }
 
-    fn line(&self, name: &str, cap: usize) -> Option<String> {
-        sanitize::line(self.str(name)?, cap)
+    fn line_field(&self, name: &str, cap: usize) -> Option<String> {
+        sanitize::clip_line(self.str_field(name)?, cap)
     }
 }
 
 /// What reasons of `blocked` speak of.
-const BLOCKS: [(&str, &str); 7] = [
+const BLOCK_REASONS: [(&str, &str); 7] = [
     ("unsubscri", "unsubscribed"),
     ("hard bounce", "hard-bounce"),
     ("hardbounce", "hard-bounce"),
@@ -113,14 +114,14 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    const REPORTED: Timestamp = Timestamp::from_secs(1_789_387_300);
+    const REPORTED_AT: Timestamp = Timestamp::from_secs(1_789_387_300);
 
-    fn event(data: Value) -> ProviderEvent {
-        decode(&data, REPORTED).unwrap()
+    fn decode_json(data: Value) -> ProviderEvent {
+        decode_event(&data, REPORTED_AT).unwrap()
     }
 
     #[test]
-    fn every_spelling_is_understood() {
+    fn decodes_every_spelling() {
         for (kind, by_machine, words) in [
             (EventKind::Accepted, false, &["request", "sent", "requests"][..]),
             (EventKind::Delivered, false, &["delivered"]),
@@ -140,36 +141,36 @@ mod tests {
             (EventKind::Unknown, false, &["list_addition", "listAddition", "é", "news"]),
         ] {
             for word in words {
-                let event = event(json!({"event": word}));
+                let event = decode_json(json!({"event": word}));
                 assert_eq!((event.kind, event.automated), (kind, by_machine), "{word}");
             }
         }
         for none in
             [json!({}), json!({"event": 1}), json!({"event": " "}), json!([]), json!(null), json!("click")]
         {
-            assert_eq!(decode(&none, REPORTED), None, "{none}");
+            assert_eq!(decode_event(&none, REPORTED_AT), None, "{none}");
         }
     }
 
     #[test]
-    fn times_are_milliseconds_or_seconds() {
+    fn parses_milliseconds_and_seconds() {
         let at = |fields: Value| {
-            event(json!({"event": "click", "ts": 1, "date": "2026-09-14 14:00:03", "f": fields}))
+            decode_json(json!({"event": "click", "ts": 1, "date": "2026-09-14 14:00:03", "f": fields}))
         };
-        assert_eq!(at(json!(1)).at, REPORTED);
+        assert_eq!(at(json!(1)).at, REPORTED_AT);
         for (field, time, millis) in [
             ("ts_epoch", json!(1_789_387_203_179_u64), 1_789_387_203_179),
             ("ts_epoch", json!("1789387203179"), 1_789_387_203_179),
             ("ts_epoch", json!(1_789_387_203), 1_789_387_203_000),
             ("s_epoch", json!(1_789_387_203.5), 1_789_387_203_500),
             ("s_epoch", json!(1_789_387_203_179_u64), 1_789_387_203_179),
-            ("ts_epoch", json!(-1), REPORTED.as_millis()),
-            ("ts_epoch", json!(1e300), REPORTED.as_millis()),
-            ("ts_epoch", json!("nan"), REPORTED.as_millis()),
-            ("ts_event", json!(1_789_387_203), REPORTED.as_millis()),
+            ("ts_epoch", json!(-1), REPORTED_AT.as_millis()),
+            ("ts_epoch", json!(1e300), REPORTED_AT.as_millis()),
+            ("ts_epoch", json!("nan"), REPORTED_AT.as_millis()),
+            ("ts_event", json!(1_789_387_203), REPORTED_AT.as_millis()),
         ] {
             assert_eq!(
-                event(json!({"event": "click", field: time})).at.as_millis(),
+                decode_json(json!({"event": "click", field: time})).at.as_millis(),
                 millis,
                 "{field}: {time}"
             );
@@ -177,15 +178,15 @@ mod tests {
     }
 
     #[test]
-    fn what_says_the_same_is_the_same() {
+    fn equal_content_has_equal_dedup_key() {
         let base = json!({"event": "click", "email": "Ada@example.net", "message-id": "<a@b>", "ts_epoch": 1_789_387_203_179_u64,
             "link": "https://a"});
         let with = |field: &str, value: Value| {
             let mut other = base.clone();
             other[field] = value;
-            event(other).dedup_key
+            decode_json(other).dedup_key
         };
-        let same = event(base.clone()).dedup_key;
+        let same = decode_json(base.clone()).dedup_key;
         assert_eq!(with("id", json!(7)), same);
         assert_eq!(with("event", json!("clicks")), same);
         assert_eq!(with("message-id", json!("a@b")), same);
@@ -200,13 +201,14 @@ mod tests {
         ] {
             assert_ne!(with(field, value), same, "{field}");
         }
-        let undated = |ts: u64| event(json!({"event": "list_addition", "ts": ts})).dedup_key;
+        let undated = |ts: u64| decode_json(json!({"event": "list_addition", "ts": ts})).dedup_key;
         assert_ne!(undated(1), undated(2));
     }
 
     #[test]
-    fn reasons_tell_codes_and_causes() {
-        let words = |word: &str, reason: &str| event(json!({"event": word, "reason": reason})).diagnostic;
+    fn extracts_codes_and_causes_from_reasons() {
+        let words =
+            |word: &str, reason: &str| decode_json(json!({"event": word, "reason": reason})).diagnostic;
         let bounced = words("hard_bounce", " 550-5.1.1 No such user.\n550 5.1.1 Learn more ");
         assert_eq!((bounced.code, bounced.enhanced_status.as_deref()), (Some(550), Some("5.1.1")));
         assert_eq!(bounced.text.as_deref(), Some("550-5.1.1 No such user. 550 5.1.1 Learn more"));
@@ -223,9 +225,9 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_is_hidden_is_empty() {
+    fn hidden_address_is_empty() {
         for hidden in [json!(""), json!(" "), json!(null), json!(7), json!("a\nb@c")] {
-            let event = event(json!({"event": "proxy_open", "email": hidden}));
+            let event = decode_json(json!({"event": "proxy_open", "email": hidden}));
             assert_eq!(event.recipient.as_deref(), Some(""), "{hidden}");
         }
     }

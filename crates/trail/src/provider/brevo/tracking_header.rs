@@ -2,33 +2,33 @@ use mailtrail_mail::{HeaderLine, TrackingId};
 
 /// The line by which Brevo carries `id` back: it returns the value verbatim with every event. Recipients can
 /// read it, and a value that is not ASCII can make the mail undeliverable.
-pub fn stamp(id: TrackingId) -> HeaderLine {
-    HeaderLine::new(HEADER, &format!("{KEY}={id}"))
+pub fn tracking_header(id: TrackingId) -> HeaderLine {
+    HeaderLine::new(TRACKING_HEADER, &format!("{TRACKING_KEY}={id}"))
 }
 
 /// The id in a value that came back, when we stamped it: also where Brevo, or whoever stamps the mail besides, made one
 /// value of several, be it text or JSON.
-pub fn tracking(value: &str) -> Option<TrackingId> {
-    value.match_indices(KEY).find_map(|(at, _)| {
-        let rest = value[at + KEY.len()..].trim_start_matches(['"', '=', ':', ' ']);
-        rest.get(..LENGTH)?.parse().ok()
+pub fn parse_tracking_id(value: &str) -> Option<TrackingId> {
+    value.match_indices(TRACKING_KEY).find_map(|(at, _)| {
+        let rest = value[at + TRACKING_KEY.len()..].trim_start_matches(['"', '=', ':', ' ']);
+        rest.get(..TRACKING_ID_CHARS)?.parse().ok()
     })
 }
 
 /// The field that Brevo returns.
-pub(super) const HEADER: &str = "X-Mailin-custom";
-const KEY: &str = "mailtrail";
+pub(super) const TRACKING_HEADER: &str = "X-Mailin-custom";
+const TRACKING_KEY: &str = "mailtrail";
 /// Characters of an id.
-const LENGTH: usize = 26;
+const TRACKING_ID_CHARS: usize = 26;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_id_can_be_read_back() {
+    fn tracking_id_round_trips() {
         let id: TrackingId = "01K54Z8Q3V7N5X9B2C6D8F0GHJ".parse().unwrap();
-        let line = stamp(id).to_string();
+        let line = tracking_header(id).to_string();
         let (_, value) = line.split_once(':').unwrap();
         assert_eq!(value, " mailtrail=01K54Z8Q3V7N5X9B2C6D8F0GHJ");
         for carried in [
@@ -37,7 +37,7 @@ mod tests {
             "mailtrail:01K54Z8Q3V7N5X9B2C6D8F0GHJ|odoo_db:prod",
             r#"{"by": "mailtrail", "mailtrail": "01K54Z8Q3V7N5X9B2C6D8F0GHJ", "odoo_db": "prod"}"#,
         ] {
-            assert_eq!(tracking(carried), Some(id), "{carried}");
+            assert_eq!(parse_tracking_id(carried), Some(id), "{carried}");
         }
         for foreign in [
             "",
@@ -46,7 +46,7 @@ mod tests {
             "mailtrail=x|y:z",
             "mailtrail=01K54Z8Q3V7N5X9B2C6D8F0GHé",
         ] {
-            assert_eq!(tracking(foreign), None, "{foreign}");
+            assert_eq!(parse_tracking_id(foreign), None, "{foreign}");
         }
     }
 }

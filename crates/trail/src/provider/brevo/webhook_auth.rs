@@ -4,42 +4,42 @@ use mailtrail_mail::Secret;
 
 /// What Brevo proves itself with. Each way that is set is good.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Credentials {
+pub struct WebhookAuth {
     /// Tokens, two while they change.
     pub tokens: Vec<Secret>,
     /// The header field that carries the token; without it the token comes as `Authorization: Bearer`.
-    pub header: Option<String>,
+    pub token_header: Option<String>,
     /// User name and password, as Brevo sends what stands before the `@` of the webhook's address.
-    pub login: Option<(String, Secret)>,
+    pub basic: Option<(String, Secret)>,
 }
 
-impl Credentials {
+impl WebhookAuth {
     /// Whether there is nothing that anybody could prove himself with.
     pub fn is_empty(&self) -> bool {
-        self.tokens.is_empty() && self.login.is_none()
+        self.tokens.is_empty() && self.basic.is_none()
     }
 
     /// Whether a request with such header fields is Brevo's; compared in constant time.
-    pub fn admit<'a>(&self, field: impl Fn(&str) -> Option<&'a [u8]>) -> bool {
+    pub fn verify_request<'a>(&self, field: impl Fn(&str) -> Option<&'a [u8]>) -> bool {
         let authorization = field("authorization").unwrap_or_default();
-        let token = match &self.header {
+        let token = match &self.token_header {
             Some(name) => field(name),
-            None => scheme(authorization, "bearer"),
+            None => strip_auth_scheme(authorization, "bearer"),
         };
         let by_token =
-            token.is_some_and(|token| self.tokens.iter().any(|known| known.is(token.trim_ascii())));
-        by_token || scheme(authorization, "basic").is_some_and(|login| self.is_login(login))
+            token.is_some_and(|token| self.tokens.iter().any(|known| known.ct_eq(token.trim_ascii())));
+        by_token || strip_auth_scheme(authorization, "basic").is_some_and(|login| self.matches_basic(login))
     }
 
-    fn is_login(&self, encoded: &[u8]) -> bool {
-        let Some((user, password)) = &self.login else { return false };
+    fn matches_basic(&self, encoded: &[u8]) -> bool {
+        let Some((user, password)) = &self.basic else { return false };
         let given = BASE64_STANDARD.decode(encoded.trim_ascii()).unwrap_or_default();
-        Secret::new(format!("{user}:{}", password.reveal())).is(&given)
+        Secret::new(format!("{user}:{}", password.expose())).ct_eq(&given)
     }
 }
 
 /// What follows the scheme, whose case does not matter (RFC 9110 section 11.1).
-fn scheme<'a>(authorization: &'a [u8], name: &str) -> Option<&'a [u8]> {
+fn strip_auth_scheme<'a>(authorization: &'a [u8], name: &str) -> Option<&'a [u8]> {
     let (scheme, rest) = authorization.split_at_checked(name.len())?;
     rest.strip_prefix(b" ").filter(|_| scheme.eq_ignore_ascii_case(name.as_bytes()))
 }
@@ -48,19 +48,19 @@ fn scheme<'a>(authorization: &'a [u8], name: &str) -> Option<&'a [u8]> {
 mod tests {
     use super::*;
 
-    fn admits(credentials: &Credentials, fields: &[(&str, &str)]) -> bool {
+    fn is_verified(credentials: &WebhookAuth, fields: &[(&str, &str)]) -> bool {
         let fields: Vec<_> = fields.iter().map(|(name, value)| (name.to_lowercase(), *value)).collect();
         let find = |name: &str| fields.iter().find(|(known, _)| *known == name.to_lowercase());
-        credentials.admit(|name| find(name).map(|(_, value)| value.as_bytes()))
+        credentials.verify_request(|name| find(name).map(|(_, value)| value.as_bytes()))
     }
 
     #[test]
-    fn each_way_that_is_set_is_good_and_no_other() {
+    fn accepts_configured_methods_only() {
         let tokens = vec![Secret::new("old"), Secret::new("new")];
-        let bearer = Credentials { tokens: tokens.clone(), ..Credentials::default() };
-        let custom = Credentials { tokens, header: Some("X-Token".into()), login: None };
+        let bearer = WebhookAuth { tokens: tokens.clone(), ..WebhookAuth::default() };
+        let custom = WebhookAuth { tokens, token_header: Some("X-Token".into()), basic: None };
         let login = Some(("mt".to_owned(), Secret::new("test-webhook-secret")));
-        let basic = Credentials { login, ..Credentials::default() };
+        let basic = WebhookAuth { basic: login, ..WebhookAuth::default() };
         let encoded = "Basic bXQ6dGVzdC13ZWJob29rLXNlY3JldA==";
         for (credentials, field, value, good) in [
             (&bearer, "Authorization", "Bearer new", true),
@@ -80,9 +80,9 @@ mod tests {
             (&basic, "Authorization", "Basic !", false),
             (&basic, "Authorization", "Bearer test-webhook-secret", false),
         ] {
-            assert_eq!(admits(credentials, &[(field, value)]), good, "{field}: {value}");
+            assert_eq!(is_verified(credentials, &[(field, value)]), good, "{field}: {value}");
         }
-        assert!(!admits(&Credentials::default(), &[("Authorization", "Basic Og==")]));
-        assert!(!admits(&bearer, &[]) && Credentials::default().is_empty() && !basic.is_empty());
+        assert!(!is_verified(&WebhookAuth::default(), &[("Authorization", "Basic Og==")]));
+        assert!(!is_verified(&bearer, &[]) && WebhookAuth::default().is_empty() && !basic.is_empty());
     }
 }

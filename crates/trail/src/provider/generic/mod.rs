@@ -7,6 +7,6 @@
 mod payload;
 mod signature;
 
-pub(crate) use payload::IDENTITY;
-pub use payload::decode;
-pub use signature::{Refused, Signed, sign};
+pub(crate) use payload::DEDUP_KEY_PREFIX;
+pub use payload::decode_event;
+pub use signature::{SignatureError, SignedRequest, sign_request};

@@ -1,7 +1,7 @@
-use crate::provider::mailgun::request_headers::PREFIX;
+use crate::provider::mailgun::request_headers::REQUEST_PREFIX;
 use crate::provider::mailgun::tracking_header::VARIABLES_HEADER;
 use crate::provider::sanitize::strip_prefix_ignoring_case;
-use mailtrail_mail::Header;
+use mailtrail_mail::HeaderField;
 use serde_json::{Map, Value};
 
 /// The parameters of `POST /v3/<domain>/messages.mime` that ask for what the request headers of a message ask for:
@@ -9,14 +9,14 @@ use serde_json::{Map, Value};
 ///
 /// Of a variable, or an option that is no list, the first one counts. Mailgun refuses a message with more than 16 kB of
 /// parameters: what is beyond that stands in its header alone, and our own stamp is in front of everything.
-pub fn parameters<'a>(fields: impl Iterator<Item = Header<'a>>) -> Vec<(String, String)> {
+pub fn api_parameters<'a>(fields: impl Iterator<Item = HeaderField<'a>>) -> Vec<(String, String)> {
     let mut parameters: Vec<(String, String)> = Vec::new();
-    let mut room = ROOM;
+    let mut room = MAX_PARAMETER_BYTES;
     for field in fields {
-        for (name, value) in asked(&field) {
+        for (name, value) in parameters_of(&field) {
             let known = parameters.iter().any(|(known, _)| *known == name);
             let size = name.len() + value.len();
-            if size <= room && (!known || LISTS.contains(&name.as_str())) {
+            if size <= room && (!known || REPEATABLE.contains(&name.as_str())) {
                 room -= size;
                 parameters.push((name, value));
             }
@@ -26,19 +26,19 @@ pub fn parameters<'a>(fields: impl Iterator<Item = Header<'a>>) -> Vec<(String, 
 }
 
 /// What one field asks for.
-fn asked(field: &Header<'_>) -> Vec<(String, String)> {
-    let Some(request) = strip_prefix_ignoring_case(field.name, PREFIX) else { return Vec::new() };
-    let text = field.text();
+fn parameters_of(field: &HeaderField<'_>) -> Vec<(String, String)> {
+    let Some(request) = strip_prefix_ignoring_case(field.name, REQUEST_PREFIX) else { return Vec::new() };
+    let text = field.to_text();
     if field.name.eq_ignore_ascii_case(VARIABLES_HEADER) {
-        return variables(&text);
+        return parse_variables(&text);
     }
-    let twin = TWINS.iter().find(|(header, _)| header.eq_ignore_ascii_case(request));
+    let twin = HEADER_TO_PARAMETER.iter().find(|(header, _)| header.eq_ignore_ascii_case(request));
     let named = twin.filter(|_| !text.is_empty()).map(|(_, parameter)| ((*parameter).to_owned(), text));
     named.into_iter().collect()
 }
 
 /// Names that a form cannot carry as they are stay out.
-fn variables(json: &str) -> Vec<(String, String)> {
+fn parse_variables(json: &str) -> Vec<(String, String)> {
     let Ok(map) = serde_json::from_str::<Map<String, Value>>(json) else { return Vec::new() };
     let plain =
         |name: &str| name.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\'));
@@ -51,7 +51,7 @@ fn variables(json: &str) -> Vec<(String, String)> {
 }
 
 /// What follows `X-Mailgun-`, and the parameter that means the same.
-const TWINS: [(&str, &str); 23] = [
+const HEADER_TO_PARAMETER: [(&str, &str); 23] = [
     ("Tag", "o:tag"),
     ("Track", "o:tracking"),
     ("Track-Clicks", "o:tracking-clicks"),
@@ -78,29 +78,29 @@ const TWINS: [(&str, &str); 23] = [
 ];
 
 /// Parameters that may be given again.
-const LISTS: [&str; 2] = ["o:tag", "o:suppress-headers"];
+const REPEATABLE: [&str; 2] = ["o:tag", "o:suppress-headers"];
 /// Bytes of all parameters, names included.
-const ROOM: usize = 16_000;
+const MAX_PARAMETER_BYTES: usize = 16_000;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mailtrail_mail::HeaderBlock;
+    use mailtrail_mail::HeaderSection;
 
-    fn asked_by(header: &str) -> Vec<String> {
-        let block = HeaderBlock::of(header.as_bytes());
-        parameters(block.fields()).into_iter().map(|(name, value)| format!("{name}={value}")).collect()
+    fn parameters_for(header: &str) -> Vec<String> {
+        let block = HeaderSection::parse(header.as_bytes());
+        api_parameters(block.fields()).into_iter().map(|(name, value)| format!("{name}={value}")).collect()
     }
 
     #[test]
-    fn headers_have_their_twins() {
+    fn maps_headers_to_parameters() {
         let header = "X-Mailgun-Variables: {\"mailtrail\":\"01K\"}\r\nTo: x@example.net\r\nX-MAILGUN-TAG: odoo\r\n\
             X-Mailgun-Tag: sale\r\nX-Mailgun-Track: no\r\nX-Mailgun-Track: yes\r\nX-Mailgun-Deliver-By: Mon,\r\n \
             14 Sep 2026 12:00:00 +0000\r\nX-Mailgun-New-Thing: 1\r\nX-Mailgun-Dkim:\r\n\
             X-Mailgun-Variables: {\"odoo_db\": \"prod\", \"n\": 4711, \"o\": {\"a\": null},\r\n \"mailtrail\": \"forged\", \
             \"a b\": 1}\r\nX-Mailgun-Variables: nonsense\r\n\r\nX-Mailgun-Tag: body\r\n";
         assert_eq!(
-            asked_by(header),
+            parameters_for(header),
             [
                 "v:mailtrail=01K",
                 "o:tag=odoo",
@@ -115,13 +115,13 @@ mod tests {
     }
 
     #[test]
-    fn they_stay_within_what_mailgun_takes() {
+    fn respects_the_parameter_size_limit() {
         let long = "x".repeat(9000);
         let header = format!(
             "X-Mailgun-Variables: {{\"mailtrail\":\"01K\"}}\r\nX-Mailgun-Variables: {{\"a\":\"{long}\"}}\r\n\
              X-Mailgun-Variables: {{\"b\":\"{long}\"}}\r\nX-Mailgun-Tag: odoo\r\n\r\n"
         );
-        let names: Vec<_> = asked_by(&header).iter().map(|asked| asked[..5].to_owned()).collect();
+        let names: Vec<_> = parameters_for(&header).iter().map(|asked| asked[..5].to_owned()).collect();
         assert_eq!(names, ["v:mai", "v:a=x", "o:tag"]);
     }
 }

@@ -12,9 +12,9 @@ mod signature;
 mod tracking_header;
 mod webhook;
 
-pub use api_parameters::parameters;
-pub use payload::{decode, fault};
-pub(crate) use request_headers::is_foreign_request;
-pub use signature::{sign, verify};
-pub(crate) use tracking_header::stamp;
-pub use webhook::{Notice, Refused, authenticate, receive, reread};
+pub use api_parameters::api_parameters;
+pub use payload::{decode_event, validate_payload};
+pub(crate) use request_headers::is_forbidden_request;
+pub use signature::{sign_webhook, verify_signature};
+pub(crate) use tracking_header::tracking_header;
+pub use webhook::{VerifiedEvent, WebhookError, decode_raw, verify_and_decode, verify_form};

@@ -1,6 +1,6 @@
-use crate::provider::mailgun::tracking_header::VARIABLE;
+use crate::provider::mailgun::tracking_header::TRACKING_VARIABLE;
 use crate::provider::sanitize;
-use crate::provider::sanitize::{MAX_KEY, MAX_TEXT, MAX_URL, MAX_WORD};
+use crate::provider::sanitize::{MAX_KEY_BYTES, MAX_TEXT_BYTES, MAX_TOKEN_BYTES, MAX_URL_BYTES};
 use crate::provider_event::{Diagnostic, EventKind, ProviderEvent};
 use mailtrail_mail::{MessageId, Timestamp, TrackingId};
 use serde_json_borrow::Value;
@@ -10,50 +10,50 @@ use std::borrow::Cow;
 /// Reads an event as webhooks and the Events API write it. Nothing in it can be wrong enough to be an error:
 /// a field of an unexpected shape counts as absent, an unknown word is [`Kind::Unknown`], and an event
 /// without a time happened when it was `reported`.
-pub fn decode(data: &Value<'_>, reported: Timestamp) -> ProviderEvent {
-    let payload = Payload(data);
-    let at = payload.at().unwrap_or(reported);
-    let diagnostic = payload.words();
-    let kind = payload.kind(diagnostic.code);
+pub fn decode_event(data: &Value<'_>, reported: Timestamp) -> ProviderEvent {
+    let payload = MailgunPayload(data);
+    let at = payload.occurred_at().unwrap_or(reported);
+    let diagnostic = payload.diagnostic();
+    let kind = payload.event_kind(diagnostic.code);
     // What names nobody and happened to one recipient did not happen to all.
-    let hidden = || is_about_one(kind).then(String::new);
+    let hidden = || is_per_recipient(kind).then(String::new);
     ProviderEvent {
         kind,
         at,
-        dedup_key: payload.identity(at),
+        dedup_key: payload.dedup_key(at),
         recipient: payload.recipient().or_else(hidden),
-        tracking_id: payload.tracking(),
-        message_id: payload.str("message/headers/message-id").and_then(MessageId::parse),
-        automated: matches!(kind, EventKind::Opened | EventKind::Clicked) && payload.is_machine(),
-        test_mode: diagnostic.code == Some(TEST_MODE) || payload.is_flagged("is-test-mode"),
+        tracking_id: payload.tracking_id(),
+        message_id: payload.str_at("message/headers/message-id").and_then(MessageId::parse),
+        automated: matches!(kind, EventKind::Opened | EventKind::Clicked) && payload.is_automated(),
+        test_mode: diagnostic.code == Some(TEST_MODE_CODE) || payload.has_flag("is-test-mode"),
         diagnostic,
     }
 }
 
 /// Why an event cannot be used where nothing else says when it happened, or that something did.
-pub fn fault(data: &Value<'_>) -> Option<&'static str> {
-    let payload = Payload(data);
-    match (payload.str("event"), payload.at()) {
+pub fn validate_payload(data: &Value<'_>) -> Option<&'static str> {
+    let payload = MailgunPayload(data);
+    match (payload.str_at("event"), payload.occurred_at()) {
         (None, _) => Some("it is no event"),
         (Some(_), None) => Some("its time cannot be read"),
         (Some(_), Some(_)) => None,
     }
 }
 
-const fn is_about_one(kind: EventKind) -> bool {
+const fn is_per_recipient(kind: EventKind) -> bool {
     !matches!(kind, EventKind::Accepted | EventKind::Rejected | EventKind::Stored | EventKind::Unknown)
 }
 
 /// The `event-data` object, read by paths: a step into what is no object finds nothing, so `null` and `[]` in an
 /// object's place need no rule.
-struct Payload<'a>(&'a Value<'a>);
+struct MailgunPayload<'a>(&'a Value<'a>);
 
-impl<'a> Payload<'a> {
-    fn kind(&self, code: Option<u16>) -> EventKind {
-        match self.str("event").unwrap_or_default() {
+impl<'a> MailgunPayload<'a> {
+    fn event_kind(&self, code: Option<u16>) -> EventKind {
+        match self.str_at("event").unwrap_or_default() {
             "accepted" => EventKind::Accepted,
             "delivered" => EventKind::Delivered,
-            "failed" => self.failure(code),
+            "failed" => self.failure_kind(code),
             "rejected" => EventKind::Rejected,
             "opened" => EventKind::Opened,
             "clicked" => EventKind::Clicked,
@@ -64,10 +64,10 @@ impl<'a> Payload<'a> {
         }
     }
 
-    fn failure(&self, code: Option<u16>) -> EventKind {
-        let by_reason = self.str("reason").is_some_and(|reason| reason.starts_with("suppress-"));
-        let suppressed = by_reason || code.is_some_and(|code| SUPPRESSED.contains(&code));
-        match self.str("severity").unwrap_or_default() {
+    fn failure_kind(&self, code: Option<u16>) -> EventKind {
+        let by_reason = self.str_at("reason").is_some_and(|reason| reason.starts_with("suppress-"));
+        let suppressed = by_reason || code.is_some_and(|code| SUPPRESSED_CODES.contains(&code));
+        match self.str_at("severity").unwrap_or_default() {
             "permanent" if suppressed => EventKind::Suppressed,
             "permanent" => EventKind::Bounced,
             "temporary" => EventKind::Deferred,
@@ -75,27 +75,30 @@ impl<'a> Payload<'a> {
         }
     }
 
-    fn at(&self) -> Option<Timestamp> {
-        let text: Cow<'_, str> = match self.at_path("timestamp")? {
+    fn occurred_at(&self) -> Option<Timestamp> {
+        let text: Cow<'_, str> = match self.value_at("timestamp")? {
             Value::Str(text) => text.as_ref().into(),
             // Sixteen digits fit a double: its shortest form is the microseconds that Mailgun wrote.
             number => number.to_string().into(),
         };
-        let in_seconds =
-            || decimal_millis(&text).filter(|millis| *millis < LATEST).map(Timestamp::from_millis);
+        let in_seconds = || {
+            parse_decimal_millis(&text)
+                .filter(|millis| *millis < MAX_EVENT_TIME_MS)
+                .map(Timestamp::from_millis)
+        };
         in_seconds().or_else(|| Timestamp::parse_any(&text))
     }
 
     /// Mailgun's id is unique within a day of one account; webhook, retry and Events API report the same one.
-    fn identity(&self, at: Timestamp) -> String {
-        let account = ["domain/name", "account/id"].into_iter().find_map(|path| self.key(path));
+    fn dedup_key(&self, at: Timestamp) -> String {
+        let account = ["domain/name", "account/id"].into_iter().find_map(|path| self.token_at(path));
         let account = account.unwrap_or("-");
-        let id = self.key("id").map_or_else(|| self.hash(), str::to_owned);
+        let id = self.token_at("id").map_or_else(|| self.content_hash(), str::to_owned);
         format!("mailgun/{account}/{}/{id}", at.day_number())
     }
 
     /// The members keep their order, so the same event gives the same hash whatever signature it came with.
-    fn hash(&self) -> String {
+    fn content_hash(&self) -> String {
         let digest = Sha256::digest(self.0.to_string());
         let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         format!("sha256:{hex}")
@@ -103,50 +106,50 @@ impl<'a> Payload<'a> {
 
     /// The recipient; of an event about a whole message (`rejected`, `stored`) its only one. Empty where it is hidden.
     fn recipient(&self) -> Option<String> {
-        let only = || match self.at_path("message/recipients")?.as_array()? {
+        let only = || match self.value_at("message/recipients")?.as_array()? {
             [only] => only.as_str(),
             _ => None,
         };
         // One that is no address names somebody all the same, and not everybody.
-        self.str("recipient").or_else(only).map(|named| sanitize::address(named).unwrap_or_default())
+        self.str_at("recipient").or_else(only).map(|named| sanitize::parse_address(named).unwrap_or_default())
     }
 
-    fn tracking(&self) -> Option<TrackingId> {
-        let variables = self.at_path("user-variables")?;
+    fn tracking_id(&self) -> Option<TrackingId> {
+        let variables = self.value_at("user-variables")?;
         let written = variables.as_str().and_then(|json| serde_json::from_str::<Value<'_>>(json).ok());
-        member(written.as_ref().unwrap_or(variables), VARIABLE)?.as_str()?.trim().parse().ok()
+        get_member(written.as_ref().unwrap_or(variables), TRACKING_VARIABLE)?.as_str()?.trim().parse().ok()
     }
 
-    fn is_machine(&self) -> bool {
-        let robot = self.str("client-info/client-type") == Some("robot");
-        robot || self.str("client-info/bot").is_some_and(|bot| !bot.trim().is_empty())
+    fn is_automated(&self) -> bool {
+        let robot = self.str_at("client-info/client-type") == Some("robot");
+        robot || self.str_at("client-info/bot").is_some_and(|bot| !bot.trim().is_empty())
     }
 
-    fn is_flagged(&self, flag: &str) -> bool {
-        self.at_path("flags").and_then(|flags| member(flags, flag)?.as_bool()).unwrap_or(false)
+    fn has_flag(&self, flag: &str) -> bool {
+        self.value_at("flags").and_then(|flags| get_member(flags, flag)?.as_bool()).unwrap_or(false)
     }
 
-    fn words(&self) -> Diagnostic {
+    fn diagnostic(&self) -> Diagnostic {
         let texts = ["delivery-status/message", "delivery-status/description", "reject/description"];
         Diagnostic {
-            name: self.name(),
-            code: self.code(),
-            enhanced_status: self.enhanced(),
-            text: texts.into_iter().find_map(|path| self.text(path, MAX_TEXT)),
-            host: self.text("delivery-status/mx-host", MAX_WORD),
-            url: self.text("url", MAX_URL),
+            name: self.event_name(),
+            code: self.reply_code(),
+            enhanced_status: self.enhanced_status(),
+            text: texts.into_iter().find_map(|path| self.text_at(path, MAX_TEXT_BYTES)),
+            host: self.text_at("delivery-status/mx-host", MAX_TOKEN_BYTES),
+            url: self.text_at("url", MAX_URL_BYTES),
         }
     }
 
     /// `failed/permanent/bounce`, as far as there is something to say.
-    fn name(&self) -> String {
+    fn event_name(&self) -> String {
         let parts = ["event", "severity", "reason", "reject/reason"];
-        let parts: Vec<_> = parts.iter().filter_map(|path| self.text(path, MAX_WORD)).collect();
+        let parts: Vec<_> = parts.iter().filter_map(|path| self.text_at(path, MAX_TOKEN_BYTES)).collect();
         parts.join("/")
     }
 
-    fn code(&self) -> Option<u16> {
-        let code = match self.at_path("delivery-status/code")? {
+    fn reply_code(&self) -> Option<u16> {
+        let code = match self.value_at("delivery-status/code")? {
             Value::Str(text) => text.trim().parse().ok(),
             number => number.as_i64().and_then(|code| u16::try_from(code).ok()),
         };
@@ -154,40 +157,42 @@ impl<'a> Payload<'a> {
     }
 
     /// From its own field; old captures have it in the code's place, and some servers' answers at their beginning alone.
-    fn enhanced(&self) -> Option<String> {
-        let in_code = || self.text("delivery-status/code", MAX_WORD).filter(|code| code.contains('.'));
-        let in_text = || sanitize::enhanced_status(self.str("delivery-status/message")?);
-        self.text("delivery-status/enhanced-code", MAX_WORD).or_else(in_code).or_else(in_text)
+    fn enhanced_status(&self) -> Option<String> {
+        let in_code =
+            || self.text_at("delivery-status/code", MAX_TOKEN_BYTES).filter(|code| code.contains('.'));
+        let in_text = || sanitize::find_enhanced_status(self.str_at("delivery-status/message")?);
+        self.text_at("delivery-status/enhanced-code", MAX_TOKEN_BYTES).or_else(in_code).or_else(in_text)
     }
 
-    fn at_path(&self, path: &str) -> Option<&'a Value<'a>> {
-        path.split('/').try_fold(self.0, member)
+    fn value_at(&self, path: &str) -> Option<&'a Value<'a>> {
+        path.split('/').try_fold(self.0, get_member)
     }
 
-    fn str(&self, path: &str) -> Option<&'a str> {
-        self.at_path(path)?.as_str()
+    fn str_at(&self, path: &str) -> Option<&'a str> {
+        self.value_at(path)?.as_str()
     }
 
     /// A text that names something: short, printable, used whole or not at all.
-    fn key(&self, path: &str) -> Option<&'a str> {
-        let fine =
-            |key: &&str| (1..=MAX_KEY).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic());
-        self.str(path).filter(fine)
+    fn token_at(&self, path: &str) -> Option<&'a str> {
+        let fine = |key: &&str| {
+            (1..=MAX_KEY_BYTES).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic())
+        };
+        self.str_at(path).filter(fine)
     }
 
     /// A text for people.
-    fn text(&self, path: &str, cap: usize) -> Option<String> {
-        sanitize::line(self.str(path)?, cap)
+    fn text_at(&self, path: &str, cap: usize) -> Option<String> {
+        sanitize::clip_line(self.str_at(path)?, cap)
     }
 }
 
 /// What an object says under that name.
-pub(super) fn member<'a>(value: &'a Value<'a>, name: &str) -> Option<&'a Value<'a>> {
+pub(super) fn get_member<'a>(value: &'a Value<'a>, name: &str) -> Option<&'a Value<'a>> {
     value.as_object()?.get(name)
 }
 
 /// Seconds with a decimal fraction as whole milliseconds; digits beyond are cut off.
-pub(super) fn decimal_millis(text: &str) -> Option<u64> {
+pub(super) fn parse_decimal_millis(text: &str) -> Option<u64> {
     let (seconds, fraction) = text.trim().split_once('.').unwrap_or((text.trim(), ""));
     if !seconds.bytes().chain(fraction.bytes()).all(|b| b.is_ascii_digit()) {
         return None;
@@ -198,28 +203,28 @@ pub(super) fn decimal_millis(text: &str) -> Option<u64> {
 }
 
 /// The year 5138: a time beyond was no number of seconds.
-const LATEST: u64 = 100_000_000_000_000;
+const MAX_EVENT_TIME_MS: u64 = 100_000_000_000_000;
 
 /// Mailgun's own codes for addresses that bounced, unsubscribed or complained before.
-pub(super) const SUPPRESSED: std::ops::RangeInclusive<u16> = 605..=607;
+pub(super) const SUPPRESSED_CODES: std::ops::RangeInclusive<u16> = 605..=607;
 
 /// Mailgun's own code for a message it only pretended to send.
-pub(super) const TEST_MODE: u16 = 650;
+pub(super) const TEST_MODE_CODE: u16 = 650;
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    const REPORTED: Timestamp = Timestamp::from_secs(1_789_387_200);
+    const REPORTED_AT: Timestamp = Timestamp::from_secs(1_789_387_200);
 
-    fn event(data: Value) -> ProviderEvent {
-        decode(&(&data).into(), REPORTED)
+    fn decode_json(data: Value) -> ProviderEvent {
+        decode_event(&(&data).into(), REPORTED_AT)
     }
 
     #[test]
-    fn times_are_decimals() {
-        let at = |timestamp: Value| event(json!({"timestamp": timestamp})).at.as_millis();
+    fn parses_decimal_times() {
+        let at = |timestamp: Value| decode_json(json!({"timestamp": timestamp})).at.as_millis();
         assert_eq!(at(json!(1_789_387_202)), 1_789_387_202_000);
         assert_eq!(at(json!("1789387202.5")), 1_789_387_202_500);
         assert_eq!(at(json!(" 1789387202.9999 ")), 1_789_387_202_999);
@@ -228,7 +233,11 @@ mod tests {
         for micros in (0..1_000_000).step_by(997) {
             let text = format!("{{\"timestamp\":1529006854.{micros:06}}}");
             let data = serde_json::from_str(&text).unwrap();
-            assert_eq!(decode(&data, REPORTED).at.as_millis(), 1_529_006_854_000 + micros / 1000, "{text}");
+            assert_eq!(
+                decode_event(&data, REPORTED_AT).at.as_millis(),
+                1_529_006_854_000 + micros / 1000,
+                "{text}"
+            );
         }
         for odd in [
             json!(null),
@@ -240,14 +249,14 @@ mod tests {
             json!("é.1"),
             json!([]),
         ] {
-            assert_eq!(at(odd.clone()), REPORTED.as_millis(), "{odd}");
+            assert_eq!(at(odd.clone()), REPORTED_AT.as_millis(), "{odd}");
         }
     }
 
     #[test]
-    fn failures_are_told_apart() {
+    fn classifies_failures() {
         let kind = |severity: &str, reason: &str, code: u16| {
-            event(json!({
+            decode_json(json!({
                 "event": "failed", "severity": severity, "reason": reason, "delivery-status": {"code": code}
             }))
             .kind
@@ -257,16 +266,16 @@ mod tests {
         assert_eq!(kind("permanent", "suppress-something-new", 0), EventKind::Suppressed);
         assert_eq!(kind("temporary", "generic", 452), EventKind::Deferred);
         assert_eq!(kind("internal", "generic", 452), EventKind::Unknown);
-        let late = event(
+        let late = decode_json(
             json!({"event": "failed", "severity": "permanent", "envelope": {}, "delivery-status": null}),
         );
         assert_eq!(late.kind, EventKind::Bounced);
     }
 
     #[test]
-    fn our_variable_comes_back_in_many_shapes() {
+    fn finds_tracking_id_in_every_shape() {
         let id = "01K54Z8Q3V7N5X9B2C6D8F0GHJ";
-        let tracking = |variables: Value| event(json!({"user-variables": variables})).tracking_id;
+        let tracking = |variables: Value| decode_json(json!({"user-variables": variables})).tracking_id;
         assert_eq!(tracking(json!({"mailtrail": id})), id.parse().ok());
         assert_eq!(tracking(json!(format!("{{\"mailtrail\": \"{id}\"}}"))), id.parse().ok());
         for odd in
@@ -277,20 +286,21 @@ mod tests {
     }
 
     #[test]
-    fn identity_is_account_day_and_id() {
-        let whole =
-            event(json!({"id": "abc", "timestamp": 86_400, "domain": {"name": "d"}, "account": {"id": "a"}}));
+    fn dedup_key_has_account_day_and_id() {
+        let whole = decode_json(
+            json!({"id": "abc", "timestamp": 86_400, "domain": {"name": "d"}, "account": {"id": "a"}}),
+        );
         assert_eq!(whole.dedup_key, "mailgun/d/1/abc");
-        let plain = event(json!({"id": "abc", "timestamp": 86_399.999, "domain": []}));
+        let plain = decode_json(json!({"id": "abc", "timestamp": 86_399.999, "domain": []}));
         assert_eq!(plain.dedup_key, "mailgun/-/0/abc");
-        let anonymous = |event_word: &str| event(json!({"event": event_word, "id": ""})).dedup_key;
+        let anonymous = |event_word: &str| decode_json(json!({"event": event_word, "id": ""})).dedup_key;
         assert_eq!(anonymous("opened"), anonymous("opened"));
         assert_ne!(anonymous("opened"), anonymous("clicked"));
     }
 
     #[test]
-    fn words_are_one_short_line() {
-        let words = event(json!({
+    fn diagnostic_is_one_short_line() {
+        let words = decode_json(json!({
             "event": "failed", "severity": "permanent", "reason": "bounce",
             "url": "u".repeat(5000),
             "delivery-status": {"code": "5.1.1", "message": "no\r\nsuch\u{7} user",
@@ -302,7 +312,7 @@ mod tests {
         assert_eq!(words.text.as_deref(), Some("no  such  user"));
         assert_eq!(words.host.as_deref(), Some("mx1"));
         assert_eq!(words.url.map(|url| url.len()), Some(2048));
-        let long = event(
+        let long = decode_json(
             json!({"delivery-status": {"code": "421", "message": "", "description": "é".repeat(600) + "x"}}),
         );
         assert_eq!(long.diagnostic.code, Some(421));
@@ -310,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn what_names_nobody_is_not_about_everybody() {
+    fn event_without_recipient_has_no_recipients() {
         for (word, recipient, expected) in [
             ("failed", json!(null), Some("")),
             ("opened", json!(7), Some("")),
@@ -318,15 +328,15 @@ mod tests {
             ("delivered", json!(" ada@example.net "), Some("ada@example.net")),
             ("accepted", json!(null), None),
         ] {
-            let event = event(json!({"event": word, "severity": "permanent", "recipient": recipient}));
+            let event = decode_json(json!({"event": word, "severity": "permanent", "recipient": recipient}));
             assert_eq!(event.recipient.as_deref(), expected, "{word} {recipient}");
         }
     }
 
     #[test]
-    fn a_refused_message_names_its_only_recipient() {
+    fn rejected_message_has_its_only_recipient() {
         let rejected = |recipients: Value| {
-            event(json!({
+            decode_json(json!({
                 "event": "rejected", "reject": {"reason": "Sandbox", "description": "not allowed"},
                 "message": {"recipients": recipients}
             }))
@@ -341,9 +351,9 @@ mod tests {
     }
 
     #[test]
-    fn machines_are_told_from_people() {
+    fn marks_automated_events() {
         let by_machine =
-            |word: &str, client: Value| event(json!({"event": word, "client-info": client})).automated;
+            |word: &str, client: Value| decode_json(json!({"event": word, "client-info": client})).automated;
         for bot in ["apple", "gmail", "generic"] {
             assert!(by_machine("opened", json!({"bot": bot})) && by_machine("clicked", json!({"bot": bot})));
         }
