@@ -304,7 +304,7 @@ fn to_recipient_view(trail: &Trail, index: u16, recipient: &Recipient) -> Recipi
         (name, view)
     });
     let mut marks: BTreeMap<_, _> = marks.collect();
-    let wish = trail.message.dsn.parameters_of(index);
+    let dsn = trail.message.dsn.parameters_of(index);
     let deferrals = upstream_deferrals(trail, index);
     if let (Some(first), Some(last)) = (deferrals.first(), deferrals.last()) {
         let count = u32::try_from(deferrals.len()).unwrap_or(u32::MAX);
@@ -315,8 +315,8 @@ fn to_recipient_view(trail: &Trail, index: u16, recipient: &Recipient) -> Recipi
         address: recipient.address.to_string(),
         state: displayed_state(trail, recipient).as_str().to_owned(),
         reason: recipient.explanation(),
-        notify: wish.and_then(|wish| wish.notify).map(notify_keywords),
-        orcpt: wish.and_then(|wish| wish.orcpt.as_deref()).map(str::to_owned),
+        notify: dsn.and_then(|dsn| dsn.notify).map(notify_keywords),
+        orcpt: dsn.and_then(|dsn| dsn.orcpt.as_deref()).map(str::to_owned),
         marks,
     }
 }

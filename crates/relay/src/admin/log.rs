@@ -42,7 +42,7 @@ pub struct LogResponse {
     pub cursor: String,
 }
 
-/// Returns the matching log lines; `places` are the Odoo instances for links to records.
+/// Returns the matching log lines; `odoo_instances` are used for links to records.
 pub fn query_log(
     store: &Store,
     filter: &LogFilter,

@@ -276,16 +276,16 @@ fn to_view(
     report: &StoredEvent,
     retention: Option<Retention>,
 ) -> Result<EventView, ReadError> {
-    let stand = store.event_state(report)?;
+    let event_state = store.event_state(report)?;
     let (event, hint) = (report.content.event(), report.content.hint());
     let words = event.map(|event| &event.diagnostic).or(hint.map(|hint| &hint.diagnostic));
-    let (send, rung) = match stand {
+    let (send, rung) = match event_state {
         EventState::Correlated { tracking_id, correlated_by } => (Some(tracking_id), Some(correlated_by)),
         EventState::Orphan | EventState::DeadLetter | EventState::Hint | EventState::Unreferenced => {
             (None, None)
         }
     };
-    let reason = match (stand, &report.content) {
+    let reason = match (event_state, &report.content) {
         (EventState::Correlated { .. }, _) => None,
         (_, EventContent::DeadLetter { reason }) => Some(reason.clone()),
         (_, EventContent::Hint(_)) => Some(CONTACT_HINT_REASON.to_owned()),
@@ -294,7 +294,7 @@ fn to_view(
             Some(FORGOTTEN_REASON.to_owned())
         }
     };
-    let waits = matches!(stand, EventState::Orphan | EventState::DeadLetter);
+    let waits = matches!(event_state, EventState::Orphan | EventState::DeadLetter);
     let ages_out = retention.filter(|_| waits).map(|kept| report.id.timestamp().saturating_add(kept.events));
     Ok(EventView {
         id: report.id.to_string(),
@@ -310,7 +310,7 @@ fn to_view(
         text: words.and_then(Diagnostic::to_line),
         by_machine: event.is_some_and(|event| event.automated),
         test_mode: event.is_some_and(|event| event.test_mode),
-        state: state_name(stand).to_owned(),
+        state: state_name(event_state).to_owned(),
         send: send.map(|send| send.to_string()),
         joined_by: rung.map(|rung| rung.as_str().to_owned()),
         reason,
@@ -333,8 +333,8 @@ fn recipient_of(content: &EventContent) -> Option<&str> {
     content.event().and_then(|event| event.recipient.as_deref()).or_else(of_hint)
 }
 
-const fn state_name(stand: EventState) -> &'static str {
-    match stand {
+const fn state_name(event_state: EventState) -> &'static str {
+    match event_state {
         EventState::Correlated { .. } => "joined",
         EventState::Orphan => "orphan",
         EventState::DeadLetter => DEAD_NAME,
@@ -394,10 +394,10 @@ pub async fn replay_segment(
         return Err(ApiError::Invalid("name reports by their ids, or say ALL"));
     }
     let (here, dry_run, reason) = (api.clone(), order.dry_run, audit_log::truncate_reason(&order.reason));
-    let wish = ReplayOptions { operator, reason: &reason, dry_run };
+    let options = ReplayOptions { operator, reason: &reason, dry_run };
     let planned = tokio::task::spawn_blocking(move || plan_segment(&here, &order, &ids)).await;
     let (plans, next) = planned.map_err(|_| ApiError::Internal)??;
-    let one = |(report, plan)| async move { apply_step(api, &report, plan, wish).await };
+    let one = |(report, plan)| async move { apply_step(api, &report, plan, options).await };
     let done = stream::iter(plans).map(one).buffered(REPLAY_BATCH).collect::<Vec<_>>().await;
     let replayed: Vec<_> = done.into_iter().collect::<Result<_, _>>()?;
     let changed = |one: &&EventReplayResult| matches!(&*one.outcome, "joined" | "changed" | "orphan");
@@ -443,24 +443,28 @@ fn plan_segment(
         if !named {
             continue;
         }
-        let stand = api.store.event_state(&report)?;
-        let asked = match stand {
+        let event_state = api.store.event_state(&report)?;
+        let asked = match event_state {
             _ if !ids.is_empty() || !(order.dead || order.orphans) => true,
             EventState::DeadLetter => order.dead,
             EventState::Orphan => order.orphans,
             EventState::Correlated { .. } | EventState::Hint | EventState::Unreferenced => false,
         };
         if asked {
-            let plan = plan_event(api, &report, stand)?;
+            let plan = plan_event(api, &report, event_state)?;
             plans.push((report, plan));
         }
     }
     Ok((plans, segments.next()))
 }
 
-fn plan_event(api: &ApiState, report: &StoredEvent, stand: EventState) -> Result<ReplayStep, ReadError> {
+fn plan_event(
+    api: &ApiState,
+    report: &StoredEvent,
+    event_state: EventState,
+) -> Result<ReplayStep, ReadError> {
     let leave = |outcome, why: &str| Ok(ReplayStep::Skip { outcome, reason: why.to_owned() });
-    match stand {
+    match event_state {
         EventState::Unreferenced => return leave("gone", FORGOTTEN_REASON),
         EventState::Hint => return leave("unchanged", CONTACT_HINT_REASON),
         EventState::Correlated { .. } | EventState::Orphan | EventState::DeadLetter => {}
@@ -468,7 +472,7 @@ fn plan_event(api: &ApiState, report: &StoredEvent, stand: EventState) -> Result
     let Some(raw) = api.store.raw_event(report)? else {
         return leave("gone", "its raw form is no longer kept");
     };
-    let unread = if stand == EventState::DeadLetter { DEAD_NAME } else { "unchanged" };
+    let unread = if event_state == EventState::DeadLetter { DEAD_NAME } else { "unchanged" };
     let Some(provider) = api.providers.get(&report.upstream) else {
         let why =
             format!("no upstream {:?} is configured, so nobody knows whose words these are", report.upstream);
@@ -479,10 +483,10 @@ fn plan_event(api: &ApiState, report: &StoredEvent, stand: EventState) -> Result
         Err(error) => return leave(unread, &error.to_string()),
     };
     let is_new = report.content.event() != Some(&event);
-    if is_new || (stand == EventState::Orphan && api.store.correlate(&event)?.is_some()) {
+    if is_new || (event_state == EventState::Orphan && api.store.correlate(&event)?.is_some()) {
         return Ok(ReplayStep::Apply(Box::new(event)));
     }
-    match stand {
+    match event_state {
         EventState::Orphan => leave("unchanged", &orphan_reason(&api.store, &event)?),
         _ => leave("unchanged", "it says what it said"),
     }
@@ -492,7 +496,7 @@ async fn apply_step(
     api: &ApiState,
     report: &StoredEvent,
     plan: ReplayStep,
-    wish: ReplayOptions<'_>,
+    options: ReplayOptions<'_>,
 ) -> Result<EventReplayResult, ApiError> {
     let id = report.id.to_string();
     let event = match plan {
@@ -509,8 +513,8 @@ async fn apply_step(
     };
     let was_joined = matches!(api.store.event_state(report)?, EventState::Correlated { .. });
     let send = api.store.correlate(&event)?;
-    if !wish.dry_run {
-        let (operator, reason) = (wish.operator.to_owned(), wish.reason.to_owned());
+    if !options.dry_run {
+        let (operator, reason) = (options.operator.to_owned(), options.reason.to_owned());
         let (id, at, source, upstream) = (report.id, api.clock.now(), report.source, report.upstream.clone());
         let previous = report.content.event().cloned();
         api.store

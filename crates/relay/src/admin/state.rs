@@ -64,8 +64,8 @@ impl ApiState {
     fn unavailable_until(&self, trail: &Trail) -> Option<(String, Option<Timestamp>)> {
         let waits =
             trail.queue_key.as_ref().filter(|waits| **waits != QueueKey::Held && !trail.is_sending)?;
-        let away = |place: usize| {
-            let upstream = self.upstream_health.get(place)?;
+        let away = |index: usize| {
+            let upstream = self.upstream_health.get(index)?;
             let breaker = upstream.breaker();
             let until = match breaker.state() {
                 BreakerState::Open { until } => Some(until),

@@ -226,7 +226,7 @@ async fn handle_backup(
 pub(super) fn ndjson_response(
     work: impl FnOnce(MaintenanceCallback<'_>) -> io::Result<()> + Send + 'static,
 ) -> Response {
-    let (lines, heard) = mpsc::channel::<MaintenanceEvent>(CHANNEL_CAPACITY);
+    let (lines, received) = mpsc::channel::<MaintenanceEvent>(CHANNEL_CAPACITY);
     tokio::task::spawn_blocking(move || {
         let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
         let mut report = |step| match step {
@@ -245,12 +245,13 @@ pub(super) fn ndjson_response(
             tracing::info!("client of store maintenance disconnected before the end");
         }
     });
-    let next = async |mut heard: mpsc::Receiver<MaintenanceEvent>| {
-        let mut line = serde_json::to_string(&heard.recv().await?).unwrap_or_default();
+    let next = async |mut received: mpsc::Receiver<MaintenanceEvent>| {
+        let mut line = serde_json::to_string(&received.recv().await?).unwrap_or_default();
         line.push('\n');
-        Some((Ok::<_, Infallible>(Bytes::from(line)), heard))
+        Some((Ok::<_, Infallible>(Bytes::from(line)), received))
     };
-    ([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(stream::unfold(heard, next))).into_response()
+    ([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(stream::unfold(received, next)))
+        .into_response()
 }
 
 /// Logs the result, too.

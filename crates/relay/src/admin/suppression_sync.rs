@@ -91,19 +91,20 @@ pub(super) async fn sync_suppressions(
     };
     let order =
         SyncOptions { operator, reason: audit_log::truncate_reason(&order.reason), dry_run: order.dry_run };
-    let (lines, heard) = mpsc::channel(CHANNEL_CAPACITY);
+    let (lines, received) = mpsc::channel(CHANNEL_CAPACITY);
     // Runs to completion even if the client disconnects.
     tokio::spawn(async move {
         for upstream in upstreams {
             sync_upstream(&api, upstream, &order, &lines).await;
         }
     });
-    let next = async |mut heard: mpsc::Receiver<SuppressionSyncProgress>| {
-        let mut line = serde_json::to_string(&heard.recv().await?).unwrap_or_default();
+    let next = async |mut received: mpsc::Receiver<SuppressionSyncProgress>| {
+        let mut line = serde_json::to_string(&received.recv().await?).unwrap_or_default();
         line.push('\n');
-        Some((Ok::<_, Infallible>(Bytes::from(line)), heard))
+        Some((Ok::<_, Infallible>(Bytes::from(line)), received))
     };
-    ([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(stream::unfold(heard, next))).into_response()
+    ([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(stream::unfold(received, next)))
+        .into_response()
 }
 
 fn select_upstreams(api: &ApiState, wanted: Option<String>) -> Result<Vec<String>, ApiError> {
@@ -127,13 +128,13 @@ async fn sync_upstream(
     order: &SyncOptions,
     lines: &mpsc::Sender<SuppressionSyncProgress>,
 ) {
-    let (steps, mut heard) = mpsc::channel::<SyncUpdate>(CHANNEL_CAPACITY);
+    let (steps, mut received) = mpsc::channel::<SyncUpdate>(CHANNEL_CAPACITY);
     let send_line = async |step| {
         // The client may have disconnected.
         let _ = lines.send(SuppressionSyncProgress { upstream: upstream.clone(), step }).await;
     };
     let forward_updates = async {
-        while let Some(step) = heard.recv().await {
+        while let Some(step) = received.recv().await {
             send_line(step.into()).await;
         }
     };

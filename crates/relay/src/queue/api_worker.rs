@@ -29,9 +29,9 @@ impl ApiWorker {
     pub async fn run(mut self) {
         while let Some(mut attempt) = self.pool.next_attempt(MailgunClient::MAX_RECIPIENTS).await {
             attempt.adapt_to(&MailgunClient::capabilities());
-            let mut findings = AttemptResult::default();
-            match self.deliver(&attempt, &mut findings).await {
-                Ok(()) => self.pool.commit_outcome(self.pool.finish_attempt(&attempt, findings)),
+            let mut result = AttemptResult::default();
+            match self.deliver(&attempt, &mut result).await {
+                Ok(()) => self.pool.commit_outcome(self.pool.finish_attempt(&attempt, result)),
                 Err(fault) => self.pool.on_unreachable(*attempt, &fault),
             }
         }
@@ -39,34 +39,30 @@ impl ApiWorker {
 
     /// Sends a message in one request. Splits it into several only where an address is at fault and has to be found.
     /// Returns an error if the upstream could not be reached before any byte was sent.
-    async fn deliver(
-        &mut self,
-        attempt: &Attempt,
-        findings: &mut AttemptResult,
-    ) -> Result<(), TransportError> {
+    async fn deliver(&mut self, attempt: &Attempt, result: &mut AttemptResult) -> Result<(), TransportError> {
         if attempt.recipient_indices.is_empty() {
             return Ok(());
         }
         let parameters = match attempt.api_parameters().await {
             Ok(parameters) => parameters,
             Err(error) => {
-                attempt.fail_unreadable(findings, &error);
+                attempt.fail_unreadable(result, &error);
                 return Ok(());
             }
         };
         let (mut groups, mut begun) = (vec![attempt.recipient_indices.clone()], false);
-        while attempt.has_open_recipients(findings)
+        while attempt.has_open_recipients(result)
             && let Some(group) = groups.pop()
         {
             match self.send_request(attempt, &group, &parameters).await {
                 Ok(answer) => {
-                    if attempt.classify_api_response(findings, &group, &answer, self.pool.clock.now()) {
+                    if attempt.classify_api_response(result, &group, &answer, self.pool.clock.now()) {
                         groups.extend(group.chunks(group.len().div_ceil(2)).map(<[u16]>::to_vec));
                     }
-                    self.record_upstream_health(attempt, &answer, findings);
+                    self.record_upstream_health(attempt, &answer, result);
                 }
                 Err(RequestError::Unreachable(fault)) if !begun => return Err(fault),
-                Err(unanswered) => self.record_failure(attempt, findings, &group, unanswered),
+                Err(unanswered) => self.record_failure(attempt, result, &group, unanswered),
             }
             begun = true;
         }
@@ -79,12 +75,12 @@ impl ApiWorker {
         group: &[u16],
         parameters: &[(String, String)],
     ) -> Result<ApiResponse, RequestError> {
-        let (client, outlet) = (self.client.take(), &self.pool);
+        let (client, pool) = (self.client.take(), &self.pool);
         let client = match client {
             Some(client) => client,
             None => {
-                let addresses = outlet.health.addresses();
-                MailgunClient::new(&outlet.settings, &self.api, &outlet.tls, addresses)
+                let addresses = pool.health.addresses();
+                MailgunClient::new(&pool.settings, &self.api, &pool.tls, addresses)
                     .map_err(RequestError::Unreachable)?
             }
         };
@@ -111,10 +107,10 @@ impl ApiWorker {
     }
 
     /// Records the effect of an answer on the upstream's health.
-    fn record_upstream_health(&self, attempt: &Attempt, answer: &ApiResponse, findings: &AttemptResult) {
+    fn record_upstream_health(&self, attempt: &Attempt, answer: &ApiResponse, result: &AttemptResult) {
         match answer.upstream_failure() {
             Some(fault) => self.pool.on_connection_lost(attempt.id, &fault),
-            None => self.pool.on_reply(attempt.id, findings),
+            None => self.pool.on_reply(attempt.id, result),
         }
     }
 
@@ -122,32 +118,32 @@ impl ApiWorker {
     fn record_failure(
         &self,
         attempt: &Attempt,
-        findings: &mut AttemptResult,
+        result: &mut AttemptResult,
         group: &[u16],
         unanswered: RequestError,
     ) {
-        let outlet = &self.pool;
+        let pool = &self.pool;
         match unanswered {
             RequestError::BodyUnreadable(error) => {
                 tracing::error!(id = %attempt.id, %error, "cannot read message; not sent");
                 // The upstream is not at fault.
-                outlet.on_reply(attempt.id, findings);
+                pool.on_reply(attempt.id, result);
                 if error.get_ref().is_some_and(|cause| cause.is::<CommitError>()) {
-                    attempt.fail_open(findings, AttemptStatus::Queued, "store", ATTEMPT_NOT_RECORDED);
+                    attempt.fail_open(result, AttemptStatus::Queued, "store", ATTEMPT_NOT_RECORDED);
                 } else {
-                    attempt.fail_unreadable(findings, &error);
+                    attempt.fail_unreadable(result, &error);
                 }
             }
             RequestError::Unreachable(fault) | RequestError::BeforeEnd(fault) => {
-                outlet.on_connection_lost(attempt.id, &fault);
-                attempt.fail_open(findings, AttemptStatus::Queued, "connection", &fault.to_string());
+                pool.on_connection_lost(attempt.id, &fault);
+                attempt.fail_open(result, AttemptStatus::Queued, "connection", &fault.to_string());
             }
             RequestError::AfterEnd(fault) => {
-                outlet.on_connection_lost(attempt.id, &fault);
-                tracing::warn!(id = %attempt.id, upstream = outlet.settings.name, %fault, "a message's end is unknown");
+                pool.on_connection_lost(attempt.id, &fault);
+                tracing::warn!(id = %attempt.id, upstream = pool.settings.name, %fault, "a message's end is unknown");
                 let text = format!("the message was sent and no answer came: {fault}");
-                findings.set_status(group, AttemptStatus::Unknown, &local_diagnostic(MESSAGES_MIME, &text));
-                attempt.fail_open(findings, AttemptStatus::Queued, "connection", &fault.to_string());
+                result.set_status(group, AttemptStatus::Unknown, &local_diagnostic(MESSAGES_MIME, &text));
+                attempt.fail_open(result, AttemptStatus::Queued, "connection", &fault.to_string());
             }
         }
     }

@@ -219,8 +219,8 @@ impl Attempt {
     }
 
     /// Returns whether the result of a recipient is still open.
-    pub fn has_open_recipients(&self, findings: &AttemptResult) -> bool {
-        !findings.open_recipients(&self.recipient_indices).is_empty()
+    pub fn has_open_recipients(&self, result: &AttemptResult) -> bool {
+        !result.open_recipients(&self.recipient_indices).is_empty()
     }
 
     /// Returns the message's options for Mailgun as parameters of its API. Of a large message's header only the first
@@ -278,13 +278,13 @@ impl Attempt {
     }
 
     /// Classifies the replies to the envelope. Accepted recipients stay open until the message is accepted.
-    pub fn classify_envelope(&self, replies: &EnvelopeReplies, weights: ReplyContext) -> AttemptResult {
-        let mut findings = AttemptResult::default();
+    pub fn classify_envelope(&self, replies: &EnvelopeReplies, context: ReplyContext) -> AttemptResult {
+        let mut result = AttemptResult::default();
         if !replies.mail.is_positive() {
-            if !self.try_pass_on(&mut findings, &self.recipient_indices, &replies.mail) {
-                findings.add_reply(&self.recipient_indices, Step::Mail, &replies.mail, weights);
+            if !self.try_pass_on(&mut result, &self.recipient_indices, &replies.mail) {
+                result.add_reply(&self.recipient_indices, Step::Mail, &replies.mail, context);
             }
-            return findings;
+            return result;
         }
         let is_same_for_all =
             replies.recipients.len() == self.recipient_indices.len() && replies.has_same_recipient_replies();
@@ -293,52 +293,52 @@ impl Attempt {
             if reply.is_positive() {
                 taken = true;
             } else if is_for_next_transaction(reply, taken) {
-                findings.has_overflow = true;
-                findings.set_status(&[*index], AttemptStatus::Queued, &reply_diagnostic(RCPT_TO, reply));
+                result.has_overflow = true;
+                result.set_status(&[*index], AttemptStatus::Queued, &reply_diagnostic(RCPT_TO, reply));
             } else {
-                findings.add_reply(&[*index], Step::Rcpt { is_same_for_all }, reply, weights);
+                result.add_reply(&[*index], Step::Rcpt { is_same_for_all }, reply, context);
             }
         }
         if let Some(data) = &replies.data
             && !data.is_intermediate()
         {
-            self.classify_data_reply(&mut findings, Step::Data, data, weights);
+            self.classify_data_reply(&mut result, Step::Data, data, context);
             // A closing reply (421) replaces all missing replies; it arrived in place of the first of them.
             let unanswered = self.first_unanswered(replies);
-            let mut decided = findings.recipients.iter_mut();
+            let mut decided = result.recipients.iter_mut();
             if let Some((.., words)) = decided.find(|(index, ..)| Some(*index) == unanswered) {
                 RCPT_TO.clone_into(&mut words.name);
             }
         }
-        findings
+        result
     }
 
     /// Classifies, for the recipients still open, a refusal of DATA or the reply to the message, complete or partial.
     /// Recipients that are too many for one transaction go in smaller ones; a single recipient never is too many.
     pub fn classify_data_reply(
         &self,
-        findings: &mut AttemptResult,
+        result: &mut AttemptResult,
         step: Step,
         reply: &Response,
-        weights: ReplyContext,
+        context: ReplyContext,
     ) {
-        let open = findings.open_recipients(&self.recipient_indices);
+        let open = result.open_recipients(&self.recipient_indices);
         let words = reply_diagnostic(step_name(step), reply);
         if open.len() > 1 && is_too_many_recipients(&words) {
-            findings.too_many = Some(open.len());
-            findings.set_status(&open, AttemptStatus::Queued, &words);
-        } else if !self.try_pass_on(findings, &open, reply) {
-            findings.add_reply(&open, step, reply, weights);
+            result.too_many = Some(open.len());
+            result.set_status(&open, AttemptStatus::Queued, &words);
+        } else if !self.try_pass_on(result, &open, reply) {
+            result.add_reply(&open, step, reply, context);
         }
     }
 
     /// Passes recipients on to another upstream if this one refuses the message for a limit of its own. Returns
     /// whether it did.
-    fn try_pass_on(&self, findings: &mut AttemptResult, indices: &[u16], reply: &Response) -> bool {
+    fn try_pass_on(&self, result: &mut AttemptResult, indices: &[u16], reply: &Response) -> bool {
         let passes =
             self.fallback == Fallback::OtherUpstream && reply.code >= 500 && is_upstream_limit(reply);
         if passes {
-            findings.pass_to_other_upstream(indices, reply_diagnostic(CAPABILITY_CHECK, reply));
+            result.pass_to_other_upstream(indices, reply_diagnostic(CAPABILITY_CHECK, reply));
         }
         passes
     }
@@ -347,15 +347,15 @@ impl Attempt {
     /// RCPT, which is recorded. If that recipient breaks the connection again, the others are sent without it.
     pub fn fail_disconnected(
         &self,
-        findings: &mut AttemptResult,
+        result: &mut AttemptResult,
         replies: &EnvelopeReplies,
         fault: &TransportError,
     ) {
         let text = fault.to_string();
         if let Some(index) = self.first_unanswered(replies) {
-            findings.set_status(&[index], AttemptStatus::Queued, &local_diagnostic(RCPT_TO, &text));
+            result.set_status(&[index], AttemptStatus::Queued, &local_diagnostic(RCPT_TO, &text));
         }
-        self.fail_open(findings, AttemptStatus::Queued, "connection", &text);
+        self.fail_open(result, AttemptStatus::Queued, "connection", &text);
     }
 
     /// Returns the first recipient without its own reply to RCPT.
@@ -367,7 +367,7 @@ impl Attempt {
     /// to be tried separately. An answer about no particular recipient applies to all open ones.
     pub fn classify_api_response(
         &self,
-        findings: &mut AttemptResult,
+        result: &mut AttemptResult,
         indices: &[u16],
         answer: &ApiResponse,
         now: Timestamp,
@@ -381,27 +381,27 @@ impl Attempt {
         let words =
             |name, text: &str| Diagnostic { code: Some(answer.status), ..local_diagnostic(name, text) };
         if verdict == ReplyClass::Unsupported && self.fallback == Fallback::OtherUpstream {
-            findings.pass_to_other_upstream(
-                &findings.open_recipients(&self.recipient_indices),
+            result.pass_to_other_upstream(
+                &result.open_recipients(&self.recipient_indices),
                 words(CAPABILITY_CHECK, &text),
             );
             return false;
         }
-        let standing = findings.apply_reply_class(verdict, || format!("{} {}", answer.status, answer.text));
+        let status = result.apply_reply_class(verdict, || format!("{} {}", answer.status, answer.text));
         let name = if answer.request_sent { MESSAGES_MIME } else { MESSAGE_STEP };
         if is_unclear {
-            findings.set_status(
+            result.set_status(
                 indices,
                 AttemptStatus::Unknown,
                 &words(name, &format!("no clear answer: {text}")),
             );
         } else {
-            findings.set_status(indices, standing, &words(name, &text));
+            result.set_status(indices, status, &words(name, &text));
         }
-        if standing == AttemptStatus::Queued {
-            findings.set_status(
-                &findings.open_recipients(&self.recipient_indices),
-                standing,
+        if status == AttemptStatus::Queued {
+            result.set_status(
+                &result.open_recipients(&self.recipient_indices),
+                status,
                 &words("upstream", &text),
             );
         }
@@ -409,23 +409,23 @@ impl Attempt {
     }
 
     /// Fails the open recipients for a reason that no reply gives.
-    pub fn fail_open(&self, findings: &mut AttemptResult, standing: AttemptStatus, name: &str, text: &str) {
-        findings.set_status(
-            &findings.open_recipients(&self.recipient_indices),
-            standing,
+    pub fn fail_open(&self, result: &mut AttemptResult, status: AttemptStatus, name: &str, text: &str) {
+        result.set_status(
+            &result.open_recipients(&self.recipient_indices),
+            status,
             &local_diagnostic(name, text),
         );
     }
 
     /// Records that the message could not be read to its end. A damaged message is never delivered; after a disk
     /// error it is tried again.
-    pub fn fail_unreadable(&self, findings: &mut AttemptResult, error: &io::Error) {
+    pub fn fail_unreadable(&self, result: &mut AttemptResult, error: &io::Error) {
         match error.kind() {
             io::ErrorKind::InvalidData => {
-                self.fail_open(findings, AttemptStatus::Failed, "store", DAMAGED_TEXT)
+                self.fail_open(result, AttemptStatus::Failed, "store", DAMAGED_TEXT)
             }
             _ => self.fail_open(
-                findings,
+                result,
                 AttemptStatus::Queued,
                 "store",
                 "the message could not be read from disk",
@@ -438,14 +438,14 @@ impl Attempt {
     /// `unknown_until` for an event that settles it.
     pub fn build_outcome(
         &self,
-        findings: AttemptResult,
+        result: AttemptResult,
         upstream: &str,
         retry: &RetryPolicy,
         now: Timestamp,
         unknown_until: Timestamp,
     ) -> AttemptOutcome {
-        let unknown = findings.recipients.iter().any(|(_, standing, _)| *standing == AttemptStatus::Unknown);
-        let not_before = findings.retry_after.max(unknown.then_some(unknown_until));
+        let unknown = result.recipients.iter().any(|(_, status, _)| *status == AttemptStatus::Unknown);
+        let not_before = result.retry_after.max(unknown.then_some(unknown_until));
         let (accepted, attempts, random) = (self.id.timestamp(), self.attempts + 1, fastrand::f64());
         let due = if unknown {
             retry.next_attempt_after_unknown(accepted, now, attempts, random, not_before.unwrap_or(now))
@@ -453,12 +453,12 @@ impl Attempt {
             retry.next_attempt(accepted, now, attempts, random, not_before)
         };
         // Passed on to another transaction or to another upstream.
-        let passed_on = findings.try_other_upstream
+        let passed_on = result.try_other_upstream
             || (self.fallback == Fallback::OtherUpstream && !self.unsupported.is_empty());
         let at_once = due.is_some() && !unknown;
-        let makes_room = findings.too_many.is_some()
-            || (findings.has_overflow && findings.has_ended())
-            || (self.leaves_crowd && (findings.has_ended() || findings.is_about_each()));
+        let makes_room = result.too_many.is_some()
+            || (result.has_overflow && result.has_ended())
+            || (self.leaves_crowd && (result.has_ended() || result.is_about_each()));
         let at_once = at_once && (passed_on || (makes_room && not_before.is_none()));
         let due = if at_once { Some(now) } else { due };
         let mut results = self.suppressed_results.clone();
@@ -468,13 +468,13 @@ impl Attempt {
             .unsupported
             .iter()
             .map(|(index, why)| (*index, fallen_back, local_diagnostic(CAPABILITY_CHECK, why)));
-        for (index, standing, mut diagnostic) in findings.recipients.into_iter().chain(unfit) {
-            if standing == AttemptStatus::Relayed && self.sends_8bit_unannounced {
+        for (index, status, mut diagnostic) in result.recipients.into_iter().chain(unfit) {
+            if status == AttemptStatus::Relayed && self.sends_8bit_unannounced {
                 diagnostic.text =
                     Some(format!("{}; {NO_8BITMIME_TEXT}", diagnostic.text.unwrap_or_default()));
             }
-            let waits = matches!(standing, AttemptStatus::Queued | AttemptStatus::Unknown);
-            let status = if waits && due.is_none() { AttemptStatus::Expired } else { standing };
+            let waits = matches!(status, AttemptStatus::Queued | AttemptStatus::Unknown);
+            let status = if waits && due.is_none() { AttemptStatus::Expired } else { status };
             match results.iter_mut().find(|known| known.status == status && known.diagnostic == diagnostic) {
                 Some(known) => known.recipients.push(index),
                 None => results.push(RecipientResult { recipients: vec![index], status, diagnostic }),
@@ -494,15 +494,15 @@ impl AttemptResult {
         indices.iter().copied().filter(|index| !decided(*index)).collect()
     }
 
-    fn add_reply(&mut self, indices: &[u16], step: Step, reply: &Response, weights: ReplyContext) {
-        let ReplyContext { provider, is_refuted, now } = weights;
+    fn add_reply(&mut self, indices: &[u16], step: Step, reply: &Response, context: ReplyContext) {
+        let ReplyContext { provider, is_refuted, now } = context;
         let verdict = classify_reply(step, reply, provider, is_refuted, now);
-        let standing = match self.apply_reply_class(verdict, || reply.to_string()) {
+        let status = match self.apply_reply_class(verdict, || reply.to_string()) {
             // A server that accepts a message before any was sent is out of step.
             AttemptStatus::Relayed if step != Step::EndOfData => AttemptStatus::Queued,
-            standing => standing,
+            status => status,
         };
-        self.set_status(indices, standing, &reply_diagnostic(step_name(step), reply));
+        self.set_status(indices, status, &reply_diagnostic(step_name(step), reply));
     }
 
     /// Passes recipients on to another upstream because of a limit of this one, given in `words`.
@@ -513,8 +513,8 @@ impl AttemptResult {
 
     /// Returns whether the transaction settled some recipients, so that those that did not fit may follow at once.
     fn has_ended(&self) -> bool {
-        let ended = |(_, standing, words): &(u16, AttemptStatus, Diagnostic)| {
-            words.name == END_OF_DATA && matches!(standing, AttemptStatus::Relayed | AttemptStatus::Bounced)
+        let ended = |(_, status, words): &(u16, AttemptStatus, Diagnostic)| {
+            words.name == END_OF_DATA && matches!(status, AttemptStatus::Relayed | AttemptStatus::Bounced)
         };
         self.recipients.iter().any(ended)
     }
@@ -526,8 +526,8 @@ impl AttemptResult {
     }
 
     /// Sets the status of the recipients at the given indices.
-    pub fn set_status(&mut self, indices: &[u16], standing: AttemptStatus, words: &Diagnostic) {
-        self.recipients.extend(indices.iter().map(|index| (*index, standing, words.clone())));
+    pub fn set_status(&mut self, indices: &[u16], status: AttemptStatus, words: &Diagnostic) {
+        self.recipients.extend(indices.iter().map(|index| (*index, status, words.clone())));
     }
 
     /// Returns the status that a reply class gives its recipients, and records its effect on the upstream.

@@ -80,7 +80,7 @@ impl RetryPolicy {
             .min(longest.as_secs_f64());
         let varied = pause * (1.0 + self.jitter * (2.0 * random - 1.0));
         let due = now.saturating_add(Duration::from_secs_f64(varied.max(0.0)));
-        let due = not_before.map_or(due, |wish| wish.max(due));
+        let due = not_before.map_or(due, |requested| requested.max(due));
         let deadline = accepted.saturating_add(self.give_up_after);
         // The last attempt comes at the deadline, not one backoff before it.
         if now >= deadline { None } else { Some(due.min(deadline)) }
@@ -138,7 +138,7 @@ mod tests {
         let late = Timestamp::from_millis(deadline.as_millis() - 1000);
         assert_eq!(retry.next_attempt(accepted, late, 9, 0.5, None), Some(deadline));
         assert_eq!(retry.next_attempt(accepted, deadline, 9, 0.5, None), None);
-        let wish = accepted.saturating_add(Duration::from_secs(4000));
-        assert_eq!(retry.next_attempt(accepted, accepted, 1, 0.5, Some(wish)), Some(wish));
+        let requested = accepted.saturating_add(Duration::from_secs(4000));
+        assert_eq!(retry.next_attempt(accepted, accepted, 1, 0.5, Some(requested)), Some(requested));
     }
 }

@@ -90,9 +90,9 @@ impl Scheduler {
             activity,
             clock_watch: clock_watch.clone(),
         };
-        let outlet = |spec| Arc::new(UpstreamPool::new(spec, deps.clone(), stopping.clone()));
+        let pool = |spec| Arc::new(UpstreamPool::new(spec, deps.clone(), stopping.clone()));
         Self {
-            pools: upstreams.into_iter().map(outlet).collect(),
+            pools: upstreams.into_iter().map(pool).collect(),
             store,
             clock,
             upstream_selection,
@@ -112,13 +112,13 @@ impl Scheduler {
 
     /// Returns the health of the upstreams.
     pub fn upstream_health(&self) -> Vec<Arc<UpstreamHealth>> {
-        self.pools.iter().map(|outlet| outlet.health.clone()).collect()
+        self.pools.iter().map(|pool| pool.health.clone()).collect()
     }
 
     /// Runs until shutdown; then drains the attempts in progress.
     pub async fn run(mut self) {
         self.stopping.run_until_cancelled(self.store.wait_ledger_open()).await;
-        self.pools.iter().for_each(|outlet| outlet.restore_state());
+        self.pools.iter().for_each(|pool| pool.restore_state());
         self.recover_interrupted().await;
         while !self.stopping.is_cancelled() {
             self.store.wait_idle().await;
@@ -133,13 +133,13 @@ impl Scheduler {
         }
         // An upstream that hangs does not delay shutdown. Its attempts are unknown to the next queue, which must find
         // no worker in progress.
-        let workers = || futures_util::future::join_all(self.pools.iter().map(|outlet| outlet.drain()));
+        let workers = || futures_util::future::join_all(self.pools.iter().map(|pool| pool.drain()));
         if timeout(DRAIN_TIMEOUT, workers()).await.is_err() {
-            self.pools.iter().for_each(|outlet| outlet.abort());
+            self.pools.iter().for_each(|pool| pool.abort());
             workers().await;
         }
-        for outlet in &self.pools {
-            outlet.wait_for_outcomes().await;
+        for pool in &self.pools {
+            pool.wait_for_outcomes().await;
         }
     }
 
@@ -153,8 +153,8 @@ impl Scheduler {
             let Some(trail) = self.read_with_retry(|| self.store.load_trail(id)).await else { return };
             let Some(trail) = trail else { continue };
             let now = self.clock.now();
-            let outlet = self.pools.iter().find(|outlet| outlet.settings.name == upstream);
-            let Some(outlet) = outlet.or(self.pools.first()) else { continue };
+            let pool = self.pools.iter().find(|pool| pool.settings.name == upstream);
+            let Some(pool) = pool.or(self.pools.first()) else { continue };
             let settled = [
                 recipient_results(
                     &trail,
@@ -171,17 +171,17 @@ impl Scheduler {
             ];
             let results = settled.into_iter().filter(|settled| !settled.recipients.is_empty()).collect();
             tracing::warn!(%id, upstream, "attempt was interrupted");
-            outlet.commit_outcome_locked(
+            pool.commit_outcome_locked(
                 lock,
                 AttemptOutcome {
                     id,
                     at: now,
                     upstream,
                     results,
-                    next_attempt: Some(now.saturating_add(outlet.unknown_wait)),
+                    next_attempt: Some(now.saturating_add(pool.unknown_wait)),
                 },
             );
-            outlet.wait_for_outcomes().await;
+            pool.wait_for_outcomes().await;
         }
     }
 
@@ -213,23 +213,26 @@ impl Scheduler {
     fn tick(&mut self) -> Result<Duration, ReadError> {
         let now = self.clock.now();
         self.handle_clock_step(now)?;
-        let mut rooms: Vec<_> = self.pools.iter().map(|outlet| outlet.capacity(now)).collect();
+        let mut capacities: Vec<_> = self.pools.iter().map(|pool| pool.capacity(now)).collect();
         let mut wake = now.saturating_add(MAX_TICK_INTERVAL);
         let fresh = now.duration_since(self.refreshed_at) >= MIN_REFRESH_INTERVAL || self.queues.is_empty();
         if fresh {
             self.refresh_queues(now)?;
         }
-        self.dispatch_all(now, &mut rooms, &mut wake)?;
-        if !fresh && rooms.iter().any(|room| matches!(room, Capacity::Available(_) | Capacity::LastResort(_)))
+        self.dispatch_all(now, &mut capacities, &mut wake)?;
+        if !fresh
+            && capacities
+                .iter()
+                .any(|capacity| matches!(capacity, Capacity::Available(_) | Capacity::LastResort(_)))
         {
             let before = self.queues.clone();
             self.refresh_queues(now)?;
             if self.queues.iter().any(|queue| !before.contains(queue)) {
-                self.dispatch_all(now, &mut rooms, &mut wake)?;
+                self.dispatch_all(now, &mut capacities, &mut wake)?;
             }
         }
         if now.duration_since(self.metrics_exported_at) >= METRICS_INTERVAL {
-            self.pools.iter().for_each(|outlet| outlet.export_metrics());
+            self.pools.iter().for_each(|pool| pool.export_metrics());
             self.metrics_exported_at = now;
         }
         if now >= self.next_expiry && self.clock_watch.is_steady() {
@@ -244,7 +247,7 @@ impl Scheduler {
         let (steps, moved) = self.clock_watch.step_totals();
         if steps != self.clock_steps.0 {
             let back = Duration::from_millis(u64::try_from(self.clock_steps.1 - moved).unwrap_or_default());
-            self.pools.iter().for_each(|outlet| outlet.health.on_clock_set_back(back));
+            self.pools.iter().for_each(|pool| pool.health.on_clock_set_back(back));
             (self.refreshed_at, self.metrics_exported_at, self.next_expiry, self.next_future_check) =
                 Default::default();
             self.clock_steps = (steps, moved);
@@ -262,12 +265,12 @@ impl Scheduler {
     fn reschedule_future_messages(&self, now: Timestamp) -> Result<bool, ReadError> {
         let mut may_be_more = false;
         for queue in self.store.queue_ids()?.into_iter().filter(|queue| queue.key != QueueKey::Held) {
-            let outlet = self
+            let pool = self
                 .upstream_selection
                 .candidates(&queue.key)
                 .first()
-                .and_then(|place| self.pools.get(*place));
-            let Some(outlet) = outlet.or(self.pools.first()) else { continue };
+                .and_then(|index| self.pools.get(*index));
+            let Some(pool) = pool.or(self.pools.first()) else { continue };
             let ahead = self.store.queued_in_future(&queue, now, RESCHEDULE_BATCH)?;
             if let Some((first, _)) = ahead.first() {
                 tracing::warn!(%first, mails = ahead.len(), "rescheduled mail dated ahead by a wrong clock");
@@ -275,8 +278,8 @@ impl Scheduler {
             may_be_more |= ahead.len() == RESCHEDULE_BATCH;
             for (id, wait) in ahead {
                 let Some(lock) = self.store.try_lock(id) else { continue };
-                let (upstream, next_attempt) = (outlet.settings.name.clone(), Some(now.saturating_add(wait)));
-                outlet.commit_outcome_locked(
+                let (upstream, next_attempt) = (pool.settings.name.clone(), Some(now.saturating_add(wait)));
+                pool.commit_outcome_locked(
                     lock,
                     AttemptOutcome { id, at: now, upstream, results: Vec::new(), next_attempt },
                 );
@@ -297,26 +300,29 @@ impl Scheduler {
     fn dispatch_all(
         &mut self,
         now: Timestamp,
-        rooms: &mut [Capacity],
+        capacities: &mut [Capacity],
         wake: &mut Timestamp,
     ) -> Result<(), ReadError> {
         let mut again = Vec::new();
         for queue in &*self.queues.clone() {
             let mut reluctant = None;
-            for place in self.upstream_selection.candidates(&queue.key) {
-                match rooms[place] {
+            for index in self.upstream_selection.candidates(&queue.key) {
+                match capacities[index] {
                     Capacity::Unavailable(until) => *wake = until.map_or(*wake, |until| until.min(*wake)),
                     Capacity::Busy(at) => {
                         *wake = at.map_or(*wake, |at| at.min(*wake));
                         reluctant = None;
                         break;
                     }
-                    Capacity::LastResort(_) => reluctant = reluctant.or(Some(place)),
+                    Capacity::LastResort(_) => reluctant = reluctant.or(Some(index)),
                     Capacity::Available(_) => {
-                        let found = self.dispatch_to(place, queue, now, rooms, wake)?;
-                        again.extend(found.probe_is_due.then(|| (place, queue.clone())));
+                        let found = self.dispatch_to(index, queue, now, capacities, wake)?;
+                        again.extend(found.probe_is_due.then(|| (index, queue.clone())));
                         if found.took_all_due
-                            || !matches!(rooms[place], Capacity::Unavailable(_) | Capacity::LastResort(_))
+                            || !matches!(
+                                capacities[index],
+                                Capacity::Unavailable(_) | Capacity::LastResort(_)
+                            )
                         {
                             reluctant = None;
                             break;
@@ -324,17 +330,17 @@ impl Scheduler {
                     }
                 }
             }
-            if let Some(place) = reluctant {
-                let found = self.dispatch_to(place, queue, now, rooms, wake)?;
-                again.extend(found.probe_is_due.then(|| (place, queue.clone())));
+            if let Some(index) = reluctant {
+                let found = self.dispatch_to(index, queue, now, capacities, wake)?;
+                again.extend(found.probe_is_due.then(|| (index, queue.clone())));
             }
-            self.dispatch_to_unable(queue, now, rooms, wake)?;
+            self.dispatch_to_unable(queue, now, capacities, wake)?;
         }
         // Nothing else was due: the message of the last probe is sent again.
-        for (place, queue) in again {
-            if matches!(rooms[place], Capacity::Available(_) | Capacity::LastResort(_)) {
+        for (index, queue) in again {
+            if matches!(capacities[index], Capacity::Available(_) | Capacity::LastResort(_)) {
                 let (taken, _) = self.store.lock_due(&queue, now, 1)?;
-                self.assign_to_pool(place, &queue, taken, now, rooms);
+                self.assign_to_pool(index, &queue, taken, now, capacities);
             }
         }
         Ok(())
@@ -345,16 +351,16 @@ impl Scheduler {
         &mut self,
         queue: &QueueId,
         now: Timestamp,
-        rooms: &mut [Capacity],
+        capacities: &mut [Capacity],
         wake: &mut Timestamp,
     ) -> Result<(), ReadError> {
-        for place in self.upstream_selection.unable_candidates(&queue.key) {
-            let Capacity::Available(room) = rooms[place] else { continue };
-            let outlet = &self.pools[place];
-            let (taken, next) = self.store.lock_due(queue, outlet.reoffer_cutoff(now), room)?;
-            *wake = next.map_or(*wake, |next| next.saturating_add(outlet.retry.max_backoff).min(*wake));
+        for index in self.upstream_selection.unable_candidates(&queue.key) {
+            let Capacity::Available(capacity) = capacities[index] else { continue };
+            let pool = &self.pools[index];
+            let (taken, next) = self.store.lock_due(queue, pool.reoffer_cutoff(now), capacity)?;
+            *wake = next.map_or(*wake, |next| next.saturating_add(pool.retry.max_backoff).min(*wake));
             if !taken.is_empty() {
-                self.assign_to_pool(place, queue, taken, now, rooms);
+                self.assign_to_pool(index, queue, taken, now, capacities);
             }
         }
         Ok(())
@@ -364,41 +370,41 @@ impl Scheduler {
     /// turn.
     fn dispatch_to(
         &mut self,
-        place: usize,
+        index: usize,
         queue: &QueueId,
         now: Timestamp,
-        rooms: &mut [Capacity],
+        capacities: &mut [Capacity],
         wake: &mut Timestamp,
     ) -> Result<DispatchResult, ReadError> {
-        let (Capacity::Available(room) | Capacity::LastResort(room)) = rooms[place] else {
+        let (Capacity::Available(capacity) | Capacity::LastResort(capacity)) = capacities[index] else {
             return Ok(DispatchResult::default());
         };
-        let last = self.pools[place].last_probe();
+        let last = self.pools[index].last_probe();
         let (mut taken, next) =
-            self.store.lock_due(queue, now, room.saturating_add(usize::from(last.is_some())))?;
+            self.store.lock_due(queue, now, capacity.saturating_add(usize::from(last.is_some())))?;
         let before = taken.len();
         taken.retain(|lock| Some(lock.id()) != last);
         let probe_is_due = taken.len() < before;
-        taken.truncate(room);
-        let took_all_due = taken.len() < room;
-        self.assign_to_pool(place, queue, taken, now, rooms);
+        taken.truncate(capacity);
+        let took_all_due = taken.len() < capacity;
+        self.assign_to_pool(index, queue, taken, now, capacities);
         *wake = next.map_or(*wake, |next| next.min(*wake));
         Ok(DispatchResult { took_all_due, probe_is_due })
     }
 
     fn assign_to_pool(
         &mut self,
-        place: usize,
+        index: usize,
         queue: &QueueId,
         taken: Vec<MessageLock>,
         now: Timestamp,
-        rooms: &mut [Capacity],
+        capacities: &mut [Capacity],
     ) {
         if !taken.is_empty() {
             self.round_robin += 1;
             self.last_served.insert(queue.clone(), self.round_robin);
-            self.pools[place].dispatch(taken, now);
-            rooms[place] = self.pools[place].capacity(now);
+            self.pools[index].dispatch(taken, now);
+            capacities[index] = self.pools[index].capacity(now);
         }
     }
 
@@ -406,9 +412,9 @@ impl Scheduler {
     /// operator.
     fn expire_overdue(&self, now: Timestamp) -> Result<(), ReadError> {
         for queue in self.store.queue_ids()? {
-            let outlet = self.upstream_selection.candidates(&queue.key).first().map_or(0, |place| *place);
-            let Some(outlet) = self.pools.get(outlet) else { continue };
-            let age = outlet.retry.give_up_after;
+            let pool = self.upstream_selection.candidates(&queue.key).first().map_or(0, |index| *index);
+            let Some(pool) = self.pools.get(pool) else { continue };
+            let age = pool.retry.give_up_after;
             let overdue = self.store.queued_by_acceptance(
                 &queue,
                 |accepted| now.duration_since(accepted) >= age,
@@ -433,8 +439,8 @@ impl Scheduler {
                     continue;
                 }
                 let results = vec![expired];
-                let upstream = outlet.settings.name.clone();
-                outlet.commit_outcome_locked(
+                let upstream = pool.settings.name.clone();
+                pool.commit_outcome_locked(
                     lock,
                     AttemptOutcome { id, at: now, upstream, results, next_attempt: None },
                 );
@@ -462,7 +468,7 @@ fn recipient_results(
 ) -> RecipientResult {
     let recipients = (0u16..).zip(&trail.recipients).filter(|(_, recipient)| which(recipient));
     RecipientResult {
-        recipients: recipients.map(|(place, _)| place).collect(),
+        recipients: recipients.map(|(index, _)| index).collect(),
         status,
         diagnostic: local_diagnostic(name, text),
     }

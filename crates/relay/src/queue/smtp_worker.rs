@@ -124,7 +124,7 @@ impl SmtpWorker {
     }
 
     async fn try_deliver(&mut self, attempt: &mut Attempt, already_sent: bool) -> AttemptEnd {
-        let outlet = self.pool.clone();
+        let pool = self.pool.clone();
         if attempt.needs_new_connection
             && !already_sent
             && let Some(link) = self.connection.take()
@@ -133,7 +133,7 @@ impl SmtpWorker {
         }
         let (mut link, reused) = match self.connection.take() {
             Some(link) => (link, true),
-            None => match outlet.watch(attempt.id, self.connect()).await {
+            None => match pool.watch(attempt.id, self.connect()).await {
                 Ok(link) => (link, false),
                 Err(fault) => return AttemptEnd::Unreachable(fault),
             },
@@ -148,7 +148,7 @@ impl SmtpWorker {
         }
         // An envelope sent earlier is lost with its connection.
         let chained = already_sent && reused;
-        let replies = outlet.watch(attempt.id, link.exchange_envelope(attempt, chained)).await;
+        let replies = pool.watch(attempt.id, link.exchange_envelope(attempt, chained)).await;
         self.adapt_pipelining(attempt, &link, chained, reused, &replies);
         let replies = match replies {
             Ok(replies) if reused && replies.is_stale_connection() => return AttemptEnd::StaleConnection,
@@ -156,35 +156,35 @@ impl SmtpWorker {
             Err(_) if reused => return AttemptEnd::StaleConnection,
             // The upstream was reachable: a failure from here on counts as an attempt, whatever the breaker's state.
             Err(fault) => {
-                let mut findings = AttemptResult::default();
-                outlet.on_connection_lost(attempt.id, &fault);
-                attempt.fail_open(&mut findings, AttemptStatus::Queued, "connection", &fault.to_string());
-                return AttemptEnd::Done { outcome: outlet.finish_attempt(attempt, findings), next: None };
+                let mut result = AttemptResult::default();
+                pool.on_connection_lost(attempt.id, &fault);
+                attempt.fail_open(&mut result, AttemptStatus::Queued, "connection", &fault.to_string());
+                return AttemptEnd::Done { outcome: pool.finish_attempt(attempt, result), next: None };
             }
         };
-        let mut findings = attempt.classify_envelope(&replies, self.reply_context(attempt));
+        let mut result = attempt.classify_envelope(&replies, self.reply_context(attempt));
         if replies.may_send_data() {
-            return self.send_message(attempt, findings, link).await;
+            return self.send_message(attempt, result, link).await;
         }
         if let Some(fault) = &replies.error {
-            outlet.on_connection_lost(attempt.id, fault);
-            attempt.fail_disconnected(&mut findings, &replies, fault);
+            pool.on_connection_lost(attempt.id, fault);
+            attempt.fail_disconnected(&mut result, &replies, fault);
         } else {
             let last = replies.data.as_ref().unwrap_or(&replies.mail);
-            self.record_upstream_health(attempt, "the envelope", last, &findings);
+            self.record_upstream_health(attempt, "the envelope", last, &result);
         }
         if link.is_reusable {
             self.connection = Some(link);
         }
-        AttemptEnd::Done { outcome: outlet.finish_attempt(attempt, findings), next: None }
+        AttemptEnd::Done { outcome: pool.finish_attempt(attempt, result), next: None }
     }
 
     fn reply_context(&self, attempt: &Attempt) -> ReplyContext {
-        let outlet = &self.pool;
+        let pool = &self.pool;
         ReplyContext {
-            provider: outlet.settings.provider,
-            is_refuted: outlet.health.breaker().is_refuted(attempt.id),
-            now: outlet.clock.now(),
+            provider: pool.settings.provider,
+            is_refuted: pool.health.breaker().is_refuted(attempt.id),
+            now: pool.clock.now(),
         }
     }
 
@@ -193,28 +193,25 @@ impl SmtpWorker {
     async fn send_message(
         &mut self,
         attempt: &Attempt,
-        mut findings: AttemptResult,
+        mut result: AttemptResult,
         mut link: PooledConnection,
     ) -> AttemptEnd {
-        let outlet = self.pool.clone();
+        let pool = self.pool.clone();
         let started = Instant::now();
         let (mut next, mut is_said) = (None, false);
         let moved = AtomicU64::new(0);
         let pieces = attempt.pieces().inspect(|_| {
             moved.fetch_add(1, Ordering::Relaxed);
         });
-        let body = outlet.watch_progress(attempt.id, &moved, link.connection.send_body(pieces)).await;
+        let body = pool.watch_progress(attempt.id, &moved, link.connection.send_body(pieces)).await;
         let sent = match body {
             Ok(()) => {
-                let upstream = outlet.settings.name.clone();
-                let begun = AttemptStarted { id: attempt.id, at: outlet.clock.now(), upstream };
-                if let Err(error) = outlet.store.record_attempt_start(begun).await {
+                let upstream = pool.settings.name.clone();
+                let begun = AttemptStarted { id: attempt.id, at: pool.clock.now(), upstream };
+                if let Err(error) = pool.store.record_attempt_start(begun).await {
                     tracing::error!(id = %attempt.id, %error, "cannot record attempt; message not sent");
-                    attempt.fail_open(&mut findings, AttemptStatus::Queued, "store", ATTEMPT_NOT_RECORDED);
-                    return AttemptEnd::Done {
-                        outcome: outlet.finish_attempt(attempt, findings),
-                        next: None,
-                    };
+                    attempt.fail_open(&mut result, AttemptStatus::Queued, "store", ATTEMPT_NOT_RECORDED);
+                    return AttemptEnd::Done { outcome: pool.finish_attempt(attempt, result), next: None };
                 }
                 next = self.pipelined_next(&link).await;
                 is_said = next.is_some();
@@ -228,12 +225,12 @@ impl SmtpWorker {
             Ok(reply) => {
                 metrics::histogram!("mailtrail_relay_seconds").record(started.elapsed());
                 attempt.classify_data_reply(
-                    &mut findings,
+                    &mut result,
                     Step::EndOfData,
                     &reply,
                     self.reply_context(attempt),
                 );
-                self.record_upstream_health(attempt, "the end of data", &reply, &findings);
+                self.record_upstream_health(attempt, "the end of data", &reply, &result);
                 if reply.code != 421 && is_sound {
                     link.messages_sent += 1;
                     self.connection = Some(link);
@@ -242,28 +239,28 @@ impl SmtpWorker {
             Err(DataError::BodyUnreadable(error)) => {
                 tracing::error!(id = %attempt.id, %error, "cannot read message; not sent");
                 // The upstream is not at fault; the connection in mid-message is unusable.
-                outlet.on_reply(attempt.id, &findings);
-                attempt.fail_unreadable(&mut findings, &error);
+                pool.on_reply(attempt.id, &result);
+                attempt.fail_unreadable(&mut result, &error);
             }
             Err(DataError::Rejected(reply)) => {
-                attempt.classify_data_reply(&mut findings, Step::Body, &reply, self.reply_context(attempt));
-                self.record_upstream_health(attempt, "the message", &reply, &findings);
+                attempt.classify_data_reply(&mut result, Step::Body, &reply, self.reply_context(attempt));
+                self.record_upstream_health(attempt, "the message", &reply, &result);
             }
             Err(DataError::BeforeEnd(fault)) => {
-                outlet.on_connection_lost(attempt.id, &fault);
-                attempt.fail_open(&mut findings, AttemptStatus::Queued, "connection", &fault.to_string());
+                pool.on_connection_lost(attempt.id, &fault);
+                attempt.fail_open(&mut result, AttemptStatus::Queued, "connection", &fault.to_string());
             }
             Err(DataError::AfterEnd(fault)) => {
-                outlet.on_connection_lost(attempt.id, &fault);
+                pool.on_connection_lost(attempt.id, &fault);
                 if is_said {
                     self.on_pipelining_failure(Pipelining::Full);
                 }
                 let text = format!("the message was sent and no answer came: {fault}");
-                tracing::warn!(id = %attempt.id, upstream = outlet.settings.name, %fault, "a message's end is unknown");
-                attempt.fail_open(&mut findings, AttemptStatus::Unknown, END_OF_DATA, &text);
+                tracing::warn!(id = %attempt.id, upstream = pool.settings.name, %fault, "a message's end is unknown");
+                attempt.fail_open(&mut result, AttemptStatus::Unknown, END_OF_DATA, &text);
             }
         }
-        AttemptEnd::Done { outcome: outlet.finish_attempt(attempt, findings), next }
+        AttemptEnd::Done { outcome: pool.finish_attempt(attempt, result), next }
     }
 
     /// Sends the dot and reads the reply. If the reply is slow, the pipelined message is released to take another
@@ -274,16 +271,16 @@ impl SmtpWorker {
         link: &mut PooledConnection,
         next: &mut Option<Box<Attempt>>,
     ) -> Result<Response, DataError> {
-        let outlet = &self.pool;
+        let pool = &self.pool;
         let rides = next.take();
         let ended = {
             let following = rides.as_ref().map(|rides| (&rides.envelope, rides.size()));
             let mut ended = pin!(link.connection.finish_data(following));
-            match timeout(outlet.settings.timeouts.stuck_after, &mut ended).await {
+            match timeout(pool.settings.timeouts.stuck_after, &mut ended).await {
                 Ok(ended) => ended,
                 Err(_) => {
-                    rides.as_ref().inspect(|rides| outlet.release(rides.id));
-                    return outlet.watch_stuck(attempt.id, ended).await;
+                    rides.as_ref().inspect(|rides| pool.release(rides.id));
+                    return pool.watch_stuck(attempt.id, ended).await;
                 }
             }
         };
@@ -297,16 +294,15 @@ impl SmtpWorker {
         attempt: &Attempt,
         step: &'static str,
         response: &Response,
-        findings: &AttemptResult,
+        result: &AttemptResult,
     ) {
-        if response.code == 421 && findings.upstream_refusal.is_none() && findings.throttle_refusal.is_none()
-        {
+        if response.code == 421 && result.upstream_refusal.is_none() && result.throttle_refusal.is_none() {
             self.pool.on_connection_lost(
                 attempt.id,
                 &TransportError::Refused { step, response: response.clone() },
             );
         } else {
-            self.pool.on_reply(attempt.id, findings);
+            self.pool.on_reply(attempt.id, result);
         }
     }
 
@@ -330,14 +326,14 @@ impl SmtpWorker {
     }
 
     async fn connect(&self) -> Result<PooledConnection, TransportError> {
-        let outlet = &self.pool;
-        let addresses = outlet.health.addresses();
-        let (settings, tls, hostname) = (&outlet.settings, &outlet.tls, &outlet.hostname);
+        let pool = &self.pool;
+        let addresses = pool.health.addresses();
+        let (settings, tls, hostname) = (&pool.settings, &pool.tls, &pool.hostname);
         let mut connection =
             Connection::open_with(Protocol::Smtp, addresses, settings, tls, hostname).await?;
-        connection.cap_pipelining(outlet.health.pipelining().current(outlet.clock.now()));
-        outlet.on_connected();
-        outlet.record_capabilities(connection.capabilities());
+        connection.cap_pipelining(pool.health.pipelining().current(pool.clock.now()));
+        pool.on_connected();
+        pool.record_capabilities(connection.capabilities());
         Ok(PooledConnection { connection, messages_sent: 0, opened_at: Instant::now(), is_reusable: true })
     }
 

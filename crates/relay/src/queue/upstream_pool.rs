@@ -301,15 +301,15 @@ impl UpstreamPool {
         }
         self.health.add_connection();
         self.ready_queue.reserve_worker();
-        let outlet = self.clone();
+        let pool = self.clone();
         self.workers.spawn(async move {
-            outlet.ready_queue.worker_started();
+            pool.ready_queue.worker_started();
             let work =
-                outlet.abort_token.clone().run_until_cancelled_owned(SmtpWorker::new(outlet.clone()).run());
+                pool.abort_token.clone().run_until_cancelled_owned(SmtpWorker::new(pool.clone()).run());
             let worker = tokio::spawn(work).await;
-            outlet.health.remove_connection();
+            pool.health.remove_connection();
             // Messages that arrived while it was closing found no capacity for another.
-            outlet.store.queue_wakeup().notify();
+            pool.store.queue_wakeup().notify();
             if let Err(panic) = worker {
                 tracing::error!(%panic, "connection worker panicked; its message is retried after a restart");
             }
@@ -343,15 +343,15 @@ impl UpstreamPool {
     }
 
     /// Converts an attempt's result into an outcome.
-    pub(super) fn finish_attempt(&self, attempt: &Attempt, findings: AttemptResult) -> AttemptOutcome {
+    pub(super) fn finish_attempt(&self, attempt: &Attempt, result: AttemptResult) -> AttemptOutcome {
         let now = self.clock.now();
         let until = now.saturating_add(self.unknown_wait);
         // While the clock is not reliable, no message is too old.
         let lenient = (!self.watch.is_steady())
             .then(|| RetryPolicy { give_up_after: Duration::MAX, ..self.retry.clone() });
         let retry = lenient.as_ref().unwrap_or(&self.retry);
-        let too_many = findings.too_many;
-        let outcome = attempt.build_outcome(findings, &self.settings.name, retry, now, until);
+        let too_many = result.too_many;
+        let outcome = attempt.build_outcome(result, &self.settings.name, retry, now, until);
         self.note_too_many(too_many, &outcome);
         self.alarm_on_withheld(attempt.lane, &outcome);
         if self.suppression_filter.settings.mode != SuppressionMode::Off {
@@ -436,9 +436,9 @@ impl UpstreamPool {
                 self.activity.record_relayed(&self.settings.name, outcome.id, outcome.at);
             }
         }
-        let outlet = self.clone();
+        let pool = self.clone();
         self.outcome_tasks.spawn(async move {
-            while let Err(error) = outlet.store.record_attempt_outcome(outcome.clone()).await {
+            while let Err(error) = pool.store.record_attempt_outcome(outcome.clone()).await {
                 tracing::error!(id = %outcome.id, %error, "cannot store attempt outcome");
                 if matches!(error, CommitError::ReadOnly) {
                     // The store is unavailable until a restart, which treats the attempt as unknown.
@@ -446,7 +446,7 @@ impl UpstreamPool {
                 }
                 tokio::time::sleep(STORE_RETRY_INTERVAL).await;
             }
-            outlet.release(outcome.id);
+            pool.release(outcome.id);
         });
     }
 
@@ -464,10 +464,10 @@ impl UpstreamPool {
 
     /// Like [`release`](Self::release), after a delay.
     pub(super) fn release_after_delay(self: &Arc<Self>, id: TrackingId) {
-        let outlet = self.clone();
+        let pool = self.clone();
         tokio::spawn(async move {
             tokio::time::sleep(STORE_RETRY_INTERVAL).await;
-            outlet.release(id);
+            pool.release(id);
         });
     }
 
@@ -603,22 +603,22 @@ impl UpstreamPool {
         let charged = self.on_error(fault);
         let age = self.clock.now().duration_since(attempt.id.timestamp());
         if charged || age >= self.retry.give_up_after {
-            let mut findings = AttemptResult::default();
-            attempt.fail_open(&mut findings, AttemptStatus::Queued, "connection", &fault.to_string());
-            self.commit_outcome(self.finish_attempt(&attempt, findings));
+            let mut result = AttemptResult::default();
+            attempt.fail_open(&mut result, AttemptStatus::Queued, "connection", &fault.to_string());
+            self.commit_outcome(self.finish_attempt(&attempt, result));
         } else {
             self.release(attempt.id);
         }
     }
 
     /// Records that the upstream decided about a message.
-    pub(super) fn on_reply(&self, id: TrackingId, findings: &AttemptResult) {
+    pub(super) fn on_reply(&self, id: TrackingId, result: &AttemptResult) {
         let now = self.clock.now();
-        if let Some(refusal) = &findings.upstream_refusal {
+        if let Some(refusal) = &result.upstream_refusal {
             self.on_refused(id, refusal, now);
             return;
         }
-        if let Some(refusal) = &findings.throttle_refusal {
+        if let Some(refusal) = &result.throttle_refusal {
             self.on_throttled(id, refusal, now);
             return;
         }

@@ -122,12 +122,12 @@ impl Reconciler {
 
 /// Returns the delay after `failures` failures in a row, for a poll interval of `every`.
 fn backoff_after(failures: u32, every: Duration, trouble: &PollError) -> Duration {
-    let wish = match trouble {
+    let requested = match trouble {
         PollError::Api(fault) => fault.retry_after().unwrap_or_default().min(MAX_RETRY_AFTER),
         PollError::Torn(_) | PollError::Read(_) | PollError::Commit(_) => Duration::ZERO,
     };
     let grown = INITIAL_BACKOFF.min(every).saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
-    grown.min(MAX_BACKOFF).max(wish)
+    grown.min(MAX_BACKOFF).max(requested)
 }
 
 /// Initial delay: lets queued work drain first and limits API calls during crash loops.

@@ -199,11 +199,11 @@ impl SuppressionSync {
         loop {
             tokio::time::sleep(pause).await;
             pause = every;
-            let (steps, mut heard) = mpsc::channel(UPDATE_CHANNEL_CAPACITY);
+            let (steps, mut received) = mpsc::channel(UPDATE_CHANNEL_CAPACITY);
             let order = SyncOptions::default();
             let counted = async {
                 let mut acts = 0_u64;
-                while let Some(step) = heard.recv().await {
+                while let Some(step) = received.recv().await {
                     acts +=
                         u64::from(matches!(step, SyncUpdate::Changed(SyncChange { rejection: None, .. })));
                 }

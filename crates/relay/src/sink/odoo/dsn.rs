@@ -20,8 +20,8 @@ enum OdooKnowledge {
 
 impl OdooSink {
     /// Sends one DSN for each recipient that failed permanently.
-    pub(super) async fn send_dsns(&mut self, items: &[SinkEvent], tally: &mut BatchResult) {
-        for (place, item) in
+    pub(super) async fn send_dsns(&mut self, items: &[SinkEvent], batch_result: &mut BatchResult) {
+        for (index, item) in
             items.iter().enumerate().filter(|(_, item)| changes_status(item.entry.event.kind))
         {
             let young = self.is_recent(item);
@@ -36,11 +36,13 @@ impl OdooSink {
                 }
                 match self.send_dsn(number, trail, recipient).await {
                     Ok(OdooKnowledge::Unknown) if young => {
-                        tally.delay_event(place, unknown_message_text(&bracketed_message_id(trail)))
+                        batch_result.delay_event(index, unknown_message_text(&bracketed_message_id(trail)))
                     }
-                    Ok(OdooKnowledge::Unknown) => tally.rejected.push((place, self.not_visible_text(trail))),
+                    Ok(OdooKnowledge::Unknown) => {
+                        batch_result.rejected.push((index, self.not_visible_text(trail)))
+                    }
                     Ok(_) => {}
-                    Err(fault) if self.is_event_error(place, &fault, tally).await => {}
+                    Err(fault) if self.is_event_error(index, &fault, batch_result).await => {}
                     Err(_) => return,
                 }
             }

@@ -143,19 +143,19 @@ impl OdooSink {
 
     /// Delivers all events.
     pub(super) async fn deliver(&mut self, items: &[SinkEvent]) -> DeliveryResult {
-        let mut tally = BatchResult::default();
+        let mut batch_result = BatchResult::default();
         if let Err(why) = self.check_readiness().await {
-            tally.defer_from(0, why);
-            return tally.into_delivery(items.len());
+            batch_result.defer_from(0, why);
+            return batch_result.into_delivery(items.len());
         }
         match self.settings.mode {
-            OdooMode::Action => self.run_action(items, &mut tally).await,
-            OdooMode::Dsn => self.send_dsns(items, &mut tally).await,
+            OdooMode::Action => self.run_action(items, &mut batch_result).await,
+            OdooMode::Dsn => self.send_dsns(items, &mut batch_result).await,
         }
-        tally.into_delivery(items.len())
+        batch_result.into_delivery(items.len())
     }
 
-    async fn run_action(&mut self, items: &[SinkEvent], tally: &mut BatchResult) {
+    async fn run_action(&mut self, items: &[SinkEvent], batch_result: &mut BatchResult) {
         let events = |(index, item)| {
             let young = self.is_recent(item);
             status::status_events(item, &self.settings, young).into_iter().map(move |event| (index, event))
@@ -163,19 +163,19 @@ impl OdooSink {
         let work: Vec<(usize, OdooEvent)> = items.iter().enumerate().flat_map(events).collect();
         for batch in work.chunks(EVENTS_PER_CALL) {
             match self.send_events(batch).await {
-                Ok(applied) => self.record_results(items, batch, &applied, tally),
+                Ok(applied) => self.record_results(items, batch, &applied, batch_result),
                 Err(fault) if fault.is_permanent() => {
                     // One of them is invalid, or all of them are.
                     for single in batch.chunks(1) {
                         match self.send_events(single).await {
-                            Ok(applied) => self.record_results(items, single, &applied, tally),
-                            Err(fault) if self.is_event_error(single[0].0, &fault, tally).await => {}
+                            Ok(applied) => self.record_results(items, single, &applied, batch_result),
+                            Err(fault) if self.is_event_error(single[0].0, &fault, batch_result).await => {}
                             Err(_) => return,
                         }
                     }
                 }
                 Err(fault) => {
-                    self.is_event_error(batch[0].0, &fault, tally).await;
+                    self.is_event_error(batch[0].0, &fault, batch_result).await;
                     return;
                 }
             }
@@ -209,22 +209,22 @@ impl OdooSink {
         items: &[SinkEvent],
         batch: &[(usize, OdooEvent)],
         applied: &[EventResult],
-        tally: &mut BatchResult,
+        batch_result: &mut BatchResult,
     ) {
         for ((index, event), applied) in batch.iter().zip(applied) {
             let item = &items[*index];
             match applied {
                 EventResult::UnknownMessage if self.is_recent(item) => {
-                    tally.delay_event(*index, unknown_message_text(&event.message_id))
+                    batch_result.delay_event(*index, unknown_message_text(&event.message_id))
                 }
                 EventResult::StillSending
                     if self.clock.now().duration_since(item.entry.recorded_at) < MAX_SENDING_DELAY =>
                 {
-                    tally.delay_event(*index, format!("Odoo still sends {}", event.message_id));
+                    batch_result.delay_event(*index, format!("Odoo still sends {}", event.message_id));
                 }
                 EventResult::StillSending => {
                     let why = "given up: Odoo still sends that mail; check its outgoing mails";
-                    tally.rejected.push((*index, why.to_owned()));
+                    batch_result.rejected.push((*index, why.to_owned()));
                 }
                 EventResult::UnknownMessage | EventResult::Applied => {}
             }
@@ -232,7 +232,12 @@ impl OdooSink {
     }
 
     /// Records an error of an event. Returns whether it is the event's own, so that Odoo still accepts others.
-    async fn is_event_error(&mut self, index: usize, fault: &OdooError, tally: &mut BatchResult) -> bool {
+    async fn is_event_error(
+        &mut self,
+        index: usize,
+        fault: &OdooError,
+        batch_result: &mut BatchResult,
+    ) -> bool {
         let rights = matches!(
             fault,
             OdooError::AccessDenied { .. } | OdooError::NotFound { .. } | OdooError::LoginRejected(_)
@@ -242,9 +247,9 @@ impl OdooSink {
         }
         let own = fault.is_permanent() && self.check_readiness().await.is_ok();
         if own {
-            tally.rejected.push((index, fault.to_string()));
+            batch_result.rejected.push((index, fault.to_string()));
         } else {
-            tally.defer_from(index, fault.to_string());
+            batch_result.defer_from(index, fault.to_string());
         }
         own
     }
