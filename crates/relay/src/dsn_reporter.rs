@@ -1,6 +1,7 @@
-//! Sends delivery status notifications (RFC 3464) to senders. One DSN is made for each recipient that failed
-//! permanently, or that was delivered where the client requested it (`NOTIFY=SUCCESS`). A DSN is a message of its
-//! own, so it is stored, retried and traced like any other. The record that accepts it also proves that it was made.
+//! Sends delivery status notifications (RFC 3464) to senders. One DSN is made for each recipient that
+//! failed permanently, or that was delivered where the client requested it (`NOTIFY=SUCCESS`). A DSN is a
+//! message of its own, so it is stored, retried and traced like any other. The record that accepts it also
+//! proves that it was made.
 //!
 //! A DSN never causes another DSN: it has no sender.
 
@@ -88,8 +89,8 @@ impl DsnReporter {
     }
 }
 
-/// Limits the burst when a whole mailing fails: DSNs to one sender beyond `MAX_DSNS_PER_MINUTE` wait for the next
-/// minute.
+/// Limits the burst when a whole mailing fails: DSNs to one sender beyond `MAX_DSNS_PER_MINUTE` wait for
+/// the next minute.
 #[derive(Default)]
 struct PerSenderLimit {
     minute: u64,

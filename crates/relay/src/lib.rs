@@ -6,9 +6,10 @@
 //!                                                 '----------- webhook <-----HTTPS-------'
 //! ```
 //!
-//! The part in brackets is `mailtrail-store`. Tasks never call each other: each commits to the store and sends a
-//! wake-up that may be lost. `tests/layering.rs` at the root of the workspace enforces it. Shared by the tasks are only
-//! the alarm registry, the activity of the upstreams and the submission of internal mail.
+//! The part in brackets is `mailtrail-store`. Tasks never call each other: each commits to the store and
+//! sends a wake-up that may be lost. `tests/layering.rs` at the root of the workspace enforces it. Shared
+//! by the tasks are only the alarm registry, the activity of the upstreams and the submission of internal
+//! mail.
 
 pub mod admin;
 pub mod alarms;

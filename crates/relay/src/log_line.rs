@@ -1,5 +1,5 @@
-//! JSON form of trail events, one line per event: in the log, in a trail's timeline, and for sinks. Fields are only
-//! ever added.
+//! JSON form of trail events, one line per event: in the log, in a trail's timeline, and for sinks. Fields
+//! are only ever added.
 
 use mailtrail_store::LogEntry;
 use mailtrail_trail::{Trail, TrailEvent};

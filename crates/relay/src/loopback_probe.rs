@@ -1,5 +1,5 @@
-//! Challenge that only this process can issue and answer: whether a request to one of our addresses arrives here. Any
-//! other request reveals nothing, not even the existence of the challenge.
+//! Challenge that only this process can issue and answer: whether a request to one of our addresses arrives
+//! here. Any other request reveals nothing, not even the existence of the challenge.
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;

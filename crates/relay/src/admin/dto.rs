@@ -91,7 +91,8 @@ pub struct QueueLine {
     pub accepted: String,
     /// State: `queued`, `sending`, `unknown` or `held`.
     pub state: String,
-    /// Time of the next attempt, RFC 3339; absent for held messages and during an operator's breaker override.
+    /// Time of the next attempt, RFC 3339; absent for held messages and during an operator's breaker
+    /// override.
     pub next_at: Option<String>,
     /// Number of attempts.
     pub attempts: u32,

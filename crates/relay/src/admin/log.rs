@@ -73,7 +73,8 @@ impl LogQuery<'_> {
         Ok(LogResponse { lines, cursor: cursor.to_string() })
     }
 
-    /// Reads the segments from the newest to the oldest, until there are enough lines or the records are too old.
+    /// Reads the segments from the newest to the oldest, until there are enough lines or the records are
+    /// too old.
     fn read_newest(&self) -> Result<LogResponse, ReadError> {
         let cursor = self.store.log_end()?;
         let (wanted, since) = (self.filter.lines.unwrap_or(usize::MAX), self.since());

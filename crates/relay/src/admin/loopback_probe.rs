@@ -1,5 +1,5 @@
-//! Checks whether an address registered at a provider leads to this process. `doctor` requests a challenge that only
-//! this process can answer.
+//! Checks whether an address registered at a provider leads to this process. `doctor` requests a challenge
+//! that only this process can answer.
 
 use crate::admin::route_table::RouteTable;
 use crate::admin::state::ApiState;
@@ -14,7 +14,8 @@ pub struct ProbeQuery {
     pub path: String,
 }
 
-/// Challenge for the header field [`crate::loopback_probe::LoopbackProbe::HEADER_NAME`] of a POST, and its answer.
+/// Challenge for the header field [`crate::loopback_probe::LoopbackProbe::HEADER_NAME`] of a POST, and its
+/// answer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ProbeChallenge {
     /// Value of the header field.

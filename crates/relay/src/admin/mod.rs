@@ -1,5 +1,6 @@
-//! Admin API: queries of the store and actions on the queue, with JSON responses. The CLI uses it over a unix socket,
-//! and clients with the token over TCP. Queries also run directly on the store while no daemon runs.
+//! Admin API: queries of the store and actions on the queue, with JSON responses. The CLI uses it over a
+//! unix socket, and clients with the token over TCP. Queries also run directly on the store while no daemon
+//! runs.
 
 mod audit_log;
 mod dto;

@@ -65,8 +65,8 @@ pub struct EventView {
     pub by_machine: bool,
     /// Whether the provider only simulated sending.
     pub test_mode: bool,
-    /// State: `joined` to a message; `orphan`: waits for one; `dead`: undecodable; `hint`: belongs to no message;
-    /// `gone`: only in the journal.
+    /// State: `joined` to a message; `orphan`: waits for one; `dead`: undecodable; `hint`: belongs to no
+    /// message; `gone`: only in the journal.
     pub state: String,
     /// Tracking id of the matched message.
     pub send: Option<String>,
@@ -131,8 +131,8 @@ pub struct EventReplayResponse {
 pub struct EventReplayResult {
     /// Id of the event.
     pub id: String,
-    /// Outcome. `joined`: matched its message; `changed`: now decoded differently; `orphan`: now decoded, waits for a
-    /// message; `unchanged`; `dead`: still undecodable; `gone`: can no longer be replayed.
+    /// Outcome. `joined`: matched its message; `changed`: now decoded differently; `orphan`: now decoded,
+    /// waits for a message; `unchanged`; `dead`: still undecodable; `gone`: can no longer be replayed.
     pub outcome: String,
     /// Tracking id of the message that it is joined to.
     pub send: Option<String>,

@@ -12,7 +12,8 @@ pub struct Endpoint {
     pub path: &'static str,
 }
 
-/// Routes by path. The router and the endpoint list compared with `docs/openapi.json` come from this one table.
+/// Routes by path. The router and the endpoint list compared with `docs/openapi.json` come from this one
+/// table.
 #[derive(Default)]
 pub struct RouteTable {
     router: Router<ApiState>,

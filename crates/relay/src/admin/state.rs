@@ -59,8 +59,8 @@ impl From<Option<UCred>> for Caller {
 }
 
 impl ApiState {
-    /// Returns why and until when a message waits, if no upstream of its route accepts mail. An operator's breaker
-    /// override has no end.
+    /// Returns why and until when a message waits, if no upstream of its route accepts mail. An operator's
+    /// breaker override has no end.
     fn unavailable_until(&self, trail: &Trail) -> Option<(String, Option<Timestamp>)> {
         let waits =
             trail.queue_key.as_ref().filter(|waits| **waits != QueueKey::Held && !trail.is_sending)?;

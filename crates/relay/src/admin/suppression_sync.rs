@@ -1,5 +1,5 @@
-//! Synchronisation with the providers' suppression lists. The response streams the progress, one JSON object per
-//! line.
+//! Synchronisation with the providers' suppression lists. The response streams the progress, one JSON
+//! object per line.
 
 use crate::admin::audit_log;
 use crate::admin::error::{ApiError, error_response};

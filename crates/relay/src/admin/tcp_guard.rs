@@ -1,7 +1,9 @@
-//! Access control for TCP: metrics and the static web page for every client; the API for clients with the token.
+//! Access control for TCP: metrics and the static web page for every client; the API for clients with the
+//! token.
 //!
-//! A browser on this machine can connect, too, on behalf of any web page. A page whose own name resolves to this
-//! machine (DNS rebinding) is detected by `Host`, one of another origin by `Origin`. Neither page has the token.
+//! A browser on this machine can connect, too, on behalf of any web page. A page whose own name resolves to
+//! this machine (DNS rebinding) is detected by `Host`, one of another origin by `Origin`. Neither page has
+//! the token.
 
 use crate::admin::router::api_router;
 use crate::admin::state::{ApiState, Caller};

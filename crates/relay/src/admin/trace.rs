@@ -15,8 +15,8 @@ pub struct TraceResult {
     pub cut_off: bool,
 }
 
-/// Finds messages by tracking id or a prefix of one, Message-ID, recipient, Odoo record, or a part of the subject.
-/// Subjects are searched in the newest [`MAX_SUBJECT_SCAN`] messages; the empty string is in all.
+/// Finds messages by tracking id or a prefix of one, Message-ID, recipient, Odoo record, or a part of the
+/// subject. Subjects are searched in the newest [`MAX_SUBJECT_SCAN`] messages; the empty string is in all.
 pub fn find_trails(store: &Store, what: &str, limit: usize) -> Result<TraceResult, ReadError> {
     find_trails_with(store, what, limit, |trail| trail.into())
 }

@@ -1,8 +1,9 @@
-//! Web page: static content for every client that can connect. It reads its data from `/api/v1` with a token entered
-//! by the user, and performs no actions.
+//! Web page: static content for every client that can connect. It reads its data from `/api/v1` with a
+//! token entered by the user, and performs no actions.
 //!
-//! Nearly all displayed data comes from untrusted sources. The headers restrict the page to scripts and requests of
-//! this origin, forbid sending forms and embedding in frames, and prevent text from becoming markup.
+//! Nearly all displayed data comes from untrusted sources. The headers restrict the page to scripts and
+//! requests of this origin, forbid sending forms and embedding in frames, and prevent text from becoming
+//! markup.
 
 use axum::Router;
 use axum::http::{HeaderName, header};

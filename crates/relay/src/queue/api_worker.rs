@@ -37,8 +37,8 @@ impl ApiWorker {
         }
     }
 
-    /// Sends a message in one request. Splits it into several only where an address is at fault and has to be found.
-    /// Returns an error if the upstream could not be reached before any byte was sent.
+    /// Sends a message in one request. Splits it into several only where an address is at fault and has to
+    /// be found. Returns an error if the upstream could not be reached before any byte was sent.
     async fn deliver(&mut self, attempt: &Attempt, result: &mut AttemptResult) -> Result<(), TransportError> {
         if attempt.recipient_indices.is_empty() {
             return Ok(());
@@ -94,9 +94,9 @@ impl ApiWorker {
         answer
     }
 
-    /// Returns the message as a body stream. After its last byte a lost answer leaves the delivery status unknown. So
-    /// the attempt is recorded before the first byte, and only on an established connection: an unreachable upstream
-    /// leaves nothing unknown.
+    /// Returns the message as a body stream. After its last byte a lost answer leaves the delivery status
+    /// unknown. So the attempt is recorded before the first byte, and only on an established connection: an
+    /// unreachable upstream leaves nothing unknown.
     fn body_stream(&self, attempt: &Attempt) -> impl Stream<Item = io::Result<Bytes>> + Send + use<> {
         let (store, upstream) = (self.pool.store.clone(), self.pool.settings.name.clone());
         let begun = AttemptStarted { id: attempt.id, at: self.pool.clock.now(), upstream };

@@ -26,8 +26,8 @@ use std::io;
 pub struct Attempt {
     /// Tracking id of the message.
     pub id: TrackingId,
-    /// Envelope for the upstream: the sender and the recipients that the upstream supports, once the attempt is
-    /// [adapted](Self::adapt_to).
+    /// Envelope for the upstream: the sender and the recipients that the upstream supports, once the
+    /// attempt is [adapted](Self::adapt_to).
     pub envelope: Envelope,
     /// Indices of those recipients in the message.
     pub recipient_indices: Vec<u16>,
@@ -38,7 +38,8 @@ pub struct Attempt {
     unsupported: Vec<(u16, &'static str)>,
     /// Handling of the unsupported recipients.
     fallback: Fallback,
-    /// Whether this upstream did not support the message before; only a new connection shows whether it does now.
+    /// Whether this upstream did not support the message before; only a new connection shows whether it
+    /// does now.
     pub needs_new_connection: bool,
     /// Whether the header needs SMTPUTF8, independently of the addresses.
     header_needs_smtputf8: bool,
@@ -108,8 +109,8 @@ pub enum Prepared {
 }
 
 impl Attempt {
-    /// Prepares a message for at most `most` recipients. A message is finished if it is unreadable, or if only
-    /// suppressed recipients are open. `suppressed` lists these by their indices.
+    /// Prepares a message for at most `most` recipients. A message is finished if it is unreadable, or if
+    /// only suppressed recipients are open. `suppressed` lists these by their indices.
     pub fn prepare(
         job: DeliveryJob,
         suppressed: &[SuppressedRecipient],
@@ -180,8 +181,8 @@ impl Attempt {
         }))
     }
 
-    /// Returns whether the message failed repeatedly. Its envelope is then sent one command at a time, so that each
-    /// reply belongs to its command with certainty.
+    /// Returns whether the message failed repeatedly. Its envelope is then sent one command at a time, so
+    /// that each reply belongs to its command with certainty.
     pub fn is_suspect(&self) -> bool {
         self.attempts >= SUSPECT_AFTER_ATTEMPTS
     }
@@ -202,7 +203,8 @@ impl Attempt {
         all.filter(|(index, _)| indices.contains(index)).map(|(_, recipient)| recipient).collect()
     }
 
-    /// Returns the recipients that the upstream refused because the address does not exist, with its diagnostic.
+    /// Returns the recipients that the upstream refused because the address does not exist, with its
+    /// diagnostic.
     pub fn bounced_recipients<'a>(
         &'a self,
         outcome: &'a AttemptOutcome,
@@ -223,8 +225,8 @@ impl Attempt {
         !result.open_recipients(&self.recipient_indices).is_empty()
     }
 
-    /// Returns the message's options for Mailgun as parameters of its API. Of a large message's header only the first
-    /// `MAX_API_HEADER_BYTES` count.
+    /// Returns the message's options for Mailgun as parameters of its API. Of a large message's header only
+    /// the first `MAX_API_HEADER_BYTES` count.
     pub async fn api_parameters(&self) -> io::Result<Vec<(String, String)>> {
         let (mut pieces, mut message) = (self.message.chunks().boxed(), Vec::new());
         while let Some(piece) = pieces.next().await.transpose()? {
@@ -238,9 +240,9 @@ impl Attempt {
         Ok(mailgun::api_parameters(stamps.fields().chain(message.fields())))
     }
 
-    /// Adapts the attempt to the capabilities of a connection. The requirements follow from addresses and header (RFC
-    /// 6531 section 3.4). Without SMTPUTF8 domains are sent as A-labels; recipients for which that does not suffice
-    /// are left out.
+    /// Adapts the attempt to the capabilities of a connection. The requirements follow from addresses and
+    /// header (RFC 6531 section 3.4). Without SMTPUTF8 domains are sent as A-labels; recipients for which
+    /// that does not suffice are left out.
     pub fn adapt_to(&mut self, capabilities: &Capabilities) {
         let form = |address: &Mailbox| {
             if capabilities.smtputf8 { Some(address.clone()) } else { address.to_ascii() }
@@ -313,8 +315,9 @@ impl Attempt {
         result
     }
 
-    /// Classifies, for the recipients still open, a refusal of DATA or the reply to the message, complete or partial.
-    /// Recipients that are too many for one transaction go in smaller ones; a single recipient never is too many.
+    /// Classifies, for the recipients still open, a refusal of DATA or the reply to the message, complete
+    /// or partial. Recipients that are too many for one transaction go in smaller ones; a single recipient
+    /// never is too many.
     pub fn classify_data_reply(
         &self,
         result: &mut AttemptResult,
@@ -332,8 +335,8 @@ impl Attempt {
         }
     }
 
-    /// Passes recipients on to another upstream if this one refuses the message for a limit of its own. Returns
-    /// whether it did.
+    /// Passes recipients on to another upstream if this one refuses the message for a limit of its own.
+    /// Returns whether it did.
     fn try_pass_on(&self, result: &mut AttemptResult, indices: &[u16], reply: &Response) -> bool {
         let passes =
             self.fallback == Fallback::OtherUpstream && reply.code >= 500 && is_upstream_limit(reply);
@@ -343,8 +346,9 @@ impl Attempt {
         passes
     }
 
-    /// Records that the connection broke after these replies. It broke at the first recipient without a reply to its
-    /// RCPT, which is recorded. If that recipient breaks the connection again, the others are sent without it.
+    /// Records that the connection broke after these replies. It broke at the first recipient without a
+    /// reply to its RCPT, which is recorded. If that recipient breaks the connection again, the others are
+    /// sent without it.
     pub fn fail_disconnected(
         &self,
         result: &mut AttemptResult,
@@ -363,8 +367,9 @@ impl Attempt {
         self.recipient_indices.get(replies.recipients.len()).copied().filter(|_| replies.mail.is_positive())
     }
 
-    /// Classifies the answer to an HTTP request for the recipients at `indices`. Returns true if each half of them has
-    /// to be tried separately. An answer about no particular recipient applies to all open ones.
+    /// Classifies the answer to an HTTP request for the recipients at `indices`. Returns true if each half
+    /// of them has to be tried separately. An answer about no particular recipient applies to all open
+    /// ones.
     pub fn classify_api_response(
         &self,
         result: &mut AttemptResult,
@@ -417,8 +422,8 @@ impl Attempt {
         );
     }
 
-    /// Records that the message could not be read to its end. A damaged message is never delivered; after a disk
-    /// error it is tried again.
+    /// Records that the message could not be read to its end. A damaged message is never delivered; after a
+    /// disk error it is tried again.
     pub fn fail_unreadable(&self, result: &mut AttemptResult, error: &io::Error) {
         match error.kind() {
             io::ErrorKind::InvalidData => {
@@ -433,9 +438,9 @@ impl Attempt {
         }
     }
 
-    /// Converts the result into an outcome record. Equal results are combined. Each waiting recipient gets its next
-    /// attempt time or, when the message is too old, expires. An unknown delivery waits at least until
-    /// `unknown_until` for an event that settles it.
+    /// Converts the result into an outcome record. Equal results are combined. Each waiting recipient gets
+    /// its next attempt time or, when the message is too old, expires. An unknown delivery waits at least
+    /// until `unknown_until` for an event that settles it.
     pub fn build_outcome(
         &self,
         result: AttemptResult,
@@ -511,7 +516,8 @@ impl AttemptResult {
         self.set_status(indices, AttemptStatus::Queued, &words);
     }
 
-    /// Returns whether the transaction settled some recipients, so that those that did not fit may follow at once.
+    /// Returns whether the transaction settled some recipients, so that those that did not fit may follow
+    /// at once.
     fn has_ended(&self) -> bool {
         let ended = |(_, status, words): &(u16, AttemptStatus, Diagnostic)| {
             words.name == END_OF_DATA && matches!(status, AttemptStatus::Relayed | AttemptStatus::Bounced)
@@ -570,8 +576,8 @@ fn crowd<'a>(waiting: &[(u16, &'a Recipient)], attempts: u32) -> Vec<(u16, &'a R
     crowd
 }
 
-/// Returns the recipients of the next transaction: all except those at which the connection broke repeatedly. Each of
-/// these goes alone, in rotation with the others, so that none waits for another.
+/// Returns the recipients of the next transaction: all except those at which the connection broke
+/// repeatedly. Each of these goes alone, in rotation with the others, so that none waits for another.
 fn next_recipient_group<'a>(waiting: &[(u16, &'a Recipient)], attempts: u32) -> Vec<(u16, &'a Recipient)> {
     let breaks = |recipient: &Recipient| {
         let words = &recipient.diagnostic;

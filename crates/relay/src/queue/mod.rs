@@ -1,7 +1,8 @@
 //! Relaying from the store to the upstreams: due messages are attempted, and temporary failures are retried.
 //!
-//! The scheduler queries the store for due messages and dispatches ids, never more than the connections can take. The
-//! rest of the queue is in the store only. An attempt that may have succeeded without a reply is `unknown`.
+//! The scheduler queries the store for due messages and dispatches ids, never more than the connections can
+//! take. The rest of the queue is in the store only. An attempt that may have succeeded without a reply is
+//! `unknown`.
 
 mod api_worker;
 mod attempt;

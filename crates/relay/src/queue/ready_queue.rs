@@ -14,8 +14,8 @@ pub struct ReadyQueue {
     stopping: CancellationToken,
 }
 
-/// Messages and idle workers, under one lock: a worker that stops waiting is not counted for a message that arrives
-/// at that moment.
+/// Messages and idle workers, under one lock: a worker that stops waiting is not counted for a message that
+/// arrives at that moment.
 #[derive(Debug, Default)]
 struct ReadyState {
     ready: VecDeque<TrackingId>,

@@ -12,13 +12,13 @@ pub struct RetryPolicy {
     pub backoff_factor: f64,
     /// Longest backoff. Default: 30 min; range 1 s..=1 day.
     pub max_backoff: Duration,
-    /// Fraction by which a backoff varies, so that messages that failed together are not retried together. Default:
-    /// 0.1; range 0.0..=1.0.
+    /// Fraction by which a backoff varies, so that messages that failed together are not retried together.
+    /// Default: 0.1; range 0.0..=1.0.
     pub jitter: f64,
     /// Age at which a message expires. Default: 2 days; range 1 min..=30 days.
     pub give_up_after: Duration,
-    /// Time that a message of unknown delivery status waits for a provider's event before it is sent again. Default:
-    /// 5 min; range 0 s..=1 day; zero for upstreams without events.
+    /// Time that a message of unknown delivery status waits for a provider's event before it is sent again.
+    /// Default: 5 min; range 0 s..=1 day; zero for upstreams without events.
     pub unknown_wait: Duration,
     /// Whether a message of unknown delivery status at this upstream may be sent by another. Default: no. The
     /// recipient may get it twice, and only copies from one provider look like the same mail.
@@ -40,8 +40,9 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// Returns the time of the next attempt after attempt number `attempt` (from 1) failed at `now`, or `None` if the
-    /// message is too old by then. `random` is in 0.0..1.0. `not_before` is the time requested by the upstream.
+    /// Returns the time of the next attempt after attempt number `attempt` (from 1) failed at `now`, or
+    /// `None` if the message is too old by then. `random` is in 0.0..1.0. `not_before` is the time
+    /// requested by the upstream.
     pub fn next_attempt(
         &self,
         accepted: Timestamp,
@@ -53,8 +54,8 @@ impl RetryPolicy {
         self.next_attempt_within(self.max_backoff, accepted, now, attempt, random, not_before)
     }
 
-    /// Returns the time of the next attempt after one of unknown delivery status. Each further attempt may deliver
-    /// another copy, so these backoffs grow without their own bound.
+    /// Returns the time of the next attempt after one of unknown delivery status. Each further attempt may
+    /// deliver another copy, so these backoffs grow without their own bound.
     pub fn next_attempt_after_unknown(
         &self,
         accepted: Timestamp,

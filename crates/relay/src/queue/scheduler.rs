@@ -1,5 +1,5 @@
-//! Dispatches due messages to the workers: the higher lane first, to the first upstream of the route that accepts
-//! mail.
+//! Dispatches due messages to the workers: the higher lane first, to the first upstream of the route that
+//! accepts mail.
 
 use crate::alarms::AlarmRegistry;
 use crate::monitoring::UpstreamActivity;
@@ -131,8 +131,8 @@ impl Scheduler {
                 () = self.store.queue_wakeup().wait_timeout(pause) => {}
             }
         }
-        // An upstream that hangs does not delay shutdown. Its attempts are unknown to the next queue, which must find
-        // no worker in progress.
+        // An upstream that hangs does not delay shutdown. Its attempts are unknown to the next queue, which
+        // must find no worker in progress.
         let workers = || futures_util::future::join_all(self.pools.iter().map(|pool| pool.drain()));
         if timeout(DRAIN_TIMEOUT, workers()).await.is_err() {
             self.pools.iter().for_each(|pool| pool.abort());
@@ -242,7 +242,8 @@ impl Scheduler {
         Ok(wake.duration_since(now).clamp(MIN_TICK_INTERVAL, MAX_TICK_INTERVAL))
     }
 
-    /// Prevents longer waits of queued messages after the clock was set back, or if it was ahead before the start.
+    /// Prevents longer waits of queued messages after the clock was set back, or if it was ahead before the
+    /// start.
     fn handle_clock_step(&mut self, now: Timestamp) -> Result<(), ReadError> {
         let (steps, moved) = self.clock_watch.step_totals();
         if steps != self.clock_steps.0 {
@@ -261,7 +262,8 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Reschedules to now the messages that wait since a time in the future; returns true if there may be more.
+    /// Reschedules to now the messages that wait since a time in the future; returns true if there may be
+    /// more.
     fn reschedule_future_messages(&self, now: Timestamp) -> Result<bool, ReadError> {
         let mut may_be_more = false;
         for queue in self.store.queue_ids()?.into_iter().filter(|queue| queue.key != QueueKey::Held) {
@@ -366,8 +368,8 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Dispatches from a queue up to an upstream's capacity. The message of its last probe waits until others had a
-    /// turn.
+    /// Dispatches from a queue up to an upstream's capacity. The message of its last probe waits until
+    /// others had a turn.
     fn dispatch_to(
         &mut self,
         index: usize,
@@ -408,8 +410,8 @@ impl Scheduler {
         }
     }
 
-    /// Expires overdue messages. The deadline holds wherever a message waits: for an unavailable upstream or for an
-    /// operator.
+    /// Expires overdue messages. The deadline holds wherever a message waits: for an unavailable upstream
+    /// or for an operator.
     fn expire_overdue(&self, now: Timestamp) -> Result<(), ReadError> {
         for queue in self.store.queue_ids()? {
             let pool = self.upstream_selection.candidates(&queue.key).first().map_or(0, |index| *index);

@@ -31,8 +31,9 @@ struct PooledConnection {
 }
 
 impl PooledConnection {
-    /// Sends the envelope, unless it was pipelined after the last dot, and reads the replies. If no message is to
-    /// follow, the transaction is reset, which also reveals replies that did not belong to this envelope.
+    /// Sends the envelope, unless it was pipelined after the last dot, and reads the replies. If no message
+    /// is to follow, the transaction is reset, which also reveals replies that did not belong to this
+    /// envelope.
     async fn exchange_envelope(
         &mut self,
         attempt: &Attempt,
@@ -61,7 +62,8 @@ impl PooledConnection {
 
 /// End of a worker's attempt.
 enum AttemptEnd {
-    /// Ended with an outcome. The connection continues, possibly with the next message's envelope already sent.
+    /// Ended with an outcome. The connection continues, possibly with the next message's envelope already
+    /// sent.
     Done { outcome: AttemptOutcome, next: Option<Box<Attempt>> },
     /// A reused connection was found dead before the message: no attempt was made.
     StaleConnection,
@@ -154,7 +156,8 @@ impl SmtpWorker {
             Ok(replies) if reused && replies.is_stale_connection() => return AttemptEnd::StaleConnection,
             Ok(replies) => replies,
             Err(_) if reused => return AttemptEnd::StaleConnection,
-            // The upstream was reachable: a failure from here on counts as an attempt, whatever the breaker's state.
+            // The upstream was reachable: a failure from here on counts as an attempt, whatever the
+            // breaker's state.
             Err(fault) => {
                 let mut result = AttemptResult::default();
                 pool.on_connection_lost(attempt.id, &fault);
@@ -188,8 +191,8 @@ impl SmtpWorker {
         }
     }
 
-    /// Sends the message itself. After its dot a lost reply leaves the delivery status unknown, so the attempt is
-    /// recorded before.
+    /// Sends the message itself. After its dot a lost reply leaves the delivery status unknown, so the
+    /// attempt is recorded before.
     async fn send_message(
         &mut self,
         attempt: &Attempt,
@@ -263,8 +266,8 @@ impl SmtpWorker {
         AttemptEnd::Done { outcome: pool.finish_attempt(attempt, result), next }
     }
 
-    /// Sends the dot and reads the reply. If the reply is slow, the pipelined message is released to take another
-    /// connection: `next` is cleared then.
+    /// Sends the dot and reads the reply. If the reply is slow, the pipelined message is released to take
+    /// another connection: `next` is cleared then.
     async fn finish_data(
         &self,
         attempt: &Attempt,
@@ -337,8 +340,8 @@ impl SmtpWorker {
         Ok(PooledConnection { connection, messages_sent: 0, opened_at: Instant::now(), is_reusable: true })
     }
 
-    /// Adapts the pipelining level to the upstream's behaviour. A connection that broke while idle, or a closing
-    /// reply to an envelope sent alone, is no evidence.
+    /// Adapts the pipelining level to the upstream's behaviour. A connection that broke while idle, or a
+    /// closing reply to an envelope sent alone, is no evidence.
     fn adapt_pipelining(
         &self,
         attempt: &Attempt,
@@ -395,8 +398,8 @@ impl SmtpWorker {
 
 /// Diagnostic if the store cannot record the start of an attempt.
 pub const ATTEMPT_NOT_RECORDED: &str = "the attempt could not be noted on disk";
-/// Recipients of an envelope that may be pipelined after a final dot: its commands and replies fit into any buffer on
-/// the path.
+/// Recipients of an envelope that may be pipelined after a final dot: its commands and replies fit into any
+/// buffer on the path.
 const MAX_PIPELINED_RECIPIENTS: usize = 50;
 /// Delay before an outcome that could not be stored is stored again.
 pub const STORE_RETRY_INTERVAL: Duration = Duration::from_secs(1);

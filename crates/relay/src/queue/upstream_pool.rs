@@ -37,7 +37,8 @@ pub struct UpstreamSpec {
     pub settings: Settings,
     /// Retry policy.
     pub retry: RetryPolicy,
-    /// Time that an unknown delivery waits for an event before the message is sent again; zero if no events come.
+    /// Time that an unknown delivery waits for an event before the message is sent again; zero if no events
+    /// come.
     pub unknown_wait: Duration,
     /// TLS connector with the trusted roots.
     pub tls: TlsConnector,
@@ -76,15 +77,15 @@ pub(super) struct UpstreamPool {
     alarms: AlarmRegistry,
     activity: UpstreamActivity,
     watch: ClockWatch,
-    /// Dispatched messages without an outcome. A message stays here if its worker panicked: it may have been sent,
-    /// and only a restart treats it as unknown.
+    /// Dispatched messages without an outcome. A message stays here if its worker panicked: it may have
+    /// been sent, and only a restart treats it as unknown.
     in_flight: Mutex<HashMap<TrackingId, MessageLock>>,
     /// Message dispatched last as the breaker's half-open probe.
     half_open_probe: Mutex<Option<TrackingId>>,
     /// Messages with a slow reply.
     stuck: Mutex<HashSet<TrackingId>>,
-    /// Messages whose recipients were too many for one transaction, with the limit of the next one. A forgotten limit
-    /// is discovered again.
+    /// Messages whose recipients were too many for one transaction, with the limit of the next one. A
+    /// forgotten limit is discovered again.
     smaller: Mutex<HashMap<TrackingId, usize>>,
     is_slow: AtomicBool,
     workers: TaskTracker,
@@ -187,8 +188,8 @@ impl UpstreamPool {
         self.count_quota(0);
     }
 
-    /// Returns the capacity for dispatching now. If the upstream is unavailable or becomes slow, all messages that no
-    /// worker has begun are taken back.
+    /// Returns the capacity for dispatching now. If the upstream is unavailable or becomes slow, all
+    /// messages that no worker has begun are taken back.
     pub(super) fn capacity(self: &Arc<Self>, now: Timestamp) -> Capacity {
         if self.ready_queue.has_unclaimed() {
             self.spawn_worker();
@@ -396,9 +397,9 @@ impl UpstreamPool {
         );
     }
 
-    /// Records a refusal of an address as suppression evidence. It needs its own record: the outcome holds indices
-    /// into an envelope that may be forgotten before the address. If lost with the process, it recurs with the next
-    /// mail.
+    /// Records a refusal of an address as suppression evidence. It needs its own record: the outcome holds
+    /// indices into an envelope that may be forgotten before the address. If lost with the process, it
+    /// recurs with the next mail.
     fn record_bounce_evidence(&self, address: &Mailbox, words: &Diagnostic, at: Timestamp) {
         let reason = Reason::HardBounce;
         let mark = EvidenceItem {
@@ -423,7 +424,8 @@ impl UpstreamPool {
         });
     }
 
-    /// Commits the outcome of a dispatched message, however long that takes: losing it would send the message again.
+    /// Commits the outcome of a dispatched message, however long that takes: losing it would send the
+    /// message again.
     pub(super) fn commit_outcome(self: &Arc<Self>, outcome: AttemptOutcome) {
         for settled in &outcome.results {
             let (upstream, word) = (self.settings.name.clone(), settled.status.as_str());
@@ -478,8 +480,8 @@ impl UpstreamPool {
         self.commit_outcome(AttemptOutcome { id, at: now, upstream, results: Vec::new(), next_attempt });
     }
 
-    /// Returns the next message that is ready, for at most `most` recipients; `None` after the idle timeout or on
-    /// shutdown.
+    /// Returns the next message that is ready, for at most `most` recipients; `None` after the idle timeout
+    /// or on shutdown.
     pub(super) async fn next_attempt(self: &Arc<Self>, most: usize) -> Option<Box<Attempt>> {
         loop {
             let id = self.ready_queue.next_ready(self.settings.idle_timeout).await?;
@@ -567,8 +569,8 @@ impl UpstreamPool {
         }
     }
 
-    /// Returns the cutoff for offering unsupported messages again. Messages that have waited for another upstream
-    /// since then or longer are offered to this one: its capabilities may have grown.
+    /// Returns the cutoff for offering unsupported messages again. Messages that have waited for another
+    /// upstream since then or longer are offered to this one: its capabilities may have grown.
     pub(super) fn reoffer_cutoff(&self, now: Timestamp) -> Timestamp {
         let pause = now.as_millis().saturating_sub(self.retry.max_backoff.as_millis() as u64);
         Timestamp::from_millis(pause.max(self.offered_capabilities().1.as_millis().saturating_sub(1)))
@@ -578,8 +580,8 @@ impl UpstreamPool {
         self.offered_capabilities.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Loads an attempt's message and its suppressed recipients; `None` also if it cannot be read now. A recently
-    /// accepted message is in memory, so reading it needs neither disk nor a blocking thread.
+    /// Loads an attempt's message and its suppressed recipients; `None` also if it cannot be read now. A
+    /// recently accepted message is in memory, so reading it needs neither disk nor a blocking thread.
     async fn load_job(
         &self,
         id: TrackingId,
@@ -597,8 +599,8 @@ impl UpstreamPool {
         tokio::task::spawn_blocking(look).await.unwrap_or(Ok(None))
     }
 
-    /// Records that the message was not attempted. It is charged an attempt only while the breaker was closed: a
-    /// probe's message waits with all others, until its deadline.
+    /// Records that the message was not attempted. It is charged an attempt only while the breaker was
+    /// closed: a probe's message waits with all others, until its deadline.
     pub(super) fn on_unreachable(self: &Arc<Self>, attempt: Attempt, fault: &TransportError) {
         let charged = self.on_error(fault);
         let age = self.clock.now().duration_since(attempt.id.timestamp());
@@ -638,8 +640,8 @@ impl UpstreamPool {
         self.alarms.clear(AlarmKind::Tls, &self.settings.name);
     }
 
-    /// Throttles the upstream. A delay that it asks for is honoured if short; otherwise the upstream is unavailable
-    /// for it, and mail takes another.
+    /// Throttles the upstream. A delay that it asks for is honoured if short; otherwise the upstream is
+    /// unavailable for it, and mail takes another.
     fn on_throttled(&self, id: TrackingId, refusal: &UpstreamRefusal, now: Timestamp) {
         let long =
             refusal.until.filter(|until| until.duration_since(now) > self.settings.breaker.initial_pause);
@@ -690,12 +692,14 @@ impl UpstreamPool {
         self.alarm_on_error(fault, opened, &reason);
     }
 
-    /// Handles an upstream that cannot be reached or refuses service; returns true if the message's attempt counts.
+    /// Handles an upstream that cannot be reached or refuses service; returns true if the message's attempt
+    /// counts.
     fn on_error(&self, fault: &TransportError) -> bool {
         let (mut breaker, now) = (self.health.breaker(), self.clock.now());
         let (counts, reason) = (breaker.state() == BreakerState::Closed, fault.to_string());
         let opened = match fault {
-            // A wrong password is not cured by retrying, and providers lock accounts; nor is a wrong certificate.
+            // A wrong password is not cured by retrying, and providers lock accounts; nor is a wrong
+            // certificate.
             fault if fault.needs_operator() => {
                 breaker.open_until(now, now.saturating_add(self.settings.breaker.max_pause), &reason)
             }

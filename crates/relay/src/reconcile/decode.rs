@@ -6,8 +6,8 @@ use mailtrail_trail::provider::{Provider, brevo, mailgun};
 use mailtrail_trail::{EventKind, ProviderEvent};
 use serde_json::{Value, json};
 
-/// Returns an event of a page. Returns `None` for events that webhooks never bring: received mail and list members.
-/// An event with our tracking id is about our mail, whatever its kind.
+/// Returns an event of a page. Returns `None` for events that webhooks never bring: received mail and list
+/// members. An event with our tracking id is about our mail, whatever its kind.
 pub(super) fn decode_event(provider: Provider, data: &Value, now: Timestamp) -> Option<ProviderEvent> {
     let event = match provider {
         Provider::Mailgun => mailgun::decode_event(&data.into(), now),

@@ -1,9 +1,9 @@
 //! Polls the providers for events that their webhooks did not deliver.
 //!
-//! A cursor for each upstream marks the time up to which all events are recorded. It never advances beyond half an
-//! hour ago, because events appear late. Each poll begins a little before the cursor and ingests every page at once:
-//! a known event changes nothing. So an interrupted poll and a terminated process cost requests but no event. Once a
-//! day the events of the previous day are compared as a whole.
+//! A cursor for each upstream marks the time up to which all events are recorded. It never advances beyond
+//! half an hour ago, because events appear late. Each poll begins a little before the cursor and ingests
+//! every page at once: a known event changes nothing. So an interrupted poll and a terminated process cost
+//! requests but no event. Once a day the events of the previous day are compared as a whole.
 
 mod decode;
 mod poll;
@@ -22,8 +22,8 @@ use tokio_util::sync::CancellationToken;
 pub struct PollSettings {
     /// Interval between polls. Default: 10 min; range 1 min..=1 day.
     pub interval: Duration,
-    /// Time span of the first poll, and the maximum of any poll: the retention of the provider's plan. Default: 3
-    /// days; range 1 h..=30 days.
+    /// Time span of the first poll, and the maximum of any poll: the retention of the provider's plan.
+    /// Default: 3 days; range 1 h..=30 days.
     pub lookback: Duration,
 }
 

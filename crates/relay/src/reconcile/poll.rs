@@ -33,7 +33,8 @@ struct Walk {
 type EventCounts = BTreeMap<&'static str, (u64, u64)>;
 
 impl Poll<'_> {
-    /// Polls; compares the previous day unless `compared` has it already. Returns whether all pages were complete.
+    /// Polls; compares the previous day unless `compared` has it already. Returns whether all pages were
+    /// complete.
     pub(super) async fn run(&self, compared: &mut Option<u16>) -> Result<bool, PollError> {
         let upstream = self.source.api.upstream();
         let walk = self.poll_since_cursor().await?;
@@ -209,8 +210,8 @@ impl Walk {
         Self { span, next: None, futile: 0, is_over: false, is_whole: true, counts: EventCounts::new() }
     }
 
-    /// Advances past a page. If a torn page has no link to the next, continues from its last event, or from the start
-    /// in ever longer steps.
+    /// Advances past a page. If a torn page has no link to the next, continues from its last event, or from
+    /// the start in ever longer steps.
     fn pass(&mut self, page: &EventPage) {
         self.next.clone_from(&page.next);
         self.is_over = page.next.is_none();
@@ -234,8 +235,8 @@ const LATE_EVENT_WINDOW: Duration = Duration::from_secs(30 * 60);
 const CURSOR_OVERLAP: Duration = Duration::from_secs(300);
 /// Time after the end of a day at which it is compared.
 const COMPARISON_DELAY: Duration = Duration::from_secs(2 * 3600);
-/// Consecutive torn pages without a readable event after which the rest of the range is skipped. The steps of this
-/// number of pages are longer than any range.
+/// Consecutive torn pages without a readable event after which the rest of the range is skipped. The steps
+/// of this number of pages are longer than any range.
 const MOST_FUTILE: u32 = 22;
 /// Events ingested at once.
 const INGEST_CONCURRENCY: usize = 64;

@@ -15,8 +15,8 @@ pub struct SinkEvent {
     pub entry: LogEntry,
     /// Current trail of its message; absent for an unmatched event.
     pub trail: Option<Trail>,
-    /// Recipients, by their indices in the envelope, that a newer message with the same Message-ID went to. Only
-    /// determined if the sink uses them.
+    /// Recipients, by their indices in the envelope, that a newer message with the same Message-ID went to.
+    /// Only determined if the sink uses them.
     pub superseded: Vec<u16>,
     /// Time until which the sink delayed the event, if it did.
     pub delayed: Option<Timestamp>,
@@ -44,8 +44,8 @@ impl SinkEvent {
         Some(DelayedDelivery { retry_at, cursor: self.cursor, index: self.index })
     }
 
-    /// Returns the event as one line of JSON: `id`, `type` (`mail.` and the event's word), `timestamp` (when it was
-    /// recorded), and `data` with the fields of `mailtrail --json log`.
+    /// Returns the event as one line of JSON: `id`, `type` (`mail.` and the event's word), `timestamp`
+    /// (when it was recorded), and `data` with the fields of `mailtrail --json log`.
     pub fn to_json(&self) -> String {
         let message = SinkPayload {
             id: self.id(),

@@ -1,18 +1,18 @@
 //! Two-way synchronisation of our suppression list with the providers' lists.
 //!
-//! - **Listed by the provider**: becomes evidence here, from source `provider`, unless existing evidence already
-//!   suppresses as much. When the provider no longer lists an address, evidence last seen on its list ends; evidence
-//!   of other sources stays.
-//! - **Added here by an operator or an imported file**, for all mail and without an expiry: is added there, if the
-//!   provider has a list for the reason and an API call for it. Its lists have no lanes, so an entry for bulk mail
-//!   only stays here: the provider would withhold invoices.
-//! - **Removed here by an operator**: is removed there, one by one, if the provider's entry is older than the
-//!   removal. A younger entry is evidence of later events. An entry without a time is removed unless there is other
-//!   evidence since the removal.
+//! - **Listed by the provider**: becomes evidence here, from source `provider`, unless existing evidence
+//!   already suppresses as much. When the provider no longer lists an address, evidence last seen on its
+//!   list ends; evidence of other sources stays.
+//! - **Added here by an operator or an imported file**, for all mail and without an expiry: is added there,
+//!   if the provider has a list for the reason and an API call for it. Its lists have no lanes, so an entry
+//!   for bulk mail only stays here: the provider would withhold invoices.
+//! - **Removed here by an operator**: is removed there, one by one, if the provider's entry is older than
+//!   the removal. A younger entry is evidence of later events. An entry without a time is removed unless
+//!   there is other evidence since the removal.
 //!
-//! The changes follow from the current state of both lists: the next sync repairs an interrupted one, and a sync
-//! without differences writes nothing. Evidence is ended only if the provider's lists were read completely, including
-//! each entry: an unreadable entry may belong to any address.
+//! The changes follow from the current state of both lists: the next sync repairs an interrupted one, and a
+//! sync without differences writes nothing. Evidence is ended only if the provider's lists were read
+//! completely, including each entry: an unreadable entry may belong to any address.
 
 mod plan;
 mod run;

@@ -41,8 +41,8 @@ pub fn list_for(wanted: Reason) -> Option<SuppressionList> {
     SuppressionList::ALL.into_iter().find(|list| reason_of(*list) == wanted)
 }
 
-/// Returns the scope of the mail that the provider withholds because of an entry: an unsubscription may cover some
-/// tags or senders only.
+/// Returns the scope of the mail that the provider withholds because of an entry: an unsubscription may
+/// cover some tags or senders only.
 pub fn scope_of(list: SuppressionList, entry: &SuppressionEntry) -> Scope {
     let some = list == SuppressionList::Unsubscribes && !entry.tags.iter().any(|tag| tag == "*");
     if some { Scope::Bulk } else { Scope::All }
@@ -88,8 +88,8 @@ impl LocalEvidence<'_> {
     }
 }
 
-/// Returns the evidence that ends an entry no longer on the provider's list; `None` for evidence last seen from
-/// another source, or ending anyway.
+/// Returns the evidence that ends an entry no longer on the provider's list; `None` for evidence last seen
+/// from another source, or ending anyway.
 pub fn expire_evidence(live: &ActiveEvidence, now: Timestamp) -> Option<EvidenceItem> {
     let lasts = live.source == EvidenceSource::Provider && live.expires_at.is_none();
     lasts.then(|| EvidenceItem {

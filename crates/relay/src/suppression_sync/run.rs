@@ -61,8 +61,8 @@ impl SyncRun<'_> {
         Ok(())
     }
 
-    /// Imports the provider's entries page by page. Returns all its entries, those to remove there, and whether all
-    /// entries were readable. None is removed while the lists are read: the pages would shift.
+    /// Imports the provider's entries page by page. Returns all its entries, those to remove there, and
+    /// whether all entries were readable. None is removed while the lists are read: the pages would shift.
     async fn read_remote(&self) -> Result<(RemoteEntries, Vec<(SuppressionList, String)>, bool), SyncError> {
         let (mut theirs, mut removals, mut place) = (RemoteEntries::new(), Vec::new(), None);
         let mut unread: Vec<UnreadableItem> = Vec::new();
@@ -185,8 +185,8 @@ impl SyncRun<'_> {
         taken.try_collect().await
     }
 
-    /// Adds entries to a provider's list. The provider accepts a request completely or not at all. So a rejected
-    /// request is halved until the rejected addresses are found.
+    /// Adds entries to a provider's list. The provider accepts a request completely or not at all. So a
+    /// rejected request is halved until the rejected addresses are found.
     async fn export_entries(
         &self,
         list: SuppressionList,

@@ -49,9 +49,9 @@ impl OdooSink {
         }
     }
 
-    /// Sends a DSN. Odoo counts a repeated DSN twice, so Odoo is queried first. A recorded bounce is not reported
-    /// again, even after a call with an unknown result. A bounce of mail not visible to this user would be counted
-    /// but not shown.
+    /// Sends a DSN. Odoo counts a repeated DSN twice, so Odoo is queried first. A recorded bounce is not
+    /// reported again, even after a call with an unknown result. A bounce of mail not visible to this user
+    /// would be counted but not shown.
     async fn send_dsn(
         &mut self,
         recipient_index: u16,

@@ -1,18 +1,18 @@
 //! Shows the delivery status of Odoo's mail in Odoo, without a module there.
 //!
-//! The usual mode is a server action that `mailtrail setup odoo` stores in the database (`action.py` in this
-//! directory). It accepts up to fifty events per call and needs no rights but its own group. The other mode needs no
-//! set-up: a DSN (RFC 3464) through Odoo's mail gateway for each recipient that failed permanently.
+//! The usual mode is a server action that `mailtrail setup odoo` stores in the database (`action.py` in
+//! this directory). It accepts up to fifty events per call and needs no rights but its own group. The other
+//! mode needs no set-up: a DSN (RFC 3464) through Odoo's mail gateway for each recipient that failed
+//! permanently.
 //!
-//! An event carries the current state of its recipient, and the action never returns to an earlier one: a delayed
-//! event cannot hide a later one. A call without a response counts as failed and is repeated. The action is
-//! idempotent, and before a DSN is repeated Odoo is queried for it.
+//! An event carries the current state of its recipient, and the action never returns to an earlier one: a
+//! delayed event cannot hide a later one. A call without a response counts as failed and is repeated. The
+//! action is idempotent, and before a DSN is repeated Odoo is queried for it.
 //!
-//! Odoo sends mail in a transaction that it commits afterwards. Until then the message is not visible, or the rows to
-//! be written are locked. Such an event is delayed alone, and the following ones go on. An event of a message that
-//! Odoo has sent again (*Resend* keeps the Message-ID) changes nothing any more: Odoo shows one state, which is that
-//! of the last message.
-//! send's.
+//! Odoo sends mail in a transaction that it commits afterwards. Until then the message is not visible, or
+//! the rows to be written are locked. Such an event is delayed alone, and the following ones go on. An
+//! event of a message that Odoo has sent again (*Resend* keeps the Message-ID) changes nothing any more:
+//! Odoo shows one state, which is that of the last message. send's.
 
 mod dsn;
 mod preflight;
@@ -119,8 +119,8 @@ impl OdooSink {
         Ok(())
     }
 
-    /// Has Odoo send again mail that failed because the relay was stopping. Odoo may record the failure some time
-    /// after the relay is back, so this is repeated a few times.
+    /// Has Odoo send again mail that failed because the relay was stopping. Odoo may record the failure
+    /// some time after the relay is back, so this is repeated a few times.
     pub(super) async fn requeue_failed(&mut self) {
         let now = self.clock.now();
         let Some(action) = self.readiness.as_ref().and_then(|ready| ready.action_id) else { return };
@@ -231,7 +231,8 @@ impl OdooSink {
         }
     }
 
-    /// Records an error of an event. Returns whether it is the event's own, so that Odoo still accepts others.
+    /// Records an error of an event. Returns whether it is the event's own, so that Odoo still accepts
+    /// others.
     async fn is_event_error(
         &mut self,
         index: usize,

@@ -13,9 +13,9 @@ pub struct Readiness {
     pub has_mailings: bool,
 }
 
-/// Checks that Odoo is ready: the login works, the rights suffice, and the server action has our version. Changes
-/// nothing. Each error includes its remedy, because Odoo reports none: a user without rights finds nothing and gets
-/// no error.
+/// Checks that Odoo is ready: the login works, the rights suffice, and the server action has our version.
+/// Changes nothing. Each error includes its remedy, because Odoo reports none: a user without rights finds
+/// nothing and gets no error.
 pub async fn run_preflight(settings: &OdooSettings) -> Result<String, String> {
     let mut client = None;
     let ready = check_readiness(settings, client_or_connect(&mut client, settings)?).await?;

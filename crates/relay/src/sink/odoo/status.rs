@@ -122,8 +122,8 @@ pub fn changes_status(what: TrailEventKind) -> bool {
     }
 }
 
-/// Returns the action's event for a recipient. A newer message of the same mail supersedes this one: its delivery
-/// status is no longer shown. The recipient's choices about other mail still are.
+/// Returns the action's event for a recipient. A newer message of the same mail supersedes this one: its
+/// delivery status is no longer shown. The recipient's choices about other mail still are.
 fn status_event(
     item: &SinkEvent,
     trail: &Trail,
