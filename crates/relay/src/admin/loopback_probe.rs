@@ -30,9 +30,9 @@ pub(super) fn routes() -> RouteTable {
 }
 
 async fn create_challenge(
-    State(panel): State<ApiState>,
-    Query(place): Query<ProbeQuery>,
+    State(api): State<ApiState>,
+    Query(query): Query<ProbeQuery>,
 ) -> Json<ProbeChallenge> {
-    let (question, answer) = panel.loopback_probe.challenge(&place.path);
+    let (question, answer) = api.loopback_probe.challenge(&query.path);
     Json(ProbeChallenge { question, answer })
 }

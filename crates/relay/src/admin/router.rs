@@ -124,8 +124,8 @@ async fn get_queue_shape(State(api): State<ApiState>) -> Response {
     json_blocking(move || queue_actions::queue_shape(&api)).await
 }
 
-async fn list_alarms(State(panel): State<ApiState>) -> Response {
-    let views = panel.alarms.list().into_iter().map(|alarm| AlarmView {
+async fn list_alarms(State(api): State<ApiState>) -> Response {
+    let views = api.alarms.list().into_iter().map(|alarm| AlarmView {
         alarm: alarm.kind.as_str().to_owned(),
         subject: alarm.subject,
         text: alarm.text,
