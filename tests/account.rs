@@ -13,7 +13,6 @@ use mailtrail_net::provider_api::{
     SuppressionList, TimeRange, WebhookChangeKind as Became,
 };
 use mailtrail_net::tls;
-use mailtrail_sandbox;
 use mailtrail_sandbox::{FaultInjection, Sandbox};
 use mailtrail_trail::provider::brevo::WebhookAuth;
 use reqwest::Url;

@@ -19,7 +19,6 @@ use base64::prelude::BASE64_STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
 use mailtrail_mail::Secret;
 use mailtrail_mail::{Clock, Lane, Timestamp, TrackingId};
-use mailtrail_sandbox;
 use mailtrail_sandbox::{FaultInjection, ProviderProfile, Sandbox};
 use mailtrail_trail::suppression;
 use mailtrail_trail::suppression::{EvidenceItem, Reason, Scope, SuppressionChange, SuppressionChangeKind};

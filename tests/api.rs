@@ -13,7 +13,6 @@ use mailtrail::daemon::Daemon;
 use mailtrail_mail::Secret;
 use mailtrail_mail::{Clock, Timestamp, TrackingId};
 use mailtrail_net::tls;
-use mailtrail_sandbox;
 use mailtrail_sandbox::Sandbox;
 use mailtrail_trail::{
     AcceptedMessage, AttemptStatus, CorrelatedBy, Diagnostic, EventKind, EventSource, Message, ProviderEvent,

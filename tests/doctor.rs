@@ -13,7 +13,6 @@ use dns::{Dns, Records};
 use mailtrail_mail::Clock;
 use mailtrail_mail::Secret;
 use mailtrail_net::tls;
-use mailtrail_sandbox;
 use mailtrail_sandbox::{FaultInjection, ProviderProfile, Sandbox};
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use reqwest::Method;

@@ -18,7 +18,6 @@ use mailtrail_mail::Secret;
 use mailtrail_mail::{Clock, ManualClock, Timestamp, TrackingId};
 use mailtrail_net::provider_api::{EventsApi, ProviderKind};
 use mailtrail_net::tls;
-use mailtrail_sandbox;
 use mailtrail_sandbox::{FaultInjection, Sandbox};
 use mailtrail_trail::{AcceptedMessage, EventKind, Message, TrailEventKind};
 use std::cell::{Cell, RefCell};

@@ -11,7 +11,6 @@ use hmac::{Hmac, KeyInit, Mac};
 use mailtrail_mail::Clock;
 use mailtrail_mail::Secret;
 use mailtrail_net::tls;
-use mailtrail_sandbox;
 use mailtrail_sandbox::{FaultInjection, ProviderProfile, Sandbox, SandboxSettings, Scenario};
 use mailtrail_trail::EventKind;
 use mailtrail_trail::provider::mailgun;

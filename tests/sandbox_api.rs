@@ -7,7 +7,6 @@ mod support;
 use mailtrail_mail::Secret;
 use mailtrail_mail::{Clock, ManualClock, Timestamp};
 use mailtrail_net::tls;
-use mailtrail_sandbox;
 use mailtrail_sandbox::{FaultInjection, ProviderProfile, Sandbox, SandboxSettings};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};

@@ -19,7 +19,6 @@ use mailtrail::daemon::Daemon;
 use mailtrail_mail::Secret;
 use mailtrail_mail::{Clock, ManualClock, MessageId, Timestamp, TrackingId};
 use mailtrail_net::tls;
-use mailtrail_sandbox;
 use mailtrail_sandbox::{FaultInjection, ProviderProfile, Sandbox, Scenario};
 use mailtrail_trail::{
     AcceptedMessage, EventKind, MarkKind, Message, Recipient, RecipientState, TrailEventKind,

@@ -12,7 +12,6 @@ use inbox::{SENT, START, Scene};
 use mailtrail_mail::Clock;
 use mailtrail_mail::Secret;
 use mailtrail_net::tls;
-use mailtrail_sandbox;
 use mailtrail_sandbox::{
     ContactEvent, FaultInjection, PostResult, ProviderProfile, Sandbox, SandboxSettings,
 };

@@ -18,7 +18,6 @@ use mailtrail_net::provider_api::{
 use mailtrail_net::tls;
 use mailtrail_relay::alarms::AlarmRegistry;
 use mailtrail_relay::suppression_sync::{SuppressionSync, SyncPeer};
-use mailtrail_sandbox;
 use mailtrail_sandbox::{FaultInjection, Sandbox};
 use mailtrail_store::Store;
 use mailtrail_trail::suppression;

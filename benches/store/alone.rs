@@ -45,7 +45,7 @@ pub async fn measure_throughput(rounds: u32) -> io::Result<String> {
             before = after;
         }
     }
-    let lines: Vec<_> = rows.iter_mut().map(WriterRow::to_cells).collect();
+    let lines: Vec<_> = rows.iter_mut().map(WriterRow::format_cells).collect();
     let (least, most) = (disk.iter().copied().reduce(f64::min), disk.iter().copied().reduce(f64::max));
     let f = format!(
         "Store alone, {MESSAGE_BYTES} B messages. F, one writer's append and sync: {:.0}/s ({:.0} to {:.0}).",
@@ -58,7 +58,7 @@ pub async fn measure_throughput(rounds: u32) -> io::Result<String> {
 }
 
 impl WriterRow {
-    fn to_cells(&mut self) -> Vec<String> {
+    fn format_cells(&mut self) -> Vec<String> {
         let ratio = median(&mut self.ratios);
         let [least, most] = [self.ratios.first(), self.ratios.last()].map(|end| end.copied().unwrap_or(0.0));
         vec![

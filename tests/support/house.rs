@@ -5,7 +5,6 @@ use super::support::process::{Process, Said};
 use mailtrail_mail::Clock;
 use mailtrail_mail::Secret;
 use mailtrail_net::tls;
-use mailtrail_sandbox;
 use mailtrail_sandbox::{FaultInjection, ProviderProfile, Sandbox};
 use reqwest::Method;
 use serde_json::Value;

@@ -249,7 +249,7 @@ impl OdooSetup {
         match &found.group {
             Some((_, known)) if *known == comment => return Ok(()),
             Some(_) => {
-                drop(self.print_change("updated", "group", Some(group), "the numbers of its server actions"))
+                self.print_change("updated", "group", Some(group), "the numbers of its server actions");
             }
             None => {}
         }

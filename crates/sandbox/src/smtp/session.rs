@@ -398,11 +398,11 @@ mod tests {
         let defer = "RCPT TO:<defer-smtp@b.c>";
         let steps = mailgun_actions(&[&login, mail, defer, defer, defer, "RCPT TO:<reject@b.c>", "DATA"]);
         let texts: Vec<_> = steps.iter().map(text).collect();
-        assert_eq!(texts, ["235", "250", "451", "451", "250", "550", "Receive"]);
+        assert_eq!(texts, ["235", "250", "451", "451", "250", "550", "ReceiveMessage"]);
         let limit = "RCPT TO:<rate-limit@b.c>";
         let steps = mailgun_actions(&[&login, mail, limit, "DATA", "DATA", mail, limit, "DATA"]);
         let texts: Vec<_> = steps.iter().map(text).collect();
-        assert_eq!(texts, ["235", "250", "250", "RateLimited", "503", "250", "250", "Receive"]);
+        assert_eq!(texts, ["235", "250", "250", "RateLimited", "503", "250", "250", "ReceiveMessage"]);
     }
 
     #[test]
