@@ -90,7 +90,7 @@ impl Config {
     }
 }
 
-/// As [`Config::show`] has it: a derived form would print password hashes.
+/// As `show` has it: a derived form would print password hashes.
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.to_toml())

@@ -1,7 +1,7 @@
 //! The running relay: everything composed, started, changed and stopped.
 //!
 //! What a configuration asks for is a generation. SIGHUP begins a new one on the sockets of the one before;
-//! conversations go on under the settings they began with. A stop ends within [`Daemon::LONGEST_STOP`] whatever clients
+//! conversations go on under the settings they began with. A stop ends within `SHUTDOWN_TIMEOUT` whatever clients
 //! and upstreams do: what is under way then is as safe as after `kill -9`.
 
 mod exclusive_task;
@@ -152,7 +152,7 @@ impl Daemon {
         Ok(ReloadReport { changed_sections, needs_restart, opened, closed })
     }
 
-    /// The places that cannot be listened on so far; [`Self::open_missing`] tries again.
+    /// The places that cannot be listened on so far; [`Self::bind_missing`] tries again.
     pub fn unbound_addresses(&self) -> Vec<String> {
         self.generation.sockets.unbound().iter().map(UnboundAddress::address).collect()
     }
@@ -203,7 +203,7 @@ impl Daemon {
         self.shut_down().await.remove_socket_files();
     }
 
-    /// Returns when the sessions that are there now have ended by themselves, after [`Self::LONGEST_OUTLASTING`] at the
+    /// Returns when the sessions that are there now have ended by themselves, after [`Self::SESSION_DRAIN_TIMEOUT`] at the
     /// latest. Meanwhile the relay does all that it does.
     pub fn wait_for_sessions(&self) -> impl Future<Output = ()> + use<> {
         let crowd = self.context.connections.clone();

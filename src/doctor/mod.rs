@@ -1,6 +1,6 @@
 //! Whether everything that mail needs is in order, and what helps where it is not.
 //!
-//! Every look ends in [`Finding`]s, within the time that it is given, and changes nothing: not here, not at the provider,
+//! Every look ends in `Finding`s, within the time that it is given, and changes nothing: not here, not at the provider,
 //! not in Odoo. What cannot be found out is unknown, never taken for good. No secret stands in a finding.
 
 mod certificate;

@@ -1,6 +1,6 @@
 //! Where the program's own log goes: standard error, which journald or a terminal reads, or the journal itself.
 //!
-//! No thread that logs waits for the reader of the log ([`writer`]): lines that are too many are lost and counted. Addresses
+//! No thread that logs waits for the reader of the log (`writer`): lines that are too many are lost and counted. Addresses
 //! are hidden before a line waits to be written.
 
 mod journald;

@@ -6,7 +6,7 @@ use mail_parser::{Address, DateTime, HeaderName, MessageParser};
 /// The changes that are made to a header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeaderCleanup {
-    /// Fields that are taken out, of [`HeaderCleanup::DROPPABLE`].
+    /// Fields that are taken out, of [`HeaderCleanup::DROPPABLE_HEADERS`].
     pub drop_headers: Vec<&'static str>,
     /// Whether a `Message-ID`, `Date` or `From` that says nothing is replaced (RFC 6409 section 8).
     pub replace_unusable: bool,

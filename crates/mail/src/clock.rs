@@ -41,7 +41,7 @@ impl Timestamp {
         (self.0 / 86_400_000) as u16
     }
 
-    /// The days, as [`Self::day`] counts them, of the calendar month (UTC).
+    /// The days, as [`Self::day_number`] counts them, of the calendar month (UTC).
     pub fn days_of_month(self) -> RangeInclusive<u16> {
         let today = self.to_zoned().date();
         let first = self.day_number() - (today.day() as u16 - 1);

@@ -5,7 +5,7 @@ use std::fmt;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-/// A password, key or token. It cannot print itself; whoever needs the text says so with [`Secret::reveal`]. When it is
+/// A password, key or token. It cannot print itself; whoever needs the text says so with [`Secret::expose`]. When it is
 /// let go its memory is overwritten.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<String>);

@@ -3,7 +3,7 @@ use std::collections::hash_map::Entry;
 use std::hash::Hash;
 use tokio::time::Instant;
 
-/// What is remembered of strangers, of [`MOST`] at once: they choose how many they are.
+/// What is remembered of strangers, of `MAX_ENTRIES` at once: they choose how many they are.
 #[derive(Debug)]
 pub struct BoundedMap<K, V>(HashMap<K, V>);
 

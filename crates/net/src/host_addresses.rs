@@ -46,7 +46,7 @@ impl HostAddresses {
         addresses
     }
 
-    /// Connects to one of these addresses: the next is tried after [`DELAY`], or as soon as one failed.
+    /// Connects to one of these addresses: the next is tried after `CONNECTION_ATTEMPT_DELAY`, or as soon as one failed.
     pub async fn connect(&self, addresses: &[SocketAddr]) -> io::Result<TcpStream> {
         let mut waiting = addresses.iter();
         let mut attempts = FuturesUnordered::new();

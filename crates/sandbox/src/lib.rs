@@ -1,6 +1,6 @@
 //! A fake Mailgun, or Brevo, on this machine: it takes mail over SMTP and over HTTP as the real one does, with the same
 //! words, and reports what became of each recipient by webhooks, with the real one's retries, and when asked. The
-//! recipient's local part decides the [`Fate`]. Beside it stands a fake ActiveCampaign, which tells what it is asked to
+//! recipient's local part decides the `Fate`. Beside it stands a fake ActiveCampaign, which tells what it is asked to
 //! tell about a contact.
 //!
 //! It promises their honesty, no more and no less: it may close after the final dot without a word, report an open

@@ -51,7 +51,7 @@ pub enum ResponseError {
     /// No three digits at its beginning.
     #[error("the server's reply is not SMTP")]
     Malformed,
-    /// More than [`ResponseReader::LINE`] bytes without a line end, or more than [`ResponseReader::LINES`] lines.
+    /// More than [`ResponseReader::MAX_LINE_BYTES`] bytes without a line end, or more than [`ResponseReader::MAX_LINES`] lines.
     #[error("the server's reply is too long")]
     TooLong,
 }

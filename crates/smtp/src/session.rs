@@ -47,7 +47,7 @@ pub struct Account {
     pub client_label: String,
     /// Patterns of allowed senders; empty allows all.
     pub sender_patterns: Vec<String>,
-    /// Requests to a provider that its mail may carry in its header, as [`mailtrail_trail::provider::Provider::foreign_headers`]
+    /// Requests to a provider that its mail may carry in its header, as `foreign_headers`
     /// reads them.
     pub allowed_request_headers: Vec<String>,
     /// What is changed in the header of its mail.
@@ -68,16 +68,16 @@ pub struct Credentials {
 pub enum Action {
     /// Say this and read on.
     Reply(Reply),
-    /// Say this, then speak TLS; tell [`Session::secured`], then [`Session::certified`].
+    /// Say this, then speak TLS; tell `on_tls`, then `on_client_certificate`.
     StartTls(Reply),
     /// A transaction is open: say [`Reply::SenderOk`], or why not after [`Session::take_envelope`].
     OpenTransaction {
         /// Bytes that the message has, as far as the client said so (RFC 1870 section 6).
         size: Option<u64>,
     },
-    /// This recipient was taken: say [`Reply::RecipientOk`], or why not after [`Session::refuse_recipient`].
+    /// This recipient was taken: say [`Reply::RecipientOk`], or why not after `reject_last_recipient`.
     CheckRecipient(Mailbox),
-    /// Check these; tell [`Session::logged_in`] or say [`Reply::AuthFailed`].
+    /// Check these; tell `on_authenticated` or say [`Reply::AuthFailed`].
     Authenticate(Credentials),
     /// Say this, then read a message for [`Session::take_envelope`].
     ReceiveData(Reply),
@@ -91,7 +91,7 @@ pub enum Action {
         /// Why they are dropped.
         rejection: Option<Reply>,
     },
-    /// A trusted proxy says whose connection this is; tell [`Session::introduced`].
+    /// A trusted proxy says whose connection this is; tell `apply_xclient`.
     ApplyXclient(XClient),
     /// Say this and close.
     Close(Reply),
@@ -288,7 +288,7 @@ impl Session {
         }
     }
 
-    /// A line was longer than [`Limits::COMMAND_LINE`]: no command, and within a login its end (RFC 4954 section 4).
+    /// A line was longer than [`Limits::MAX_COMMAND_LINE_BYTES`]: no command, and within a login its end (RFC 4954 section 4).
     pub fn on_line_too_long(&mut self) -> Action {
         if matches!(self.phase, SessionState::Authenticating(_)) {
             self.phase = SessionState::Idle;

@@ -217,7 +217,7 @@ impl ProviderApi {
         matches!(self.provider, ProviderKind::Mailgun { .. })
     }
 
-    /// Adds entries to a list, at most [`Account::MOST_ENTRIES`], all of them or none; those that are there are replaced.
+    /// Adds entries to a list, at most [`ProviderApi::MAX_ENTRIES_PER_REQUEST`], all of them or none; those that are there are replaced.
     /// Brevo has no call for it.
     pub async fn add_suppressions(
         &self,

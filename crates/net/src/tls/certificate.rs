@@ -26,7 +26,7 @@ pub(super) fn first_expiry(certificates: &[CertificateDer<'_>]) -> Option<Timest
 }
 
 /// What a certificate can be known by: its fingerprint, then the DNS names and mail addresses that it is made out
-/// to, all as [`mark`] writes them.
+/// to, all as [`normalize_identity`] writes them.
 pub fn certificate_identities(certificate: &CertificateDer<'_>) -> Vec<String> {
     let digest = Sha256::digest(certificate);
     let mut marks =

@@ -147,7 +147,7 @@ pub fn build_connector(ca_file: Option<&Path>) -> Result<TlsConnector, TlsError>
     build_client_config(ca_file).map(|config| TlsConnector::from(Arc::new(config)))
 }
 
-/// The same trust as [`connector`], for clients that make their own connections.
+/// The same trust as [`build_connector`], for clients that make their own connections.
 pub fn build_client_config(ca_file: Option<&Path>) -> Result<ClientConfig, TlsError> {
     build_recording_config(ca_file, None)
 }

@@ -25,7 +25,7 @@ impl PeerCertificateInfo {
     }
 }
 
-/// The same trust as [`connector`](crate::tls::connector)'s, with an eye on what is shown.
+/// The same trust as `connector`'s, with an eye on what is shown.
 pub fn recording_connector(ca_file: Option<&Path>) -> Result<(TlsConnector, PeerCertificateInfo), TlsError> {
     let seen = PeerCertificateInfo::default();
     Ok((TlsConnector::from(Arc::new(build_recording_config(ca_file, Some(seen.clone()))?)), seen))

@@ -94,7 +94,7 @@ impl MailgunClient {
         }
     }
 
-    /// Sends the message in `pieces`, `size` bytes, to these recipients, at most [`Client::RECIPIENTS`].
+    /// Sends the message in `pieces`, `size` bytes, to these recipients, at most [`MailgunClient::MAX_RECIPIENTS`].
     pub async fn send(
         &self,
         recipients: &[&Mailbox],

@@ -25,7 +25,7 @@ impl UpstreamSelection {
 
     /// In the order of preference; none for what is held. A route that is no more leads everywhere, and so does mail that
     /// may be at an upstream that is no more: it takes its route. Those that are not able to take it come after all
-    /// others fail: see [`Ways::unable`].
+    /// others fail: see [`UpstreamSelection::unable_candidates`].
     pub fn candidates(&self, waits: &QueueKey) -> Vec<usize> {
         match waits {
             QueueKey::Held => Vec::new(),

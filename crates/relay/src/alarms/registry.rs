@@ -189,13 +189,13 @@ impl AlarmRegistry {
     }
 
     /// Raises an alarm about something that happened once; it is over when nothing of the kind has happened for `lasts`,
-    /// at the next [`Self::expire`].
+    /// at the next [`Self::clear_expired`].
     pub fn raise_for(&self, kind: AlarmKind, subject: &str, text: &str, lasts: Duration) {
         self.insert(kind, subject, text.to_owned(), false, Some(self.clock.monotonic() + lasts));
     }
 
     /// Counts something that happened; the alarm is over when nothing of the kind has happened for `lasts`, at the next
-    /// [`Self::expire`], and says how often it has happened since it began.
+    /// [`Self::clear_expired`], and says how often it has happened since it began.
     pub fn count_occurrences(
         &self,
         kind: AlarmKind,

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 /// The users of all listeners.
 ///
 /// A password hash costs tens of milliseconds by design, and Odoo logs in for every immediate mail: a password that
-/// was right once is remembered in memory as a keyed digest for [`REMEMBERED`], so that one login of a user pays for
+/// was right once is remembered in memory as a keyed digest for `VERIFIED_CACHE_TTL`, so that one login of a user pays for
 /// many. One digest a configured user is kept, no more. It is kept for longer, to tell the user from those that guess its
 /// password from the same address. Credentials that were refused cost no second hash either.
 ///
@@ -77,7 +77,7 @@ impl Authenticator {
         Self::with_state(users, policy, (LoginThrottle::new(policy), RefusalLog::default()), clock, key)
     }
 
-    /// Reads from the store which users logged in rightly within [`TRUSTED`] and from where: guesses that come after a
+    /// Reads from the store which users logged in rightly within `TRUST_DURATION` and from where: guesses that come after a
     /// restart and before the user's next login do not lock it out.
     pub fn recall_logins(&self, store: &Store) {
         let (now, begun) = (self.clock.now(), Instant::now());

@@ -49,7 +49,7 @@ pub struct MessageContext<'a> {
 pub const HEADER_HEADROOM: usize = 2048;
 
 /// Makes the send and its message, or refuses one that cannot be passed on, passed too many servers, or has an author
-/// that the user may not claim to be. `buffer` holds [`HEADROOM`] unused bytes and then the message, or of a large one its first
+/// that the user may not claim to be. `buffer` holds [`HEADER_HEADROOM`] unused bytes and then the message, or of a large one its first
 /// part with the whole header section; nothing of the `rest` is looked at.
 pub fn accept_message(
     circumstances: &MessageContext<'_>,

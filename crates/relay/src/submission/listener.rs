@@ -134,7 +134,7 @@ pub struct BoundListener {
 
 impl BoundListener {
     /// Takes connections until `shut`; conversations go on. While we stop, whoever comes is told so; while there is no
-    /// descriptor, clients wait for one up to [`SHORTAGE_PATIENCE`].
+    /// descriptor, clients wait for one up to `SHORTAGE_PATIENCE`.
     pub async fn serve(self, shut: CancellationToken) {
         let Self { socket, service, inherited } = self;
         let front = Arc::new(service);

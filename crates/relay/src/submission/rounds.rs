@@ -6,7 +6,7 @@ use mailtrail_trail::provider::TRACKING_ID_HEADER;
 use std::collections::HashSet;
 
 /// The sends of ours that a header names, and their recipients. A forwarder may keep the id, our `Received` line or
-/// [`VIA_HEADER`]; each is enough. Ids that are not ours count for nothing.
+/// `VIA_HEADER`; each is enough. Ids that are not ours count for nothing.
 #[derive(Debug, Default)]
 pub struct RelayHistory {
     prior_ids: Vec<TrackingId>,

@@ -49,7 +49,7 @@ pub struct User {
     pub account: Arc<Account>,
     /// How its password is checked; without one it logs in by its certificate only.
     pub password: Option<Password>,
-    /// What its certificates are known by, as [`mailtrail_net::tls::mark`] writes it.
+    /// What its certificates are known by, as `mark` writes it.
     pub certificate_identities: Vec<String>,
     /// How many messages it may send; without one all.
     pub rate: Option<Rate>,

@@ -1,6 +1,6 @@
 //! The reports of providers and others: verified, kept, and only then answered.
 //!
-//! Each is answered in the way that it understands ([`Kind`]). Whatever arrives in a burst, memory is bounded by the
+//! Each is answered in the way that it understands (`Kind`). Whatever arrives in a burst, memory is bounded by the
 //! number of connections and by the bytes of the bodies under way; what exceeds that is told to come again. Who sends
 //! what nobody believes is told so, and after a while no longer looked at. A secret stands in no log: neither a path nor
 //! a header is ever written to one.

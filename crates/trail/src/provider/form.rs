@@ -11,7 +11,7 @@ pub struct Form(Vec<(String, String)>);
 
 impl Form {
     /// Reads either kind; they are told apart by how they begin. Uploaded files are left out. `None` for what is no form,
-    /// or one of more than [`Form::MOST`] fields.
+    /// or one of more than [`Form::MAX_FIELDS`] fields.
     pub fn parse(body: &[u8]) -> Option<Self> {
         let body = body.strip_prefix(UTF8_BOM).unwrap_or(body);
         if body.starts_with(b"--") {

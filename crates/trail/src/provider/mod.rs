@@ -1,7 +1,7 @@
 //! What each provider needs and says: hosts, stamps, request headers, signatures, payloads.
 //!
 //! Pure rules over bytes that are handed in: no IO, no clock, no configuration. A provider's shapes end here;
-//! what leaves is a header line, a span of a message or an [`Event`](crate::provider_event::Event). Nothing here may
+//! what leaves is a header line, a span of a message or an `Event`. Nothing here may
 //! fail because a provider says something new.
 
 pub mod activecampaign;
@@ -85,11 +85,11 @@ impl Provider {
         }
     }
 
-    /// Whether a client's header field may not reach this provider: an [`OWN_ID_HEADER`], since ours replaces it, or a
+    /// Whether a client's header field may not reach this provider: an [`TRACKING_ID_HEADER`], since ours replaces it, or a
     /// request to the provider that is not `allowed`.
     ///
     /// `allowed` has names of requests without the provider's prefix, without regard to case; a final `*` stands for any
-    /// rest (`Tag`, `Track*`), [`SAFE_REQUESTS`] for those that can neither lose, redirect nor weaken mail.
+    /// rest (`Tag`, `Track*`), [`SAFE_REQUESTS_KEYWORD`] for those that can neither lose, redirect nor weaken mail.
     pub fn is_forbidden_header(self, field: &HeaderField<'_>, allowed: &[String], now: Timestamp) -> bool {
         field.name.eq_ignore_ascii_case(TRACKING_ID_HEADER)
             || match self {

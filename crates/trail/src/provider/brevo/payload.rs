@@ -6,7 +6,7 @@ use mailtrail_mail::{MessageId, Timestamp, fold_address};
 use serde_json::Value;
 
 /// Reads an event of a transactional webhook; `None` for what is none. A field of an unexpected shape counts as absent,
-/// an unknown word is [`Kind::Unknown`], and an event without a time that can be trusted happened when it was
+/// an unknown word is `Unknown`, and an event without a time that can be trusted happened when it was
 /// `reported`.
 pub fn decode_event(data: &Value, reported: Timestamp) -> Option<ProviderEvent> {
     let payload = BrevoPayload(data);

@@ -1,6 +1,6 @@
 //! Mailgun: the carrier of our id, the request headers, and the webhooks.
 //!
-//! A webhook's signature covers its timestamp and token, **not its body**. [`receive`] therefore only says
+//! A webhook's signature covers its timestamp and token, **not its body**. `receive` therefore only says
 //! that the caller has seen a signature that Mailgun made. Whoever stores the event uses each token once, and
 //! lets an event that matches no send change nothing.
 

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 
 /// Reads an event as webhooks and the Events API write it. Nothing in it can be wrong enough to be an error:
-/// a field of an unexpected shape counts as absent, an unknown word is [`Kind::Unknown`], and an event
+/// a field of an unexpected shape counts as absent, an unknown word is `Unknown`, and an event
 /// without a time happened when it was `reported`.
 pub fn decode_event(data: &Value<'_>, reported: Timestamp) -> ProviderEvent {
     let payload = MailgunPayload(data);
