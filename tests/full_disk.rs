@@ -290,7 +290,9 @@ async fn send_until_stopped(address: SocketAddr, seen: Arc<Mutex<TrafficResults>
     let mut client = None;
     while !over.is_cancelled() {
         if client.is_none() {
-            client = Client::connect(address).await.ok();
+            // A listener that is killed may leave a connection that nothing answers and nothing resets.
+            let connected = tokio::time::timeout(support::PATIENCE, Client::connect(address)).await;
+            client = connected.ok().and_then(Result::ok);
         }
         let Some(open) = &mut client else {
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -6,10 +6,10 @@ mod check;
 
 use libfuzzer_sys::fuzz_target;
 use mailtrail_mail::{Envelope, HeaderCleanup, Timestamp, TrackingId};
+use mailtrail_relay::submission::{HEADER_HEADROOM, MessageContext, RelayHistory, accept_message};
+use mailtrail_smtp::{Decoder, FeedResult, Reply};
 use mailtrail_trail::provider::Provider;
-use mailtrail_trail::{Field, Pattern, Routing};
-use mailtrail_smtp::{Decoder, Fed, Reply};
-use mailtrail_relay::submission::{Circumstances, HEADROOM, Rounds, accept};
+use mailtrail_trail::{HeaderMatch, Match, Routing};
 use std::net::Ipv4Addr;
 
 // The first byte chooses the provider and how many recipients there are; the rest comes behind DATA.
@@ -18,14 +18,14 @@ fuzz_target!(|input: &[u8]| {
     let provider = Provider::ALL[usize::from(bits & 3) % Provider::ALL.len()];
     let recipients =
         (0..=bits >> 7).map(|number| format!("{number}@example.net").parse().expect("an address"));
-    let now = Timestamp::from_seconds(1_789_387_200);
-    let bulk = Pattern {
-        headers: vec![Field { name: "Precedence".into(), value: Some("bulk".into()) }],
-        ..Pattern::default()
+    let now = Timestamp::from_secs(1_789_387_200);
+    let bulk = Match {
+        headers: vec![HeaderMatch { name: "Precedence".into(), value: Some("bulk".into()) }],
+        ..Match::default()
     };
-    let routing = Routing { bulk, ..Routing::default() };
+    let routing = Routing { bulk_match: bulk, ..Routing::default() };
     let cleanup = HeaderCleanup::default();
-    let circumstances = Circumstances {
+    let context = MessageContext {
         id: TrackingId::new(now, 1),
         now,
         hostname: "relay.example.com",
@@ -36,23 +36,23 @@ fuzz_target!(|input: &[u8]| {
         cleanup: &cleanup,
         providers: &[provider],
         routing: &routing,
-        reports: true,
-        fingerprints: true,
-        rounds: &Rounds::default(),
+        dsn_enabled: true,
+        needs_fingerprint: true,
+        relay_history: &RelayHistory::default(),
     };
-    let mut buffer = vec![0; HEADROOM];
+    let mut buffer = vec![0; HEADER_HEADROOM];
     let mut decoder = Decoder::new(1 << 20);
-    if decoder.feed(wire, &mut buffer) == Fed::All {
+    if decoder.feed(wire, &mut buffer) == FeedResult::NeedMore {
         decoder.feed(b"\r\n.\r\n", &mut buffer);
     }
-    let message = buffer[HEADROOM..].to_vec();
+    let message = buffer[HEADER_HEADROOM..].to_vec();
     let envelope = Envelope { recipients: recipients.collect(), ..Envelope::default() };
-    let (accepted, relayed) = match accept(&circumstances, envelope, buffer, None) {
+    let (accepted, relayed) = match accept_message(&context, envelope, buffer, None) {
         Ok(accepted) => accepted,
-        Err(Reply::Loop | Reply::BadMessage(_)) => return,
+        Err(Reply::MailLoop | Reply::BadMessage(_)) => return,
         Err(refusal) => panic!("{refusal:?}"),
     };
-    assert_eq!(accepted.send.size, relayed.size());
-    assert!(!accepted.send.subject.contains(char::is_control));
-    check::relayed(&message, relayed.first(), provider, "");
+    assert_eq!(accepted.message.size, relayed.size());
+    assert!(!accepted.message.subject.contains(char::is_control));
+    check::relayed(&message, relayed.head(), provider, "");
 });
