@@ -57,7 +57,7 @@ impl<T: DeserializeOwned> NdjsonStream<T> {
 impl AdminClient {
     /// Finds out who answers.
     pub async fn open(context: &Context) -> Result<Self, CliError> {
-        Self::open_with_report(context).await.map(|(desk, _)| desk)
+        Self::open_with_report(context).await.map(|(client, _)| client)
     }
 
     /// The same; says why the ledger was made anew, if that was to be done to answer here.

@@ -30,14 +30,14 @@ pub enum BreakerCommand {
 }
 
 pub async fn run(context: &Context, command: &BreakerCommand) -> Result<(), CliError> {
-    let desk = AdminClient::open(context).await?;
+    let client = AdminClient::open(context).await?;
     let views = match command {
-        BreakerCommand::Status => desk.list_breakers().await?,
+        BreakerCommand::Status => client.list_breakers().await?,
         BreakerCommand::Open { upstream, reason } => {
-            desk.set_breaker(upstream, &BreakerRequest { open: true, reason: reason.clone() }).await?
+            client.set_breaker(upstream, &BreakerRequest { open: true, reason: reason.clone() }).await?
         }
         BreakerCommand::Close { upstream, reason } => {
-            desk.set_breaker(upstream, &BreakerRequest { open: false, reason: reason.clone() }).await?
+            client.set_breaker(upstream, &BreakerRequest { open: false, reason: reason.clone() }).await?
         }
     };
     if context.json {

@@ -48,14 +48,14 @@ pub async fn run(context: &Context, arguments: &EraseArgs) -> Result<(), CliErro
         dry_run: arguments.dry_run,
     };
     let mut page = MaintenanceOutput::new(context);
-    let desk = if order.dry_run {
+    let client = if order.dry_run {
         AdminClient::open(context).await?
     } else {
         AdminClient::open_for_writing(context).await?
     };
     page.start_progress(if order.dry_run { "searching the journal" } else { "erasing the address" });
-    match &desk {
-        AdminClient::Remote(_) => page.print_remote(desk.erase_address(&order).await?).await?,
+    match &client {
+        AdminClient::Remote(_) => page.print_remote(client.erase_address(&order).await?).await?,
         AdminClient::Offline(store) => {
             let (operator, now) = (operator_name(), Clock::System.now());
             page.run_offline(store, |store, tell| admin::erase_address(store, &order, &operator, now, tell))?;

@@ -94,21 +94,21 @@ pub async fn run(context: &Context, command: &EventsCommand) -> Result<(), CliEr
         EventsCommand::Show { .. } | EventsCommand::Replay(_) => (EventFilter::default(), None),
     };
     let filter = EventFilter { send, ..filter };
-    let desk = AdminClient::open(context).await?;
+    let client = AdminClient::open(context).await?;
     // Where the daemon is stopped and the configuration cannot be read, it is not said when something is forgotten.
     let retention = || config_source::load_config(context).ok().map(|config| config.retention);
     match command {
         EventsCommand::List { .. } => {
-            print_events(context, EVENT_COLUMNS, &desk.list_events(&filter, retention).await?)
+            print_events(context, EVENT_COLUMNS, &client.list_events(&filter, retention).await?)
         }
         EventsCommand::Orphans(_) => {
-            print_events(context, ORPHAN_COLUMNS, &desk.list_orphan_events(&filter, retention).await?)
+            print_events(context, ORPHAN_COLUMNS, &client.list_orphan_events(&filter, retention).await?)
         }
         EventsCommand::Dead(_) => {
-            print_events(context, ORPHAN_COLUMNS, &desk.list_dead_events(&filter, retention).await?)
+            print_events(context, ORPHAN_COLUMNS, &client.list_dead_events(&filter, retention).await?)
         }
-        EventsCommand::Show { id } => show_event(context, &desk, id).await,
-        EventsCommand::Replay(again) => replay_events(context, &desk, again).await,
+        EventsCommand::Show { id } => show_event(context, &client, id).await,
+        EventsCommand::Replay(again) => replay_events(context, &client, again).await,
     }
 }
 
@@ -183,8 +183,8 @@ fn print_events(context: &Context, columns: &[Column], views: &[EventView]) -> R
     Ok(())
 }
 
-async fn show_event(context: &Context, desk: &AdminClient, id: &str) -> Result<(), CliError> {
-    let Some(kept) = desk.get_event(&parse_tracking_id(id)?).await? else {
+async fn show_event(context: &Context, client: &AdminClient, id: &str) -> Result<(), CliError> {
+    let Some(kept) = client.get_event(&parse_tracking_id(id)?).await? else {
         eprint_line(format!(
             "mailtrail: no report that is kept has the id {id}; `mailtrail events list` names them"
         ));
@@ -209,13 +209,13 @@ async fn show_event(context: &Context, desk: &AdminClient, id: &str) -> Result<(
 
 async fn replay_events(
     context: &Context,
-    desk: &AdminClient,
+    client: &AdminClient,
     again: &EventReplayArgs,
 ) -> Result<(), CliError> {
     let mut order = build_replay_request(again)?;
     let (mut found, mut lost) = (0, 0);
     loop {
-        let answer = desk.replay_events(&order).await?;
+        let answer = client.replay_events(&order).await?;
         for replayed in &answer.replayed {
             print_replay_result(context, replayed);
             found += 1;

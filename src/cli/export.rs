@@ -24,9 +24,9 @@ pub async fn run(context: &Context, arguments: &ExportArgs) -> Result<(), CliErr
         arguments.address.trim().parse().map_err(|error| {
             CliError::Usage(format!("{:?} is no mail address: {error}", arguments.address))
         })?;
-    let desk = AdminClient::open(context).await?;
+    let client = AdminClient::open(context).await?;
     let settings = config_source::load_suppression_settings(context)?;
-    let lines = desk.export_address(&address, &settings).await?;
+    let lines = client.export_address(&address, &settings).await?;
     if lines.is_empty() {
         eprint_line(format!("mailtrail: nothing is known about {address}"));
         return Err(CliError::AlreadyReported);

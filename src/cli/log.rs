@@ -50,8 +50,8 @@ pub struct LogArgs {
 
 pub async fn run(context: &Context, arguments: &LogArgs) -> Result<(), CliError> {
     let mut filter = build_filter(arguments)?;
-    let desk = AdminClient::open(context).await?;
-    let answer = desk.query_log(&filter).await?;
+    let client = AdminClient::open(context).await?;
+    let answer = client.query_log(&filter).await?;
     let found = !answer.lines.is_empty();
     answer.lines.iter().for_each(|line| print_log_line(line, context));
     if !arguments.follow {
@@ -60,9 +60,9 @@ pub async fn run(context: &Context, arguments: &LogArgs) -> Result<(), CliError>
     filter.after = Some(answer.cursor);
     let follow = async {
         loop {
-            let answer = desk.query_log(&filter).await?;
+            let answer = client.query_log(&filter).await?;
             answer.lines.iter().for_each(|line| print_log_line(line, context));
-            if answer.lines.is_empty() && matches!(desk, AdminClient::Offline(_)) {
+            if answer.lines.is_empty() && matches!(client, AdminClient::Offline(_)) {
                 tokio::time::sleep(POLL_INTERVAL).await;
             }
             filter.after = Some(answer.cursor);

@@ -66,11 +66,11 @@ pub struct QueueSelectionArgs {
 }
 
 pub async fn run(context: &Context, command: &QueueCommand) -> Result<(), CliError> {
-    let desk = AdminClient::open(context).await?;
+    let client = AdminClient::open(context).await?;
     match command {
         QueueCommand::List { lines, ids } => {
             let most = lines.unwrap_or(if *ids { usize::MAX } else { DEFAULT_MAX_LINES });
-            let mut lines = desk.list_queue(most.saturating_add(1)).await?;
+            let mut lines = client.list_queue(most.saturating_add(1)).await?;
             let more = lines.len() > most;
             lines.truncate(most);
             if *ids {
@@ -83,19 +83,19 @@ pub async fn run(context: &Context, command: &QueueCommand) -> Result<(), CliErr
             }
             Ok(())
         }
-        QueueCommand::Show { id } => show_message(context, &desk, id).await,
-        QueueCommand::Retry(which) => apply_action(context, &desk, QueueVerb::Retry, which).await,
-        QueueCommand::Hold(which) => apply_action(context, &desk, QueueVerb::Hold, which).await,
-        QueueCommand::Release(which) => apply_action(context, &desk, QueueVerb::Release, which).await,
-        QueueCommand::Bounce(which) => apply_action(context, &desk, QueueVerb::Bounce, which).await,
-        QueueCommand::Delete(which) => apply_action(context, &desk, QueueVerb::Delete, which).await,
-        QueueCommand::Shape => print_shape(context, &desk.get_queue_shape().await?),
+        QueueCommand::Show { id } => show_message(context, &client, id).await,
+        QueueCommand::Retry(which) => apply_action(context, &client, QueueVerb::Retry, which).await,
+        QueueCommand::Hold(which) => apply_action(context, &client, QueueVerb::Hold, which).await,
+        QueueCommand::Release(which) => apply_action(context, &client, QueueVerb::Release, which).await,
+        QueueCommand::Bounce(which) => apply_action(context, &client, QueueVerb::Bounce, which).await,
+        QueueCommand::Delete(which) => apply_action(context, &client, QueueVerb::Delete, which).await,
+        QueueCommand::Shape => print_shape(context, &client.get_queue_shape().await?),
     }
 }
 
 async fn apply_action(
     context: &Context,
-    desk: &AdminClient,
+    client: &AdminClient,
     verb: QueueVerb,
     which: &QueueSelectionArgs,
 ) -> Result<(), CliError> {
@@ -122,7 +122,7 @@ async fn apply_action(
         reason,
         dry_run: *dry_run,
     };
-    print_results(context, verb, *dry_run, &desk.apply_queue_action(&order).await?)
+    print_results(context, verb, *dry_run, &client.apply_queue_action(&order).await?)
 }
 
 /// Words of standard input, in capitals as ids are.
@@ -234,8 +234,8 @@ fn summarize_addresses(addresses: &[String], terminal: bool) -> String {
     }
 }
 
-async fn show_message(context: &Context, desk: &AdminClient, id: &str) -> Result<(), CliError> {
-    let found = desk.find_trails(id, 2).await?;
+async fn show_message(context: &Context, client: &AdminClient, id: &str) -> Result<(), CliError> {
+    let found = client.find_trails(id, 2).await?;
     let trail = match &found.trails[..] {
         [only] if only.id.starts_with(&id.to_uppercase()) => only,
         [_, ..] if found.trails.iter().all(|trail| trail.id.starts_with(&id.to_uppercase())) => {

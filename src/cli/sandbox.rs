@@ -94,7 +94,7 @@ pub async fn run(context: &Context, arguments: SandboxArgs) -> Result<(), CliErr
         "Its certificate is {}. The local part of a recipient decides its fate:",
         certificate.display()
     ));
-    let fates: Vec<_> = mailtrail_sandbox::Scenario::ALL.iter().map(|fate| fate.as_str()).collect();
+    let fates: Vec<_> = mailtrail_sandbox::Scenario::ALL.iter().map(|scenario| scenario.as_str()).collect();
     print_line(format!("  {}", fates.join("  ")));
     let waited = tokio::signal::ctrl_c().await;
     sandbox.stop().await;

@@ -33,10 +33,10 @@ pub struct SendTestArgs {
 }
 
 pub async fn run(context: &Context, arguments: &SendTestArgs) -> Result<(), CliError> {
-    let desk = AdminClient::open(context).await?;
+    let client = AdminClient::open(context).await?;
     let SendTestArgs { to, from, reason, .. } = arguments;
     let order = TestMailRequest { to: to.clone(), from: from.clone(), reason: reason.clone() };
-    let mail = desk.send_test_mail(&order).await?;
+    let mail = client.send_test_mail(&order).await?;
     let Some(id) = mail.id.clone() else {
         let words = mail.refused.unwrap_or_default();
         return Err(CliError::Other(format!("the relay does not take the mail: {words}")));
@@ -46,7 +46,7 @@ pub async fn run(context: &Context, arguments: &SendTestArgs) -> Result<(), CliE
     } else {
         print_line(format!("{}  from {} to {}", context.style.bold(&id), mail.from, order.to));
     }
-    let (trail, ended) = follow_trail(context, &desk, &id, &mail, arguments.wait).await?;
+    let (trail, ended) = follow_trail(context, &client, &id, &mail, arguments.wait).await?;
     let verdict = describe_result(&id, trail.as_ref(), &mail, ended, arguments.wait);
     let delivered = verdict.is_ok();
     let text = verdict.unwrap_or_else(|cause| cause);
@@ -62,7 +62,7 @@ pub async fn run(context: &Context, arguments: &SendTestArgs) -> Result<(), CliE
 /// Tells what happens until nothing more will, or the time is up; whether it ended by itself.
 async fn follow_trail(
     context: &Context,
-    desk: &AdminClient,
+    client: &AdminClient,
     id: &str,
     mail: &TestMailResponse,
     wait: Duration,
@@ -70,7 +70,7 @@ async fn follow_trail(
     let (deadline, mut told) = (Instant::now() + wait, HashSet::new());
     loop {
         let late = Instant::now() >= deadline;
-        let trail = desk.find_trails(id, 1).await?.trails.pop();
+        let trail = client.find_trails(id, 1).await?.trails.pop();
         for fact in trail.iter().flat_map(|trail| &trail.timeline) {
             // A fact may come in before others that were told already.
             if told.insert(serde_json::to_string(fact).unwrap_or_default()) {

@@ -31,13 +31,15 @@ pub enum SinkCommand {
 }
 
 pub async fn run(context: &Context, command: &SinkCommand) -> Result<(), CliError> {
-    let desk = AdminClient::open(context).await?;
+    let client = AdminClient::open(context).await?;
     match command {
-        SinkCommand::List => print_sinks(context, &desk.list_sinks().await?),
-        SinkCommand::Dead { name } => print_dead_letters(context, &desk.list_sink_dead_letters(name).await?),
+        SinkCommand::List => print_sinks(context, &client.list_sinks().await?),
+        SinkCommand::Dead { name } => {
+            print_dead_letters(context, &client.list_sink_dead_letters(name).await?)
+        }
         SinkCommand::Replay { name, since, reason } => {
             let since = time_expr::parse(since, Clock::System.now()).map_err(CliError::Usage)?.as_millis();
-            desk.replay_sink(name, &SinkReplayRequest { since, reason: reason.clone() }).await
+            client.replay_sink(name, &SinkReplayRequest { since, reason: reason.clone() }).await
         }
     }
 }

@@ -55,22 +55,22 @@ read then.
 Example: mailtrail store backup /var/backups/mailtrail/monday";
 
 pub async fn run(context: &Context, command: &StoreCommand) -> Result<(), CliError> {
-    let (desk, rebuilt) = AdminClient::open_with_report(context).await?;
+    let (client, rebuilt) = AdminClient::open_with_report(context).await?;
     let mut page = MaintenanceOutput::new(context);
     match command {
-        StoreCommand::Verify => verify_store(&mut page, &desk, rebuilt).await?,
+        StoreCommand::Verify => verify_store(&mut page, &client, rebuilt).await?,
         StoreCommand::Rebuild { despite_damage, reason } => {
             let order = RebuildRequest { despite_damage: *despite_damage, reason: reason.clone() };
-            rebuild_ledger(&mut page, desk, order).await?;
+            rebuild_ledger(&mut page, client, order).await?;
         }
         StoreCommand::Backup { directory, reason } => {
             page.start_progress("copying the journal");
             let directory = std::path::absolute(directory)
                 .map_err(|error| CliError::Usage(format!("{}: {error}", directory.display())))?;
-            match &desk {
+            match &client {
                 AdminClient::Remote(_) => {
                     let order = BackupRequest { directory, reason: reason.clone() };
-                    page.print_remote(desk.back_up_store(&order).await?).await?;
+                    page.print_remote(client.back_up_store(&order).await?).await?;
                 }
                 AdminClient::Offline(store) => {
                     page.run_offline(store, |store, tell| admin::back_up_store(store, &directory, tell))?
@@ -84,7 +84,7 @@ pub async fn run(context: &Context, command: &StoreCommand) -> Result<(), CliErr
 /// A ledger that was made anew when the store was opened here is whole now, and was not before.
 async fn verify_store(
     page: &mut MaintenanceOutput<'_>,
-    desk: &AdminClient,
+    client: &AdminClient,
     rebuilt: Option<String>,
 ) -> Result<(), CliError> {
     page.start_progress("reading the journal");
@@ -92,8 +92,8 @@ async fn verify_store(
     if let Some(what) = &rebuilt {
         page.print_event(MaintenanceEvent::Contradiction { what: what.clone() });
     }
-    match desk {
-        AdminClient::Remote(_) => page.print_remote(desk.verify_store().await?).await?,
+    match client {
+        AdminClient::Remote(_) => page.print_remote(client.verify_store().await?).await?,
         AdminClient::Offline(store) => {
             // Where the configuration cannot be read, it is not known what the ledger should know.
             let retention = config_source::load_config(page.context).ok().map(|config| config.retention);
@@ -114,12 +114,12 @@ async fn verify_store(
 
 async fn rebuild_ledger(
     page: &mut MaintenanceOutput<'_>,
-    desk: AdminClient,
+    client: AdminClient,
     order: RebuildRequest,
 ) -> Result<(), CliError> {
     page.start_progress("making the ledger anew");
-    match desk {
-        AdminClient::Remote(_) => page.print_remote(desk.rebuild_store(&order).await?).await,
+    match client {
+        AdminClient::Remote(_) => page.print_remote(client.rebuild_store(&order).await?).await,
         AdminClient::Offline(store) => {
             ensure_owner(&config_source::resolve_paths(page.context)?.0)?;
             let despite_damage = order.despite_damage;

@@ -19,8 +19,8 @@ pub async fn run(context: &Context, arguments: &TraceArgs) -> Result<(), CliErro
             "name what to trace: an id, an address, a record or words of a subject".into(),
         ));
     }
-    let desk = AdminClient::open(context).await?;
-    let found = desk.find_trails(&arguments.what, arguments.lines).await?;
+    let client = AdminClient::open(context).await?;
+    let found = client.find_trails(&arguments.what, arguments.lines).await?;
     if found.cut_off {
         eprint_line(format!(
             "mailtrail: only the newest {MAX_SUBJECT_SCAN} subjects were searched; older mail is found by an id, an address or an \

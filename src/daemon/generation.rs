@@ -198,7 +198,7 @@ impl StagedGeneration {
     /// Takes the place of the generation before.
     pub fn activate(self, ground: &DaemonContext, before: Option<&Generation>) -> Generation {
         let shutdown = ShutdownTokens::new(ground);
-        let syncer = self.api_state.suppression_sync.clone();
+        let suppression_sync = self.api_state.suppression_sync.clone();
         update_listener_alarms(&ground.alarms, &self.sockets);
         for door in self.listeners.into_iter().flatten() {
             // It is waited for by nobody: to the very end it tells who comes that we stop.
@@ -230,14 +230,14 @@ impl StagedGeneration {
                 prepared.activate(ground, before.map(|before| &before.running_queue))
             }
         };
-        let (idle, chores) = (shutdown.background.clone(), before.map(|before| &before.background));
+        let (idle, tasks) = (shutdown.background.clone(), before.map(|before| &before.background));
         let hand_in = internal_submit_fn(ground, &self.config, &self.submission, "heartbeat");
         let background = spawn_background_tasks(
             ground,
             &self.config,
-            (self.reconciler, syncer, servers, hand_in),
+            (self.reconciler, suppression_sync, servers, hand_in),
             idle,
-            chores,
+            tasks,
         );
         Generation {
             config: self.config,
@@ -276,7 +276,12 @@ impl ShutdownTokens {
 fn spawn_background_tasks(
     ground: &DaemonContext,
     config: &Config,
-    (reconciler, syncer, tls_servers, submit): (Reconciler, SuppressionSync, Vec<Arc<Server>>, SubmitFn),
+    (reconciler, suppression_sync, tls_servers, submit): (
+        Reconciler,
+        SuppressionSync,
+        Vec<Arc<Server>>,
+        SubmitFn,
+    ),
     stopping: CancellationToken,
     before: Option<&ExclusiveTask>,
 ) -> ExclusiveTask {
@@ -309,7 +314,7 @@ fn spawn_background_tasks(
         tls_servers,
         thresholds: config.alarm_thresholds.clone(),
     };
-    let herald = AlarmNotifier {
+    let notifier = AlarmNotifier {
         store: store.clone(),
         clock,
         id_generator: id_generator.clone(),
@@ -331,7 +336,7 @@ fn spawn_background_tasks(
         hostname: hostname.clone(),
         targets: config.inbound_targets.clone(),
     };
-    let census = QueueGauges {
+    let gauges = QueueGauges {
         store: store.clone(),
         clock,
         routes: Arc::new(upstream_selection(config)),
@@ -351,11 +356,11 @@ fn spawn_background_tasks(
             reporter.run(told.clone()),
             auditor.run(told.clone()),
             monitor.run(told.clone()),
-            census.run(told.clone()),
+            gauges.run(told.clone()),
             join_all(feeders.into_iter().map(|feeder| feeder.run(told.clone()))),
             reconciler.run(told.clone()),
-            syncer.run(sync, alarms, told.clone()),
-            herald.run(told.clone()),
+            suppression_sync.run(sync, alarms, told.clone()),
+            notifier.run(told.clone()),
             carrier.run(told.clone()),
             beats,
             run_maintenance(store, retention, watch, clock, told.clone())
@@ -436,13 +441,13 @@ fn webhook_service(
         Some(WebhookSource { name: upstream.transport.name.clone(), kind })
     };
     let sources = config.upstreams.iter().filter_map(of_upstream).chain(config.sources.iter().cloned());
-    let (store, pulse) = (ground.store.clone(), ground.upstream_activity.clone());
+    let (store, activity) = (ground.store.clone(), ground.upstream_activity.clone());
     let inbox = WebhookService::new(
         sources.collect(),
         config.webhook_settings.proxies.clone(),
         store,
         ground.clock,
-        pulse,
+        activity,
     )
     .with_loopback_probe(ground.loopback_probe.clone())
     .with_clock_watch(ground.clock_watch.clone());

@@ -12,11 +12,11 @@ use mailtrail_smtp::{Account, Reply};
 use std::sync::Arc;
 
 /// What an operator's test mail is made with.
-pub fn test_mailer(ground: &DaemonContext, config: &Config, hall: &SubmissionSetup) -> TestMailer {
+pub fn test_mailer(ground: &DaemonContext, config: &Config, submission: &SubmissionSetup) -> TestMailer {
     let silent = config.upstreams.iter().filter(|upstream| !has_event_source(upstream, config));
     let without_events = silent.map(|upstream| upstream.transport.name.clone()).collect();
     TestMailer {
-        submit: internal_submit_fn(ground, config, hall, "send-test"),
+        submit: internal_submit_fn(ground, config, submission, "send-test"),
         default_sender: default_sender(config),
         without_events,
     }
@@ -26,11 +26,13 @@ pub fn test_mailer(ground: &DaemonContext, config: &Config, hall: &SubmissionSet
 pub fn internal_submit_fn(
     ground: &DaemonContext,
     config: &Config,
-    hall: &SubmissionSetup,
+    submission: &SubmissionSetup,
     user: &str,
 ) -> SubmitFn {
-    let front =
-        config.listeners.first().map(|listener| Arc::new(hall.submission_service(ground, config, listener)));
+    let front = config
+        .listeners
+        .first()
+        .map(|listener| Arc::new(submission.submission_service(ground, config, listener)));
     let account = Arc::new(Account {
         name: user.to_owned(),
         client_label: "mailtrail".to_owned(),

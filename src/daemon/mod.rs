@@ -206,8 +206,8 @@ impl Daemon {
     /// Returns when the sessions that are there now have ended by themselves, after [`Self::SESSION_DRAIN_TIMEOUT`] at the
     /// latest. Meanwhile the relay does all that it does.
     pub fn wait_for_sessions(&self) -> impl Future<Output = ()> + use<> {
-        let crowd = self.context.connections.clone();
-        async move { crowd.wait_for_current(Self::SESSION_DRAIN_TIMEOUT).await }
+        let connections = self.context.connections.clone();
+        async move { connections.wait_for_current(Self::SESSION_DRAIN_TIMEOUT).await }
     }
 
     /// The same, but the sockets stay open: who comes meanwhile waits for whoever gets them.

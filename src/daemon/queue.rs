@@ -116,7 +116,7 @@ fn build_scheduler(
     config: &Config,
     stopping: &CancellationToken,
 ) -> Result<Scheduler, TlsError> {
-    let outward = |upstream: &Upstream| {
+    let spec = |upstream: &Upstream| {
         Ok(UpstreamSpec {
             settings: upstream.transport.clone(),
             retry: upstream.retry.clone(),
@@ -133,7 +133,7 @@ fn build_scheduler(
         store: ground.store.clone(),
         clock: ground.clock,
         hostname: config.hostname.clone(),
-        upstreams: config.upstreams.iter().map(outward).collect::<Result<_, TlsError>>()?,
+        upstreams: config.upstreams.iter().map(spec).collect::<Result<_, TlsError>>()?,
         upstream_selection: upstream_selection(config),
         suppression: config.suppression.clone(),
         alarms: ground.alarms.clone(),

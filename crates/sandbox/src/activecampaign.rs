@@ -129,7 +129,7 @@ impl ContactWebhook {
     /// Posts a webhook once.
     pub(crate) async fn send_event(
         &self,
-        house: &SandboxState,
+        state: &SandboxState,
         event: ContactEvent,
         email: &str,
     ) -> PostResult {
@@ -140,9 +140,9 @@ impl ContactWebhook {
             ContactTarget::Disabled => return PostResult::Disabled,
         };
         let address = WebhookEndpoint { url, headers: HeaderMap::new() };
-        let body = form_body(event, email, house.clock.now());
+        let body = form_body(event, email, state.clock.now());
         let status =
-            house.webhook_client.post_body(address, "application/x-www-form-urlencoded", body.into()).await;
+            state.webhook_client.post_body(address, "application/x-www-form-urlencoded", body.into()).await;
         if status == Some(410) {
             self.set_target(ContactTarget::Disabled);
         }

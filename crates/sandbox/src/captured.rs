@@ -52,31 +52,31 @@ struct CapturedState {
 
 impl CapturedMessages {
     pub(crate) fn push(&self, mut message: CapturedMessage) {
-        self.with_state(|shelf| {
-            shelf.counters.messages += 1;
-            shelf.counters.recipients += message.recipients.len() as u64;
-            shelf.counters.bytes += message.raw.len() as u64;
-            message.number = shelf.counters.messages;
-            shelf.bytes += message.raw.len();
-            shelf.messages.push_back(message);
-            while shelf.messages.len() > MAX_MESSAGES || shelf.bytes > MAX_BYTES {
-                let Some(oldest) = shelf.messages.pop_front() else { break };
-                shelf.bytes -= oldest.raw.len();
+        self.with_state(|captured| {
+            captured.counters.messages += 1;
+            captured.counters.recipients += message.recipients.len() as u64;
+            captured.counters.bytes += message.raw.len() as u64;
+            message.number = captured.counters.messages;
+            captured.bytes += message.raw.len();
+            captured.messages.push_back(message);
+            while captured.messages.len() > MAX_MESSAGES || captured.bytes > MAX_BYTES {
+                let Some(oldest) = captured.messages.pop_front() else { break };
+                captured.bytes -= oldest.raw.len();
             }
         });
     }
 
     /// Adds to the tally.
     pub(crate) fn update_counters(&self, add: impl FnOnce(&mut SandboxCounters)) {
-        self.with_state(|shelf| add(&mut shelf.counters));
+        self.with_state(|captured| add(&mut captured.counters));
     }
 
     pub(crate) fn messages(&self) -> Vec<CapturedMessage> {
-        self.with_state(|shelf| shelf.messages.iter().cloned().collect())
+        self.with_state(|captured| captured.messages.iter().cloned().collect())
     }
 
     pub(crate) fn counters(&self) -> SandboxCounters {
-        self.with_state(|shelf| shelf.counters)
+        self.with_state(|captured| captured.counters)
     }
 
     fn with_state<T>(&self, act: impl FnOnce(&mut CapturedState) -> T) -> T {
@@ -95,16 +95,16 @@ mod tests {
 
     #[test]
     fn evicts_oldest_messages_beyond_count_and_byte_limits() {
-        let shelf = CapturedMessages::default();
+        let captured = CapturedMessages::default();
         let put = |size: usize| {
             let id = MessageId::parse("<a@b>").unwrap();
             let raw = Bytes::from(vec![0; size]);
-            shelf.push(CapturedMessage { number: 0, id, sender: None, recipients: Vec::new(), raw });
+            captured.push(CapturedMessage { number: 0, id, sender: None, recipients: Vec::new(), raw });
         };
         (0..=MAX_MESSAGES).for_each(|_| put(1));
-        assert_eq!((shelf.messages().len(), shelf.messages()[0].number), (MAX_MESSAGES, 2));
+        assert_eq!((captured.messages().len(), captured.messages()[0].number), (MAX_MESSAGES, 2));
         put(MAX_BYTES);
-        assert_eq!(shelf.messages().len(), 1);
-        assert_eq!(shelf.counters().messages, MAX_MESSAGES as u64 + 2);
+        assert_eq!(captured.messages().len(), 1);
+        assert_eq!(captured.counters().messages, MAX_MESSAGES as u64 + 2);
     }
 }

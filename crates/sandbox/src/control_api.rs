@@ -20,18 +20,18 @@ pub(crate) fn control_routes() -> Router<Arc<SandboxState>> {
         .route("/sandbox/contacts", post(send_contact_event))
 }
 
-async fn show_faults(State(house): State<Arc<SandboxState>>) -> Json<FaultInjection> {
-    Json(house.faults.current())
+async fn show_faults(State(state): State<Arc<SandboxState>>) -> Json<FaultInjection> {
+    Json(state.faults.current())
 }
 
 /// Sets everything; what is not named is as usual.
 async fn set_faults(
-    State(house): State<Arc<SandboxState>>,
+    State(state): State<Arc<SandboxState>>,
     body: Bytes,
 ) -> Result<Json<FaultInjection>, ApiError> {
     let weather: FaultInjection = serde_json::from_slice(&body)
         .map_err(|error| ApiError::bad_request(format!("this is no weather: {error}")))?;
-    house.faults.set(weather);
+    state.faults.set(weather);
     Ok(Json(weather))
 }
 
@@ -45,14 +45,14 @@ struct ContactEventRequest {
 
 /// Has ActiveCampaign tell something about a contact, and says what was answered.
 async fn send_contact_event(
-    State(house): State<Arc<SandboxState>>,
+    State(state): State<Arc<SandboxState>>,
     body: Bytes,
 ) -> Result<Json<Value>, ApiError> {
     let ContactEventRequest { event, email } = serde_json::from_slice(&body)
         .map_err(|error| ApiError::bad_request(format!("this is no event of a contact: {error}")))?;
     let event: ContactEvent =
         event.parse().map_err(|error| ApiError::bad_request(format!("event: {error}")))?;
-    match house.contact_webhook.send_event(&house, event, &email).await {
+    match state.contact_webhook.send_event(&state, event, &email).await {
         PostResult::Answered(status) => Ok(Json(json!({ "answered": status }))),
         PostResult::NoResponse => Ok(Json(json!({ "answered": null }))),
         PostResult::Disabled => Err(ApiError(

@@ -28,70 +28,78 @@ impl RecipientLifecycle {
 
 /// Lets everything happen in its order. Each event is posted once before the next one happens; those that have to be
 /// posted again, or late, are overtaken.
-pub(crate) async fn run_lifecycle(house: Arc<SandboxState>, story: Arc<RecipientLifecycle>) {
+pub(crate) async fn run_lifecycle(state: Arc<SandboxState>, lifecycle: Arc<RecipientLifecycle>) {
     let mut delivered_at = None;
-    for (wait, happening) in build_timeline(&house, &story) {
-        house.time_scale.sleep(wait).await;
-        let stamp = house.next_event_micros();
-        house.captured.update_counters(|tally| tally.events += 1);
-        house.suppressions.record_event(happening, &story.recipient, &format_mailgun_date(house.clock.now()));
-        match house.profile {
+    for (wait, happening) in build_timeline(&state, &lifecycle) {
+        state.time_scale.sleep(wait).await;
+        let stamp = state.next_event_micros();
+        state.captured.update_counters(|tally| tally.events += 1);
+        state.suppressions.record_event(
+            happening,
+            &lifecycle.recipient,
+            &format_mailgun_date(state.clock.now()),
+        );
+        match state.profile {
             ProviderProfile::Mailgun => {
                 let at = event::micros_to_seconds(stamp);
-                let data = event::build_event_data(&story, happening, at, delivered_at);
+                let data = event::build_event_data(&lifecycle, happening, at, delivered_at);
                 if happening == SandboxEvent::Delivered {
                     delivered_at = Some(at);
                 }
-                house.event_log.insert(stamp, house.event_visible_at(), &data);
-                deliver_mailgun_event(&house, &story, &data, at as u64).await;
+                state.event_log.insert(stamp, state.event_visible_at(), &data);
+                deliver_mailgun_event(&state, &lifecycle, &data, at as u64).await;
             }
             ProviderProfile::Brevo => {
                 let data =
-                    brevo::build_webhook_event(&story, happening, Timestamp::from_millis(stamp / 1000));
-                house.event_log.insert(stamp, house.event_visible_at(), &brevo::to_log_entry(&story, &data));
-                brevo::deliver_event(&house, &story, &data).await;
+                    brevo::build_webhook_event(&lifecycle, happening, Timestamp::from_millis(stamp / 1000));
+                state.event_log.insert(
+                    stamp,
+                    state.event_visible_at(),
+                    &brevo::to_log_entry(&lifecycle, &data),
+                );
+                brevo::deliver_event(&state, &lifecycle, &data).await;
             }
         }
     }
 }
 
 /// What happens, and the provider's seconds before each of it.
-fn build_timeline(house: &SandboxState, story: &RecipientLifecycle) -> Vec<(u32, SandboxEvent)> {
-    let fate = Scenario::for_recipient(&story.recipient);
-    let suppressed = house.suppressions.suppression_event(&story.recipient, &story.facts.tags);
+fn build_timeline(state: &SandboxState, lifecycle: &RecipientLifecycle) -> Vec<(u32, SandboxEvent)> {
+    let scenario = Scenario::for_recipient(&lifecycle.recipient);
+    let suppressed = state.suppressions.suppression_event(&lifecycle.recipient, &lifecycle.facts.tags);
     match suppressed {
-        _ if story.facts.is_test_mode && house.profile == ProviderProfile::Mailgun => {
+        _ if lifecycle.facts.is_test_mode && state.profile == ProviderProfile::Mailgun => {
             event::TEST_MODE_TIMELINE.to_vec()
         }
         Some(suppressed) => vec![(0, SandboxEvent::Accepted), (1, suppressed)],
-        None => fate.timeline(house.profile).to_vec(),
+        None => scenario.timeline(state.profile).to_vec(),
     }
 }
 
 async fn deliver_mailgun_event(
-    house: &Arc<SandboxState>,
-    story: &Arc<RecipientLifecycle>,
+    state: &Arc<SandboxState>,
+    lifecycle: &Arc<RecipientLifecycle>,
     data: &Map<String, Value>,
     now: u64,
 ) {
-    for target in mailgun_targets(house, data) {
-        if !house.should_lose_webhook() {
-            let body = house.webhook_client.sign_body(data.clone(), now);
-            send_request(house, WebhookRequest { target, body, lifecycles: vec![story.clone()] }).await;
+    for target in mailgun_targets(state, data) {
+        if !state.should_lose_webhook() {
+            let body = state.webhook_client.sign_body(data.clone(), now);
+            send_request(state, WebhookRequest { target, body, lifecycles: vec![lifecycle.clone()] }).await;
         }
     }
 }
 
 /// Where an event of Mailgun's goes: to the configured address, and to those that are registered for its type; none
 /// twice.
-fn mailgun_targets(house: &SandboxState, data: &Map<String, Value>) -> Vec<WebhookTarget> {
+fn mailgun_targets(state: &SandboxState, data: &Map<String, Value>) -> Vec<WebhookTarget> {
     let mut targets = Vec::new();
-    let configured = house.webhook_client.url();
+    let configured = state.webhook_client.url();
     if configured.is_some() {
         targets.push(WebhookTarget::Configured);
     }
     let registered = webhook_registry::kind_of_event(data)
-        .map(|kind| house.mailgun_webhooks.urls_for(kind))
+        .map(|kind| state.mailgun_webhooks.urls_for(kind))
         .unwrap_or_default();
     let others = registered.into_iter().filter(|url| configured.as_ref() != Some(url));
     targets.extend(others.map(WebhookTarget::Registered));

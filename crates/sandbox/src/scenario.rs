@@ -87,7 +87,10 @@ impl Scenario {
         let local = recipient.local_part();
         let word = local.split_once('+').map_or(local, |(word, _)| word);
         let word = word.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end_matches(['-', '.', '_']);
-        Self::ALL.into_iter().find(|fate| word.eq_ignore_ascii_case(fate.as_str())).unwrap_or(Self::Delivered)
+        Self::ALL
+            .into_iter()
+            .find(|scenario| word.eq_ignore_ascii_case(scenario.as_str()))
+            .unwrap_or(Self::Delivered)
     }
 
     /// The local part that stands for it.
@@ -117,17 +120,17 @@ impl Scenario {
     }
 
     /// What happens once the message is taken.
-    pub(crate) const fn timeline(self, face: ProviderProfile) -> Timeline {
+    pub(crate) const fn timeline(self, profile: ProviderProfile) -> Timeline {
         use SandboxEvent as H;
         match self {
-            Self::Open if matches!(face, ProviderProfile::Brevo) => {
+            Self::Open if matches!(profile, ProviderProfile::Brevo) => {
                 &[(0, H::Accepted), (2, H::Delivered), (600, H::Opened), (100, H::OpenedAgain)]
             }
-            Self::InvalidEmail if matches!(face, ProviderProfile::Brevo) => {
+            Self::InvalidEmail if matches!(profile, ProviderProfile::Brevo) => {
                 &[(0, H::Accepted), (1, H::InvalidAddress)]
             }
             Self::InvalidEmail => &[(0, H::Accepted), (2, H::Bounced)],
-            Self::UnverifiedSender if matches!(face, ProviderProfile::Brevo) => {
+            Self::UnverifiedSender if matches!(profile, ProviderProfile::Brevo) => {
                 &[(0, H::Accepted), (1, H::SenderUnverified)]
             }
             Self::Bounce => &[(0, H::Accepted), (2, H::Bounced)],
@@ -161,14 +164,14 @@ mod tests {
 
     #[test]
     fn selects_scenario_by_local_part() {
-        let fate = |text: &str| Scenario::for_recipient(&text.parse().unwrap());
+        let scenario = |text: &str| Scenario::for_recipient(&text.parse().unwrap());
         for text in ["bounce@a.b", "Bounce+7@a.b", "bounce7@a.b", "bounce-7@a.b", "bounce12+x@a.b"] {
-            assert_eq!(fate(text), Scenario::Bounce, "{text}");
+            assert_eq!(scenario(text), Scenario::Bounce, "{text}");
         }
-        assert_eq!(fate("ada@example.net"), Scenario::Delivered);
-        assert_eq!(fate("bouncer@example.net"), Scenario::Delivered);
+        assert_eq!(scenario("ada@example.net"), Scenario::Delivered);
+        assert_eq!(scenario("bouncer@example.net"), Scenario::Delivered);
         for known in Scenario::ALL {
-            assert_eq!(fate(&format!("{}3@example.net", known.as_str())), known);
+            assert_eq!(scenario(&format!("{}3@example.net", known.as_str())), known);
         }
     }
 }

@@ -133,12 +133,12 @@ impl SandboxState {
     }
 
     /// Whether a recipient has this fate and sees this Message-ID for the first time.
-    pub(crate) fn is_first_attempt(&self, envelope: &Envelope, raw: &[u8], fate: Scenario) -> bool {
-        let concerned = envelope.recipients.iter().filter(|to| Scenario::for_recipient(to) == fate);
+    pub(crate) fn is_first_attempt(&self, envelope: &Envelope, raw: &[u8], scenario: Scenario) -> bool {
+        let concerned = envelope.recipients.iter().filter(|to| Scenario::for_recipient(to) == scenario);
         let id =
             || HeaderSection::parse(raw).find_field("Message-ID").map(|id| id.to_text()).unwrap_or_default();
         let first = concerned.filter(|to| {
-            self.seen_counter.record_seen(format!("{} {} {}", fate.as_str(), id(), to.to_folded())) == 0
+            self.seen_counter.record_seen(format!("{} {} {}", scenario.as_str(), id(), to.to_folded())) == 0
         });
         first.count() > 0
     }

@@ -55,7 +55,7 @@ pub(crate) enum WebhookResponse {
 
 impl WebhookClient {
     pub(crate) fn new(
-        face: ProviderProfile,
+        profile: ProviderProfile,
         url: Option<String>,
         signing_key: Secret,
     ) -> Result<Self, SandboxError> {
@@ -67,7 +67,13 @@ impl WebhookClient {
             .timeout(RESPONSE_TIMEOUT)
             .build()?;
         let url = Mutex::new(url.map(Arc::from));
-        Ok(Self { face, client, signing_key, url, post_permits: Semaphore::new(MAX_CONCURRENT_POSTS) })
+        Ok(Self {
+            face: profile,
+            client,
+            signing_key,
+            url,
+            post_permits: Semaphore::new(MAX_CONCURRENT_POSTS),
+        })
     }
 
     pub(crate) fn set_url(&self, url: String) {

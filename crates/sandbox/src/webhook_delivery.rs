@@ -17,45 +17,45 @@ pub(crate) struct WebhookRequest {
 }
 
 /// Posts a request in time or late, as the weather has it.
-pub(crate) async fn send_request(house: &Arc<SandboxState>, letter: WebhookRequest) {
-    let weather = house.faults.current();
-    if weather.hold || weather.delay > 0 || house.brevo.cooldowns.is_active(&letter.target) {
+pub(crate) async fn send_request(state: &Arc<SandboxState>, letter: WebhookRequest) {
+    let weather = state.faults.current();
+    if weather.hold || weather.delay > 0 || state.brevo.cooldowns.is_active(&letter.target) {
         let delay = Duration::from_secs(weather.delay.into());
-        return house.tasks.spawn(send_with_retries(house.clone(), letter, Some(delay)));
+        return state.tasks.spawn(send_with_retries(state.clone(), letter, Some(delay)));
     }
-    if try_send(house, &letter).await == Some(false) {
-        house.tasks.spawn(send_with_retries(house.clone(), letter, None));
+    if try_send(state, &letter).await == Some(false) {
+        state.tasks.spawn(send_with_retries(state.clone(), letter, None));
     }
 }
 
 /// Posts a request again and again, as it is, until it is settled or the provider's patience ends; `late` if it was not
 /// posted yet. The stories stay with it.
-async fn send_with_retries(house: Arc<SandboxState>, letter: WebhookRequest, late: Option<Duration>) {
+async fn send_with_retries(state: Arc<SandboxState>, letter: WebhookRequest, late: Option<Duration>) {
     if let Some(late) = late {
-        house.faults.wait_released().await;
+        state.faults.wait_released().await;
         tokio::time::sleep(late).await;
-        house.brevo.cooldowns.wait(&letter.target).await;
-        if try_send(&house, &letter).await != Some(false) {
+        state.brevo.cooldowns.wait(&letter.target).await;
+        if try_send(&state, &letter).await != Some(false) {
             return;
         }
     }
-    for wait in house.profile.retry_delays() {
-        house.time_scale.sleep(*wait).await;
-        house.faults.wait_released().await;
-        house.brevo.cooldowns.wait(&letter.target).await;
-        if try_send(&house, &letter).await != Some(false) {
+    for wait in state.profile.retry_delays() {
+        state.time_scale.sleep(*wait).await;
+        state.faults.wait_released().await;
+        state.brevo.cooldowns.wait(&letter.target).await;
+        if try_send(&state, &letter).await != Some(false) {
             return;
         }
     }
-    house.captured.update_counters(|tally| tally.lost_events += letter.lifecycles.len() as u64);
+    state.captured.update_counters(|tally| tally.lost_events += letter.lifecycles.len() as u64);
 }
 
 /// Posts a request and says whether that was it; `None` where nobody listens.
-async fn try_send(house: &SandboxState, letter: &WebhookRequest) -> Option<bool> {
-    let address = house.resolve_target(&letter.target)?;
-    let answer = house.webhook_client.post_json(address, letter.body.clone()).await;
+async fn try_send(state: &SandboxState, letter: &WebhookRequest) -> Option<bool> {
+    let address = state.resolve_target(&letter.target)?;
+    let answer = state.webhook_client.post_json(address, letter.body.clone()).await;
     let events = letter.lifecycles.len() as u64;
-    house.captured.update_counters(|tally| {
+    state.captured.update_counters(|tally| {
         tally.webhook_requests += 1;
         match answer {
             WebhookResponse::Accepted => tally.accepted_events += events,
@@ -63,8 +63,8 @@ async fn try_send(house: &SandboxState, letter: &WebhookRequest) -> Option<bool>
             WebhookResponse::Retry | WebhookResponse::NoResponse => {}
         }
     });
-    if let (Some(pause), WebhookResponse::NoResponse) = (house.profile.no_response_cooldown(), answer) {
-        house.brevo.cooldowns.start(&letter.target, house.time_scale.scale(pause));
+    if let (Some(pause), WebhookResponse::NoResponse) = (state.profile.no_response_cooldown(), answer) {
+        state.brevo.cooldowns.start(&letter.target, state.time_scale.scale(pause));
     }
     Some(!matches!(answer, WebhookResponse::Retry | WebhookResponse::NoResponse))
 }

@@ -718,9 +718,9 @@ mod tests {
             ..(*new_session(true, Authentication::Required).policy).clone()
         };
         let secured = || Session::new(Arc::new(rules.clone()), true, false);
-        let mut stranger = secured();
+        let mut client = secured();
         for (line, expected) in [("EHLO x", 250), ("AUTH EXTERNAL =", 504), ("MAIL FROM:<a@b.c>", 530)] {
-            assert_eq!(reply_code(&mut stranger, line), expected, "{line}");
+            assert_eq!(reply_code(&mut client, line), expected, "{line}");
         }
         let mut silent = secured();
         silent.on_client_certificate(account_named("shop"));

@@ -122,14 +122,14 @@ impl CommitPipeline {
         let (closing, ledger_closed) = watch::channel(handle.load().err().map(|error| error.to_string()));
         let runtime = || Builder::new_current_thread().enable_time().build();
         let (runtime, waiting) = (runtime()?, runtime()?);
-        let scribe =
+        let journal_thread =
             JournalThread::new(writer, clock, ledger_commands.clone(), troubled, ledger_closed.clone());
         let witness = |thread_name| PanicReporter { thread_name, fatal_error: failed.clone() };
         let (over_journal, over_ledger) = (witness("journal"), witness("ledger"));
         std::thread::Builder::new().name("journal".into()).spawn(move || {
             let _witness = over_journal;
             // If the ledger thread ended, it has published the reason; there is nothing left to do.
-            let _ = runtime.block_on(scribe.run(incoming));
+            let _ = runtime.block_on(journal_thread.run(incoming));
         })?;
         std::thread::Builder::new().name("ledger".into()).spawn(move || {
             let _witness = over_ledger;

@@ -82,8 +82,8 @@ impl Store {
     }
 
     fn read_entries(&self, from: Position) -> Result<(Vec<LogEntry>, Position), ReadError> {
-        let (parcels, end) = self.logged_records(from, usize::MAX)?;
-        Ok((parcels.into_iter().flat_map(|parcel| parcel.entries).collect(), end))
+        let (records, end) = self.logged_records(from, usize::MAX)?;
+        Ok((records.into_iter().flat_map(|record| record.entries).collect(), end))
     }
 
     /// Returns the log entries of the first `limit` records of a segment after `from`, and the position after
@@ -94,15 +94,15 @@ impl Store {
         limit: usize,
     ) -> Result<(Vec<LoggedRecord>, Position), ReadError> {
         let (frames, end) = self.read_frames(from, limit)?;
-        let mut parcels = Vec::new();
+        let mut records = Vec::new();
         for frame in frames {
             if let Ok(record) = Record::decode(frame.kind, frame.version, &frame.payload) {
                 let mut entries = Vec::new();
                 self.append_entries(record, &mut entries)?;
-                parcels.push(LoggedRecord { cursor: LogCursor(frame.position), entries });
+                records.push(LoggedRecord { cursor: LogCursor(frame.position), entries });
             }
         }
-        Ok((parcels, end))
+        Ok((records, end))
     }
 
     /// Returns the first `limit` records of a segment after `from` that lookups can see, and the position

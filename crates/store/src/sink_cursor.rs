@@ -70,7 +70,7 @@ impl Store {
         let mut from = from.0;
         loop {
             let applied = self.ledger()?.position()?.unwrap_or_default();
-            let (parcels, end) = match self.logged_records(from, limit) {
+            let (records, end) = match self.logged_records(from, limit) {
                 // The segment was past retention.
                 Err(ReadError::Journal(error)) if error.kind() == std::io::ErrorKind::NotFound => {
                     (Vec::new(), from)
@@ -78,11 +78,11 @@ impl Store {
                 read => read?,
             };
             let next = self.next_segment_start(from)?;
-            if parcels.is_empty() && end == from && next.is_some_and(|next| next <= applied) {
+            if records.is_empty() && end == from && next.is_some_and(|next| next <= applied) {
                 from = next.unwrap_or(from);
                 continue;
             }
-            return Ok((parcels, LogCursor(end)));
+            return Ok((records, LogCursor(end)));
         }
     }
 
@@ -139,8 +139,8 @@ impl Store {
 
     /// Returns an entry of a record, if the journal still has it.
     pub fn log_entry(&self, cursor: LogCursor, part: u16) -> Result<Option<LogEntry>, ReadError> {
-        let parcel = self.read_from(cursor, 1)?.0.into_iter().find(|parcel| parcel.cursor == cursor);
-        Ok(parcel.and_then(|parcel| parcel.entries.into_iter().nth(usize::from(part))))
+        let record = self.read_from(cursor, 1)?.0.into_iter().find(|parcel| parcel.cursor == cursor);
+        Ok(record.and_then(|parcel| parcel.entries.into_iter().nth(usize::from(part))))
     }
 
     /// Returns the entries that a sink rejected permanently, oldest first.

@@ -69,8 +69,8 @@ pub struct MessageAttributes<'a> {
 impl Routing {
     /// Returns the lane and the route of a message.
     pub fn choose_route(&self, traits: &MessageAttributes<'_>) -> (Lane, Option<Box<str>>) {
-        let crowd = self.min_bulk_recipients > 0 && traits.recipients.len() >= self.min_bulk_recipients;
-        let bulk = crowd || self.bulk_match.evaluate_criteria(traits).contains(&Some(true));
+        let connections = self.min_bulk_recipients > 0 && traits.recipients.len() >= self.min_bulk_recipients;
+        let bulk = connections || self.bulk_match.evaluate_criteria(traits).contains(&Some(true));
         let fits = |route: &&Route| !route.criteria.evaluate_criteria(traits).contains(&Some(false));
         let route = self.routes.iter().find(fits).map(|route| route.name.clone());
         (if bulk { Lane::Bulk } else { Lane::Transactional }, route)

@@ -371,7 +371,7 @@ impl TrailEventKind {
             Self::Inbound(InboundStep::DeadLettered) => "inbound-dead",
             Self::Inbound(InboundStep::Released) => "inbound-released",
             Self::AddressErased => "erased",
-            Self::OperatorAction(chore) => chore.as_str(),
+            Self::OperatorAction(task) => task.as_str(),
         }
     }
 }

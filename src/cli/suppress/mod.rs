@@ -147,11 +147,11 @@ fn reason_parser() -> PossibleValuesParser {
 }
 
 pub async fn run(context: &Context, command: &SuppressCommand) -> Result<(), CliError> {
-    let desk = AdminClient::open(context).await?;
+    let client = AdminClient::open(context).await?;
     match command {
         SuppressCommand::List { which, lines } => {
             let mut entries =
-                fetch_entries(context, &desk, which.to_filter()?, lines.saturating_add(1)).await?;
+                fetch_entries(context, &client, which.to_filter()?, lines.saturating_add(1)).await?;
             let more = entries.len() > *lines;
             entries.truncate(*lines);
             print_entries(context, &entries);
@@ -160,17 +160,21 @@ pub async fn run(context: &Context, command: &SuppressCommand) -> Result<(), Cli
             }
             if entries.is_empty() { Err(CliError::AlreadyReported) } else { Ok(()) }
         }
-        SuppressCommand::Check { address } => check_address(context, &desk, address).await,
-        SuppressCommand::Add(addition) => add_addresses(context, &desk, addition).await,
-        SuppressCommand::Remove(removal) => remove_addresses(context, &desk, removal).await,
-        SuppressCommand::Import { file, dry_run } => import_csv(context, &desk, file, *dry_run).await,
+        SuppressCommand::Check { address } => check_address(context, &client, address).await,
+        SuppressCommand::Add(addition) => add_addresses(context, &client, addition).await,
+        SuppressCommand::Remove(removal) => remove_addresses(context, &client, removal).await,
+        SuppressCommand::Import { file, dry_run } => import_csv(context, &client, file, *dry_run).await,
         SuppressCommand::Sync { upstream, reason, dry_run } => {
             let (upstream, reason) = (upstream.clone(), reason.clone());
-            sync::sync_lists(context, &desk, &SuppressionSyncRequest { upstream, reason, dry_run: *dry_run })
-                .await
+            sync::sync_lists(
+                context,
+                &client,
+                &SuppressionSyncRequest { upstream, reason, dry_run: *dry_run },
+            )
+            .await
         }
         SuppressCommand::Export { file, which } => {
-            let entries = fetch_entries(context, &desk, which.to_filter()?, usize::MAX).await?;
+            let entries = fetch_entries(context, &client, which.to_filter()?, usize::MAX).await?;
             export_csv(file.as_deref(), &entries)
         }
     }
@@ -193,13 +197,13 @@ impl SuppressionFilterArgs {
 /// Entries that fit, at most `most`.
 async fn fetch_entries(
     context: &Context,
-    desk: &AdminClient,
+    client: &AdminClient,
     mut filter: SuppressionListFilter,
     most: usize,
 ) -> Result<Vec<SuppressionView>, CliError> {
     let (settings, mut entries) = (config_source::load_suppression_settings(context)?, Vec::new());
     loop {
-        let page = desk.list_suppressions(&filter, &settings).await?;
+        let page = client.list_suppressions(&filter, &settings).await?;
         entries.extend(page.entries);
         filter.after = page.next;
         if entries.len() >= most || filter.after.is_none() {
@@ -209,12 +213,12 @@ async fn fetch_entries(
     }
 }
 
-async fn check_address(context: &Context, desk: &AdminClient, address: &str) -> Result<(), CliError> {
+async fn check_address(context: &Context, client: &AdminClient, address: &str) -> Result<(), CliError> {
     let filter =
         SuppressionListFilter { address: Some(address.to_owned()), ..SuppressionListFilter::default() };
-    let entries = fetch_entries(context, desk, filter, usize::MAX).await?;
+    let entries = fetch_entries(context, client, filter, usize::MAX).await?;
     print_entries(context, &entries);
-    print_hints(context, &desk.list_hints(address).await?);
+    print_hints(context, &client.list_hints(address).await?);
     if entries.iter().any(|entry| entry.state == SUPPRESSED_STATE) {
         return Ok(());
     }
@@ -283,7 +287,7 @@ fn print_hints(context: &Context, hints: &[HintView]) {
 
 async fn add_addresses(
     context: &Context,
-    desk: &AdminClient,
+    client: &AdminClient,
     addition: &SuppressAddArgs,
 ) -> Result<(), CliError> {
     let SuppressAddArgs { reason, upstream, scope, until, note, dry_run, .. } = addition;
@@ -302,12 +306,12 @@ async fn add_addresses(
         ..SuppressionEntry::default()
     };
     let entries = collect_entries(&addition.addresses, &entry)?;
-    print_results(context, &send_changes(desk, "add", &entries, *dry_run).await?)
+    print_results(context, &send_changes(client, "add", &entries, *dry_run).await?)
 }
 
 async fn remove_addresses(
     context: &Context,
-    desk: &AdminClient,
+    client: &AdminClient,
     removal: &SuppressRemoveArgs,
 ) -> Result<(), CliError> {
     let SuppressRemoveArgs { addresses, reason, upstream, note, dry_run } = removal;
@@ -323,9 +327,9 @@ async fn remove_addresses(
         }
         let verb = "remove".to_owned();
         let order = SuppressionRequest { verb, all: Some(entry), dry_run: *dry_run, ..Default::default() };
-        desk.change_suppressions(&order).await?
+        client.change_suppressions(&order).await?
     } else {
-        send_changes(desk, "remove", &collect_entries(addresses, &entry)?, *dry_run).await?
+        send_changes(client, "remove", &collect_entries(addresses, &entry)?, *dry_run).await?
     };
     print_results(context, &acts)
 }
@@ -356,7 +360,7 @@ fn collect_entries(
 }
 
 async fn send_changes(
-    desk: &AdminClient,
+    client: &AdminClient,
     verb: &str,
     entries: &[SuppressionEntry],
     dry_run: bool,
@@ -364,7 +368,7 @@ async fn send_changes(
     let mut acts = Vec::with_capacity(entries.len());
     for some in entries.chunks(ENTRIES_PER_REQUEST) {
         let order = SuppressionRequest { verb: verb.to_owned(), entries: some.to_vec(), all: None, dry_run };
-        acts.extend(desk.change_suppressions(&order).await?);
+        acts.extend(client.change_suppressions(&order).await?);
     }
     Ok(acts)
 }
@@ -391,7 +395,7 @@ fn print_results(context: &Context, acts: &[SuppressionResult]) -> Result<(), Cl
 
 async fn import_csv(
     context: &Context,
-    desk: &AdminClient,
+    client: &AdminClient,
     file: &Path,
     dry_run: bool,
 ) -> Result<(), CliError> {
@@ -403,7 +407,7 @@ async fn import_csv(
     }
     .map_err(CliError::Usage)?;
     let entries: Vec<_> = lines.iter().map(|(_, entry)| entry.clone()).collect();
-    let looked = send_changes(desk, "add", &entries, true).await?;
+    let looked = send_changes(client, "add", &entries, true).await?;
     let bad: Vec<_> = lines
         .iter()
         .zip(&looked)
@@ -415,7 +419,7 @@ async fn import_csv(
     if !bad.is_empty() {
         return Err(CliError::Usage(csv::format_bad_lines(&bad)));
     }
-    let acts = if dry_run { looked } else { send_changes(desk, "add", &entries, false).await? };
+    let acts = if dry_run { looked } else { send_changes(client, "add", &entries, false).await? };
     let done = acts.iter().filter(|act| act.is_done()).count();
     if context.json {
         print_json(&serde_json::json!({ "lines": acts.len(), "imported": done, "same": acts.len() - done }));

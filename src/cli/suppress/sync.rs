@@ -10,11 +10,11 @@ use std::time::Duration;
 
 pub async fn sync_lists(
     context: &Context,
-    desk: &AdminClient,
+    client: &AdminClient,
     order: &SuppressionSyncRequest,
 ) -> Result<(), CliError> {
     let mut page = SyncOutput::new(context, order.dry_run);
-    let mut lines = desk.sync_suppressions(order).await?;
+    let mut lines = client.sync_suppressions(order).await?;
     while let Some(line) = lines.next().await? {
         page.print_progress(&line);
     }

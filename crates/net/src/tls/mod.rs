@@ -387,8 +387,8 @@ mod tests {
         assert!(absent.contains("gone.key") && absent.contains("check that it exists"), "{absent}");
         let swapped = load_certified_key(&good.join(KEY_FILE), &good.join(KEY_FILE)).unwrap_err().to_string();
         assert!(swapped.contains("relay.key") && swapped.contains("BEGIN CERTIFICATE"), "{swapped}");
-        let stranger =
+        let client =
             CertifiedKey { private_key: load_self_signed(&other, "localhost").unwrap().private_key, ..pair };
-        assert!(matches!(build_acceptor(stranger), Err(TlsError::KeyMismatch(_))));
+        assert!(matches!(build_acceptor(client), Err(TlsError::KeyMismatch(_))));
     }
 }

@@ -55,7 +55,7 @@ fn to_view(store: &Store, sink: &str) -> Result<SinkView, ReadError> {
     let handed = store.sink_position(sink)?;
     let is_up_to_date = match handed {
         Some((cursor, _)) => {
-            store.read_from(cursor, BACKLOG_SCAN_LIMIT)?.0.iter().all(|parcel| parcel.entries.is_empty())
+            store.read_from(cursor, BACKLOG_SCAN_LIMIT)?.0.iter().all(|record| record.entries.is_empty())
         }
         None => false,
     };

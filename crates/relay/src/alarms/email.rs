@@ -24,11 +24,15 @@ pub(super) struct EmailSender<'a> {
 
 impl EmailSender<'_> {
     /// Puts it into the queue; it goes to `first` unless that one is away.
-    pub async fn submit(&self, bulletin: &Notification, first: Option<String>) -> Result<(), CommitError> {
+    pub async fn submit(
+        &self,
+        notification: &Notification,
+        first: Option<String>,
+    ) -> Result<(), CommitError> {
         let (now, EmailSettings { recipients, sender, .. }) = (self.clock.now(), self.settings);
         let id = self.id_generator.generate(now, fastrand::u128(..));
-        let subject = bulletin.subject(self.hostname);
-        let message = self.compose_message(bulletin, &subject, id, now);
+        let subject = notification.subject(self.hostname);
+        let message = self.compose_message(notification, &subject, id, now);
         let send = Message {
             sender: Some(sender.clone()),
             message_id: MessageId::parse(&self.message_id(id)),
@@ -50,7 +54,7 @@ impl EmailSender<'_> {
 
     fn compose_message(
         &self,
-        bulletin: &Notification,
+        notification: &Notification,
         subject: &str,
         id: TrackingId,
         now: Timestamp,
@@ -66,7 +70,7 @@ impl EmailSender<'_> {
             .message_id(self.message_id(id))
             .header("Date", Raw::new(now.to_rfc5322()))
             .header("Auto-Submitted", Raw::new("auto-generated"))
-            .text_body(bulletin.to_text(self.hostname).replace('\n', "\r\n"))
+            .text_body(notification.to_text(self.hostname).replace('\n', "\r\n"))
             .write_to_vec()
             .expect("memory takes what is written")
     }

@@ -178,9 +178,9 @@ mod tests {
                 transition: Transition::Resolved(at(5400)),
             },
         ];
-        let bulletin = Notification { id: TrackingId::new(at(5460), 1), created_at: at(5460), updates };
-        assert_eq!(bulletin.subject("relay.example.com"), "[mailtrail relay.example.com] 1 on, 1 over");
-        let text = bulletin.to_text("relay.example.com");
+        let notification = Notification { id: TrackingId::new(at(5460), 1), created_at: at(5460), updates };
+        assert_eq!(notification.subject("relay.example.com"), "[mailtrail relay.example.com] 1 on, 1 over");
+        let text = notification.to_text("relay.example.com");
         for line in [
             "mailtrail on relay.example.com, 2026-09-14T13:31:00.000Z",
             "ALARM: breaker mailgun",
@@ -190,7 +190,8 @@ mod tests {
         ] {
             assert!(text.lines().any(|said| said == line), "{line} is not in\n{text}");
         }
-        let json: serde_json::Value = serde_json::from_str(&bulletin.to_json("relay.example.com")).unwrap();
+        let json: serde_json::Value =
+            serde_json::from_str(&notification.to_json("relay.example.com")).unwrap();
         assert_eq!((&json["type"], &json["text"]), (&"alarms".into(), &text.into()));
         let [breaker, disk] = &json["data"]["alarms"].as_array().unwrap()[..] else { panic!("{json}") };
         assert_eq!((&breaker["state"], breaker.get("until")), (&"alarm".into(), None));

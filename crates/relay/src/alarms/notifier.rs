@@ -122,16 +122,16 @@ impl AlarmNotifier {
 
     fn collect_updates(&self) {
         let AlarmNotifications { webhook, email, delay, repeat_interval } = &self.settings;
-        let (now, mut desk) = (self.clock.now(), self.lock_state());
-        let updates = desk.alarms.due_updates(self.alarms.list(), now, *delay, *repeat_interval);
+        let (now, mut state) = (self.clock.now(), self.lock_state());
+        let updates = state.alarms.due_updates(self.alarms.list(), now, *delay, *repeat_interval);
         if updates.is_empty() {
             return;
         }
         let id = self.id_generator.generate(now, fastrand::u128(..));
-        let bulletin = Arc::new(Notification { id, created_at: now, updates });
-        let posted = webhook.as_ref().and_then(|_| desk.webhooks.push(bulletin.clone()));
-        let mailed = email.as_ref().and_then(|_| desk.emails.push(bulletin));
-        drop(desk);
+        let notification = Arc::new(Notification { id, created_at: now, updates });
+        let posted = webhook.as_ref().and_then(|_| state.webhooks.push(notification.clone()));
+        let mailed = email.as_ref().and_then(|_| state.emails.push(notification));
+        drop(state);
         for (way, displaced) in [(Channel::Webhook, posted), (Channel::Email, mailed)] {
             if let Some(displaced) = displaced {
                 log_dropped(way, &displaced, "too much waits to be told");
@@ -140,16 +140,16 @@ impl AlarmNotifier {
     }
 
     async fn post_pending(&self, endpoint: &mut WebhookClient) {
-        while let Some(bulletin) = self.next_pending(Channel::Webhook) {
-            let posted = self.post_notification(endpoint, &bulletin).await;
-            if !self.record_attempt(Channel::Webhook, &bulletin, posted) {
+        while let Some(notification) = self.next_pending(Channel::Webhook) {
+            let posted = self.post_notification(endpoint, &notification).await;
+            if !self.record_attempt(Channel::Webhook, &notification, posted) {
                 return;
             }
         }
     }
 
     async fn mail_pending(&self, settings: &EmailSettings) {
-        while let Some(bulletin) = self.next_pending(Channel::Email) {
+        while let Some(notification) = self.next_pending(Channel::Email) {
             let post = EmailSender {
                 store: &self.store,
                 clock: self.clock,
@@ -159,8 +159,8 @@ impl AlarmNotifier {
                 settings,
             };
             let first = self.choose_upstream(settings);
-            let handed_in = post.submit(&bulletin, first).await.map_err(|error| error.to_string());
-            if !self.record_attempt(Channel::Email, &bulletin, handed_in) {
+            let handed_in = post.submit(&notification, first).await.map_err(|error| error.to_string());
+            if !self.record_attempt(Channel::Email, &notification, handed_in) {
                 return;
             }
         }
@@ -169,10 +169,10 @@ impl AlarmNotifier {
     async fn post_notification(
         &self,
         endpoint: &mut WebhookClient,
-        bulletin: &Notification,
+        notification: &Notification,
     ) -> Result<(), String> {
-        let body = bulletin.to_json(&self.hostname);
-        let mut signing = endpoint.start_signature(&bulletin.webhook_id());
+        let body = notification.to_json(&self.hostname);
+        let mut signing = endpoint.start_signature(&notification.webhook_id());
         signing.update(body.as_bytes());
         let request = endpoint.build_request(signing)?.header(CONTENT_TYPE, "application/json").body(body);
         match request.send().await {
@@ -191,19 +191,19 @@ impl AlarmNotifier {
     }
 
     fn next_pending(&self, way: Channel) -> Option<Arc<Notification>> {
-        let (now, desk) = (self.clock.now(), self.lock_state());
+        let (now, state) = (self.clock.now(), self.lock_state());
         match way {
-            Channel::Webhook => desk.webhooks.next_due(now),
-            Channel::Email => desk.emails.next_due(now),
+            Channel::Webhook => state.webhooks.next_due(now),
+            Channel::Email => state.emails.next_due(now),
         }
     }
 
     /// Notes how a try ended; whether the next may be tried.
-    fn record_attempt(&self, way: Channel, bulletin: &Notification, tried: Result<(), String>) -> bool {
-        let (now, mut desk) = (self.clock.now(), self.lock_state());
+    fn record_attempt(&self, way: Channel, notification: &Notification, tried: Result<(), String>) -> bool {
+        let (now, mut state) = (self.clock.now(), self.lock_state());
         let outbox = match way {
-            Channel::Webhook => &mut desk.webhooks,
-            Channel::Email => &mut desk.emails,
+            Channel::Webhook => &mut state.webhooks,
+            Channel::Email => &mut state.emails,
         };
         let Err(why) = tried else {
             outbox.mark_delivered();
@@ -211,9 +211,9 @@ impl AlarmNotifier {
             return true;
         };
         let (failures, over) = outbox.record_failure(now);
-        drop(desk);
+        drop(state);
         if over {
-            log_dropped(way, bulletin, &why);
+            log_dropped(way, notification, &why);
         } else if failures == 1 {
             tracing::warn!(
                 way = way.as_str(),
@@ -239,9 +239,9 @@ impl Channel {
 }
 
 /// What nobody was told stands in the log.
-fn log_dropped(way: Channel, bulletin: &Notification, why: &str) {
+fn log_dropped(way: Channel, notification: &Notification, why: &str) {
     count_notification(way, "given-up");
-    let names: Vec<_> = bulletin
+    let names: Vec<_> = notification
         .updates
         .iter()
         .map(|item| format!("{} {}", item.alarm.kind.as_str(), item.alarm.subject))

@@ -18,9 +18,9 @@ pub(super) struct RetryQueue {
 
 impl RetryQueue {
     /// One more waits; gives back one that is given up for it.
-    pub fn push(&mut self, bulletin: Arc<Notification>) -> Option<Arc<Notification>> {
+    pub fn push(&mut self, notification: Arc<Notification>) -> Option<Arc<Notification>> {
         let full = self.pending.len() >= MAX_PENDING;
-        self.pending.push_back(bulletin);
+        self.pending.push_back(notification);
         if full { self.pop_first() } else { None }
     }
 

@@ -86,10 +86,10 @@ impl InboundDelivery {
     }
 
     /// Notes what became of a mail; says how long to wait.
-    async fn record_outcome(&self, mail: &InboundSummary, fate: InboundOutcome) -> Duration {
+    async fn record_outcome(&self, mail: &InboundSummary, scenario: InboundOutcome) -> Duration {
         let id = mail.received.id;
         let recipient = mail.received.recipient.as_str();
-        let (target, outcome) = match &fate {
+        let (target, outcome) = match &scenario {
             InboundOutcome::Delivered { target, .. } => (target.clone(), "taken"),
             InboundOutcome::Deferred { target, reason, .. } => {
                 tracing::warn!(%id, recipient, target, reason, "a mail from outside is not taken for now");
@@ -109,7 +109,11 @@ impl InboundDelivery {
         };
         metrics::counter!("mailtrail_inbound_deliveries_total", "target" => target, "outcome" => outcome)
             .increment(1);
-        match self.store.record_inbound(InboundTransition { id, at: self.clock.now(), outcome: fate }).await {
+        match self
+            .store
+            .record_inbound(InboundTransition { id, at: self.clock.now(), outcome: scenario })
+            .await
+        {
             Ok(()) => Duration::ZERO,
             Err(error) => {
                 tracing::error!(%id, %error, "what became of a mail from outside cannot be kept; it is delivered again");

@@ -49,12 +49,12 @@ impl Heartbeat {
         let HeartbeatSettings { interval, timeout, .. } = self.settings;
         let mut pause = INITIAL_DELAY.min(interval);
         while stopping.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
-            let beat = async {
+            let stats = async {
                 let id = self.send_message().await?;
                 tokio::time::sleep(timeout).await;
                 Ok::<_, HeartbeatError>(self.store.load_trail(id)?)
             };
-            match stopping.run_until_cancelled(beat).await {
+            match stopping.run_until_cancelled(stats).await {
                 None => return,
                 Some(Ok(trail)) => self.evaluate_trail(trail.as_ref()),
                 Some(Err(error)) => tracing::error!(%error, "a heartbeat cannot be sent; the next one is"),

@@ -37,17 +37,17 @@ struct QueueSnapshot {
 impl QueueGauges {
     /// Counts until we stop.
     pub async fn run(self, stopping: CancellationToken) {
-        let (census, mut known) = (Arc::new(self), QueueCounts::new());
+        let (gauges, mut known) = (Arc::new(self), QueueCounts::new());
         let mut pause = Duration::ZERO;
         while stopping.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
-            let (counting, begun) = (census.clone(), Instant::now());
+            let (counting, begun) = (gauges.clone(), Instant::now());
             match tokio::task::spawn_blocking(move || {
                 counting.export_store_gauges();
                 counting.collect_snapshot()
             })
             .await
             {
-                Ok(Ok(found)) => census.export_snapshot(&found, &mut known),
+                Ok(Ok(found)) => gauges.export_snapshot(&found, &mut known),
                 Ok(Err(error)) => tracing::error!(%error, "what waits cannot be counted; it is tried again"),
                 // A count that broke off is made again.
                 Err(_) => {}
@@ -151,9 +151,9 @@ mod tests {
         store.checkpoint().await;
         let upstreams = vec!["a".to_owned(), "b".to_owned()];
         let ways = UpstreamSelection::new(upstreams.iter().map(|name| (name.clone(), false)).collect(), &[]);
-        let census =
+        let gauges =
             QueueGauges { store: store.clone(), clock: Clock::System, routes: Arc::new(ways), upstreams };
-        let found = census.collect_snapshot().unwrap();
+        let found = gauges.collect_snapshot().unwrap();
         let expected = [
             ((STATE_HELD, ""), 0),
             ((STATE_QUEUED, "a"), 4),

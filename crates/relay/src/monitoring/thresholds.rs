@@ -218,15 +218,15 @@ impl ThresholdMonitor {
     }
 
     fn check_upstream(&self, upstream: &str, reports: bool, now: Timestamp) {
-        let beat = self.upstream_activity.snapshot(upstream);
+        let stats = self.upstream_activity.snapshot(upstream);
         self.alarms.set(
             AlarmKind::MissingEvents,
             upstream,
-            self.silence_text(&beat, now).filter(|_| reports),
+            self.silence_text(&stats, now).filter(|_| reports),
         );
-        self.alarms.set(AlarmKind::Signature, upstream, signature_failure_text(&beat));
-        self.alarms.set(AlarmKind::Clock, upstream, clock_lag_text(&beat, now));
-        let slow = beat
+        self.alarms.set(AlarmKind::Signature, upstream, signature_failure_text(&stats));
+        self.alarms.set(AlarmKind::Clock, upstream, clock_lag_text(&stats, now));
+        let slow = stats
             .relay_latency_p95(now.saturating_sub(RECENT_WINDOW))
             .filter(|time| *time > self.thresholds.max_relay_latency);
         let slow = slow.map(|time| {
@@ -239,11 +239,11 @@ impl ThresholdMonitor {
         self.alarms.set(AlarmKind::RelayLatency, upstream, slow);
     }
 
-    fn silence_text(&self, beat: &ActivityStats, now: Timestamp) -> Option<String> {
-        let (mails, since) = beat.relayed_without_event?;
+    fn silence_text(&self, stats: &ActivityStats, now: Timestamp) -> Option<String> {
+        let (mails, since) = stats.relayed_without_event?;
         let quiet = now.duration_since(since);
         (quiet >= self.thresholds.event_silence?).then(|| {
-            let cause = if beat.signature_failures.is_some() {
+            let cause = if stats.signature_failures.is_some() {
                 "its reports come and their signatures do not fit"
             } else {
                 "no webhook is registered at the provider, its address does not lead here, or the provider holds the mail back"
@@ -306,8 +306,8 @@ impl ThresholdMonitor {
     }
 }
 
-fn signature_failure_text(beat: &ActivityStats) -> Option<String> {
-    let (count, since) = beat.signature_failures.filter(|(count, _)| *count >= MIN_SIGNATURE_FAILURES)?;
+fn signature_failure_text(stats: &ActivityStats) -> Option<String> {
+    let (count, since) = stats.signature_failures.filter(|(count, _)| *count >= MIN_SIGNATURE_FAILURES)?;
     Some(format!(
         "the last {count} reports, all since {since}, were refused for their signature; likely the key changed at the \
          provider: compare webhook_signing_key, or its token"
@@ -333,8 +333,8 @@ fn clock_step_text(step: ClockStep) -> Option<String> {
     ))
 }
 
-fn clock_lag_text(beat: &ActivityStats, now: Timestamp) -> Option<String> {
-    let lag = beat
+fn clock_lag_text(stats: &ActivityStats, now: Timestamp) -> Option<String> {
+    let lag = stats
         .clock_lag(now.saturating_sub(RECENT_WINDOW))
         .filter(|lag| lag.unsigned_abs() > MAX_CLOCK_SKEW_MS)?;
     let seconds = lag.unsigned_abs() / 1000;

@@ -43,35 +43,35 @@ impl UpstreamActivity {
             return;
         }
         let waited = now.duration_since(id.timestamp());
-        self.update_stats(upstream, |beat| {
-            beat.relayed_without_event = Some(bump_count(beat.relayed_without_event, now));
-            push_bounded(&mut beat.relay_latencies, (now, waited));
+        self.update_stats(upstream, |stats| {
+            stats.relayed_without_event = Some(bump_count(stats.relayed_without_event, now));
+            push_bounded(&mut stats.relay_latencies, (now, waited));
         });
     }
 
     /// Its provider reported.
     pub fn record_event(&self, upstream: &str) {
-        self.update_stats(upstream, |beat| {
-            (beat.relayed_without_event, beat.signature_failures) = (None, None)
+        self.update_stats(upstream, |stats| {
+            (stats.relayed_without_event, stats.signature_failures) = (None, None)
         });
     }
 
     /// Its provider brought something that is no report, and the signature was good.
     pub fn record_valid_signature(&self, upstream: &str) {
-        self.update_stats(upstream, |beat| beat.signature_failures = None);
+        self.update_stats(upstream, |stats| stats.signature_failures = None);
     }
 
     /// What its provider reported at `now` was signed at `signed_at`.
     pub fn record_signature_age(&self, upstream: &str, now: Timestamp, signed_at: Timestamp) {
         let age = i128::from(now.as_millis()) - i128::from(signed_at.as_millis());
         let age = i64::try_from(age).unwrap_or(i64::MAX);
-        self.update_stats(upstream, |beat| push_bounded(&mut beat.signature_ages, (now, age)));
+        self.update_stats(upstream, |stats| push_bounded(&mut stats.signature_ages, (now, age)));
     }
 
     /// Somebody reported in its name, and the signature or the secret was wrong.
     pub fn record_signature_failure(&self, upstream: &str, now: Timestamp) {
-        self.update_stats(upstream, |beat| {
-            beat.signature_failures = Some(bump_count(beat.signature_failures, now))
+        self.update_stats(upstream, |stats| {
+            stats.signature_failures = Some(bump_count(stats.signature_failures, now))
         });
     }
 
@@ -83,7 +83,7 @@ impl UpstreamActivity {
     fn update_stats(&self, upstream: &str, change: impl FnOnce(&mut ActivityStats)) {
         let mut beats = self.lock_table();
         match beats.by_upstream.get_mut(upstream) {
-            Some(beat) => change(beat),
+            Some(stats) => change(stats),
             None => change(beats.by_upstream.entry(upstream.to_owned()).or_default()),
         }
     }
@@ -143,47 +143,50 @@ mod tests {
 
     #[test]
     fn event_resets_relayed_without_event() {
-        let pulse = UpstreamActivity::default();
+        let activity = UpstreamActivity::default();
         let own = tracking_id_at(0);
-        pulse.exclude_message(own);
+        activity.exclude_message(own);
         for (id, second) in [(own, 0), (tracking_id_at(1), 1), (tracking_id_at(2), 2)] {
-            pulse.record_relayed("mailgun", id, timestamp_at(second));
+            activity.record_relayed("mailgun", id, timestamp_at(second));
         }
-        pulse.record_signature_failure("mailgun", timestamp_at(3));
-        assert_eq!(pulse.snapshot("mailgun").relayed_without_event, Some((2, timestamp_at(1))));
-        assert_eq!(pulse.snapshot("mailgun").signature_failures, Some((1, timestamp_at(3))));
-        pulse.record_event("mailgun");
+        activity.record_signature_failure("mailgun", timestamp_at(3));
+        assert_eq!(activity.snapshot("mailgun").relayed_without_event, Some((2, timestamp_at(1))));
+        assert_eq!(activity.snapshot("mailgun").signature_failures, Some((1, timestamp_at(3))));
+        activity.record_event("mailgun");
         assert_eq!(
-            (pulse.snapshot("mailgun").relayed_without_event, pulse.snapshot("mailgun").signature_failures),
+            (
+                activity.snapshot("mailgun").relayed_without_event,
+                activity.snapshot("mailgun").signature_failures
+            ),
             (None, None)
         );
-        assert_eq!(pulse.snapshot("brevo").relayed_without_event, None);
+        assert_eq!(activity.snapshot("brevo").relayed_without_event, None);
     }
 
     #[test]
     fn relay_latency_covers_recent_messages_only() {
-        let pulse = UpstreamActivity::default();
+        let activity = UpstreamActivity::default();
         for second in 0..1000 {
-            pulse.record_relayed("mailgun", tracking_id_at(0), timestamp_at(second));
+            activity.record_relayed("mailgun", tracking_id_at(0), timestamp_at(second));
         }
-        let beat = pulse.snapshot("mailgun");
-        assert_eq!(beat.relay_latency_p95(timestamp_at(900)), Some(Duration::from_secs(995)));
-        assert_eq!(beat.relay_latency_p95(timestamp_at(0)), Some(Duration::from_secs(975)));
-        assert_eq!(beat.relay_latency_p95(timestamp_at(990)), None);
+        let stats = activity.snapshot("mailgun");
+        assert_eq!(stats.relay_latency_p95(timestamp_at(900)), Some(Duration::from_secs(995)));
+        assert_eq!(stats.relay_latency_p95(timestamp_at(0)), Some(Duration::from_secs(975)));
+        assert_eq!(stats.relay_latency_p95(timestamp_at(990)), None);
     }
 
     #[test]
     fn ignores_repeated_old_events_in_clock_lag() {
-        let pulse = UpstreamActivity::default();
+        let activity = UpstreamActivity::default();
         for number in 0..40 {
             let age = if number % 2 == 0 { 3600 } else { 2 };
-            pulse.record_signature_age(
+            activity.record_signature_age(
                 "mailgun",
                 timestamp_at(10_000 + number),
                 timestamp_at(10_000 + number - age),
             );
         }
-        assert_eq!(pulse.snapshot("mailgun").clock_lag(timestamp_at(0)), Some(2000));
+        assert_eq!(activity.snapshot("mailgun").clock_lag(timestamp_at(0)), Some(2000));
         let ahead = UpstreamActivity::default();
         for number in 0..20 {
             ahead.record_signature_age(

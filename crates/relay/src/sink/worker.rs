@@ -331,11 +331,11 @@ impl PageReader {
                 None => missing_delayed.push(delayed),
             }
         }
-        let (parcels, end) = self.store.read_from(from, RECORDS_PER_PAGE)?;
-        for parcel in parcels {
-            has_new |= !parcel.entries.is_empty();
-            for (part, entry) in (0u16..).zip(parcel.entries) {
-                let item = self.build_event(parcel.cursor, part, entry)?;
+        let (records, end) = self.store.read_from(from, RECORDS_PER_PAGE)?;
+        for record in records {
+            has_new |= !record.entries.is_empty();
+            for (part, entry) in (0u16..).zip(record.entries) {
+                let item = self.build_event(record.cursor, part, entry)?;
                 let client = item.trail.as_ref().map(|trail| trail.message.client.as_str());
                 if self.filter.matches(item.entry.event.kind, client) {
                     events.push(item);

@@ -278,13 +278,13 @@ impl ConnectionLimiter {
     }
 
     fn acquire(&self, ip: IpAddr, limits: &Limits) -> Option<ConnectionPermit> {
-        let mut crowd = self.per_ip.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: usize = crowd.values().sum();
-        let here = crowd.get(&ip).copied().unwrap_or_default();
+        let mut connections = self.per_ip.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: usize = connections.values().sum();
+        let here = connections.get(&ip).copied().unwrap_or_default();
         if all >= limits.max_connections || here >= limits.max_connections_per_ip {
             return None;
         }
-        crowd.insert(ip, here + 1);
+        connections.insert(ip, here + 1);
         Some(ConnectionPermit { limiter: self.clone(), ip })
     }
 }
@@ -297,11 +297,11 @@ struct ConnectionPermit {
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        let mut crowd = self.limiter.per_ip.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(here) = crowd.get_mut(&self.ip) {
+        let mut connections = self.limiter.per_ip.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(here) = connections.get_mut(&self.ip) {
             *here -= 1;
             if *here == 0 {
-                crowd.remove(&self.ip);
+                connections.remove(&self.ip);
             }
         }
     }

@@ -148,10 +148,10 @@ mod tests {
         marks: &[EvidenceItem],
         removed: Option<u32>,
     ) -> SuppressionEvidence {
-        let mut dossier = SuppressionEvidence::default();
-        marks.iter().for_each(|mark| dossier.add(reason, mark));
-        removed.into_iter().for_each(|days| dossier.clear(None, days_ago(days)));
-        dossier
+        let mut evidence = SuppressionEvidence::default();
+        marks.iter().for_each(|mark| evidence.add(reason, mark));
+        removed.into_iter().for_each(|days| evidence.clear(None, days_ago(days)));
+        evidence
     }
 
     fn remote_entry(days: Option<u32>, tag: &str) -> SuppressionEntry {

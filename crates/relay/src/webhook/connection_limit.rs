@@ -77,8 +77,8 @@ mod tests {
     #[test]
     fn limits_connections_per_network() {
         let settings = WebhookSettings { connections_per_ip: 2, ..WebhookSettings::default() };
-        let crowd = Arc::new(HttpConnectionLimiter::new(settings));
-        let enter = |address: &str| crowd.acquire(address.parse().unwrap());
+        let connections = Arc::new(HttpConnectionLimiter::new(settings));
+        let enter = |address: &str| connections.acquire(address.parse().unwrap());
         let mut seats: Vec<_> =
             (0..2 + MAX_OVERFLOW_PER_NETWORK).map(|_| enter("192.0.2.1").unwrap()).collect();
         let many: Vec<_> = seats.iter().map(|seat| seat.is_over_limit).collect();
@@ -92,6 +92,6 @@ mod tests {
         assert!(enter("192.0.2.1").unwrap().is_over_limit);
         drop((seats, proxied));
         assert!(!enter("192.0.2.1").unwrap().is_over_limit);
-        assert!(crowd.per_network.lock().unwrap().is_empty(), "nobody is left");
+        assert!(connections.per_network.lock().unwrap().is_empty(), "nobody is left");
     }
 }

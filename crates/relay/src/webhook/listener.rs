@@ -53,7 +53,7 @@ pub async fn serve(
         ConnectionHandler { router: router(inbox), tls, refusals: refusals.clone(), shutdown: quiet.clone() };
     let (places, spare) =
         (Arc::new(Semaphore::new(settings.connections)), Arc::new(Semaphore::new(OVERFLOW_CONNECTIONS)));
-    let crowd = Arc::new(HttpConnectionLimiter::new(settings));
+    let connections = Arc::new(HttpConnectionLimiter::new(settings));
     let conversations = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -68,7 +68,7 @@ pub async fn serve(
                 continue;
             }
         };
-        let Some(seat) = crowd.acquire(peer.ip()) else {
+        let Some(seat) = connections.acquire(peer.ip()) else {
             refusals.record_refusal(peer.ip(), Refusal::TooManyHttpConnections, &"");
             continue;
         };

@@ -202,9 +202,9 @@ struct RequestContext<'a> {
 }
 
 impl WebhookService {
-    async fn handle(&self, name: &str, errand: RequestKind, request: Request) -> StatusCode {
+    async fn handle(&self, name: &str, action: RequestKind, request: Request) -> StatusCode {
         let found = self.sources.iter().enumerate().find(|(_, source)| source.name == name);
-        let found = found.filter(|(_, source)| errand.is_supported_by(&source.kind));
+        let found = found.filter(|(_, source)| action.is_supported_by(&source.kind));
         let Some((source_index, source)) = found else {
             self.reject_path(Refusal::UnknownPath, &request);
             return StatusCode::NOT_FOUND;
@@ -212,7 +212,7 @@ impl WebhookService {
         let peer = peer_of(&request);
         let (Parts { headers, .. }, body) = request.into_parts();
         let client = ClientAddress::resolve(peer.address, &headers, &self.proxies);
-        let (secret, mail) = match errand {
+        let (secret, mail) = match action {
             RequestKind::Event(secret) => (secret, None),
             RequestKind::InboundMail { is_raw } => (None, Some(is_raw)),
         };

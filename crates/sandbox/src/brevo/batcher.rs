@@ -16,33 +16,33 @@ impl EventBatcher {
     /// Adds an event. With the first one the time begins after which all go; when there are enough, they go at once.
     pub(super) async fn add_event(
         &self,
-        house: &Arc<SandboxState>,
+        state: &Arc<SandboxState>,
         target: WebhookTarget,
         event: Value,
-        story: Arc<RecipientLifecycle>,
+        lifecycle: Arc<RecipientLifecycle>,
     ) {
         let count = {
             let mut all = self.lock();
             let waiting = all.entry(target.clone()).or_default();
-            waiting.push((event, story));
+            waiting.push((event, lifecycle));
             waiting.len()
         };
         match count {
-            1 => house.tasks.spawn(send_after_window(house.clone(), target)),
-            MAX_BATCH_EVENTS.. => self.send_batch(house, &target).await,
+            1 => state.tasks.spawn(send_after_window(state.clone(), target)),
+            MAX_BATCH_EVENTS.. => self.send_batch(state, &target).await,
             _ => {}
         }
     }
 
-    async fn send_batch(&self, house: &Arc<SandboxState>, target: &WebhookTarget) {
+    async fn send_batch(&self, state: &Arc<SandboxState>, target: &WebhookTarget) {
         let mut waiting = self.lock().remove(target).unwrap_or_default();
         while !waiting.is_empty() {
             let rest = waiting.split_off(waiting.len().min(MAX_BATCH_EVENTS));
             let (events, lifecycles): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
             // Nobody has published the shape.
-            let body = if house.faults.current().wrap { json!({ "items": events }) } else { json!(events) };
+            let body = if state.faults.current().wrap { json!({ "items": events }) } else { json!(events) };
             send_request(
-                house,
+                state,
                 WebhookRequest { target: target.clone(), body: body.to_string().into(), lifecycles },
             )
             .await;
@@ -55,10 +55,10 @@ impl EventBatcher {
     }
 }
 
-async fn send_after_window(house: Arc<SandboxState>, target: WebhookTarget) {
-    house.time_scale.sleep(BATCH_WINDOW_SECONDS).await;
-    house.faults.wait_released().await;
-    house.brevo.batcher.send_batch(&house, &target).await;
+async fn send_after_window(state: Arc<SandboxState>, target: WebhookTarget) {
+    state.time_scale.sleep(BATCH_WINDOW_SECONDS).await;
+    state.faults.wait_released().await;
+    state.brevo.batcher.send_batch(&state, &target).await;
 }
 
 /// Events of one request.

@@ -12,7 +12,7 @@ use serde_json::json;
 use std::sync::Arc;
 
 pub(super) async fn list_blocked_contacts(
-    State(house): State<Arc<SandboxState>>,
+    State(state): State<Arc<SandboxState>>,
     RawQuery(query): RawQuery,
 ) -> ApiResult {
     let form = Form::from_urlencoded(&query.unwrap_or_default());
@@ -20,7 +20,7 @@ pub(super) async fn list_blocked_contacts(
     let span = parse_date_range(&form)?;
     let mut contacts = Vec::new();
     for (list, code, message) in BLOCK_REASONS {
-        for (email, entry) in house.suppressions.read_page(list, None, false, "", usize::MAX) {
+        for (email, entry) in state.suppressions.read_page(list, None, false, "", usize::MAX) {
             let since = entry["created_at"].as_str().and_then(Timestamp::parse_rfc5322).unwrap_or_default();
             let contact = json!({
                 "email": email,
@@ -43,10 +43,10 @@ pub(super) async fn list_blocked_contacts(
 }
 
 pub(super) async fn unblock_contact(
-    State(house): State<Arc<SandboxState>>,
+    State(state): State<Arc<SandboxState>>,
     Path(email): Path<String>,
 ) -> Result<StatusCode, ApiError> {
-    let removed = BLOCK_REASONS.iter().filter(|(list, ..)| house.suppressions.remove(*list, &email)).count();
+    let removed = BLOCK_REASONS.iter().filter(|(list, ..)| state.suppressions.remove(*list, &email)).count();
     if removed > 0 { Ok(StatusCode::NO_CONTENT) } else { Err(not_found("Contact not found")) }
 }
 

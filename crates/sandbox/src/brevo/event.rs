@@ -9,17 +9,17 @@ use serde_json::{Map, Value, json};
 /// An event. Its times but one are those of the account's zone. The tag stands in `tag`, as for all mail that comes over
 /// SMTP; `tags` is for the API's.
 pub(crate) fn build_webhook_event(
-    story: &RecipientLifecycle,
+    lifecycle: &RecipientLifecycle,
     happening: SandboxEvent,
     at: Timestamp,
 ) -> Map<String, Value> {
     let (word, reason) = event_and_reason(happening);
-    let facts = &story.facts;
+    let facts = &lifecycle.facts;
     let mut data = Map::new();
     let mut put = |name: &str, value: Value| drop(data.insert(name.to_owned(), value));
     // The account's: events have none.
     put("id", json!(1_048_577));
-    put("email", story.recipient.as_str().into());
+    put("email", lifecycle.recipient.as_str().into());
     put("message-id", format!("<{}>", facts.message_id.as_str()).into());
     put("date", time_zone::format_local(at).into());
     if let Some(tag) = &facts.mailin_tag {
@@ -55,9 +55,9 @@ pub(crate) fn build_webhook_event(
 }
 
 /// The same with what only the statistics tell.
-pub(crate) fn to_log_entry(story: &RecipientLifecycle, data: &Map<String, Value>) -> Map<String, Value> {
+pub(crate) fn to_log_entry(lifecycle: &RecipientLifecycle, data: &Map<String, Value>) -> Map<String, Value> {
     let mut logged = data.clone();
-    logged.insert("sender_email".into(), story.facts.author.as_str().into());
+    logged.insert("sender_email".into(), lifecycle.facts.author.as_str().into());
     logged
 }
 
@@ -243,10 +243,10 @@ mod tests {
             (SandboxEvent::Bounced, "bob@example.org", &recorded["events"][1], "tag"),
         ] {
             let at = Timestamp::parse_rfc3339(recorded["date"].as_str().unwrap()).unwrap();
-            let story = sample_lifecycle(to);
+            let lifecycle = sample_lifecycle(to);
             let logged = to_log_entry(
-                &story,
-                &build_webhook_event(&story, happening, Timestamp::from_millis(at.as_millis() + 179)),
+                &lifecycle,
+                &build_webhook_event(&lifecycle, happening, Timestamp::from_millis(at.as_millis() + 179)),
             );
             let mut got = to_statistics_event(&Value::Object(logged));
             got.as_object_mut().unwrap().remove(without);

@@ -43,28 +43,28 @@ pub(crate) fn generate_message_id(now: Timestamp) -> String {
 
 /// Tells an event to the configured address and to the webhooks that were made for its kind.
 pub(crate) async fn deliver_event(
-    house: &Arc<SandboxState>,
-    story: &Arc<RecipientLifecycle>,
+    state: &Arc<SandboxState>,
+    lifecycle: &Arc<RecipientLifecycle>,
     data: &Map<String, Value>,
 ) {
     let word = data.get("event").and_then(Value::as_str).unwrap_or_default();
-    let configured = house.webhook_client.url().map(|_| (WebhookTarget::Configured, false));
-    let made = house
+    let configured = state.webhook_client.url().map(|_| (WebhookTarget::Configured, false));
+    let made = state
         .brevo
         .webhooks
         .subscribers_of(word)
         .into_iter()
         .map(|(id, batched)| (WebhookTarget::Brevo(id), batched));
     for (target, batched) in configured.into_iter().chain(made) {
-        if house.should_lose_webhook() {
+        if state.should_lose_webhook() {
             continue;
         }
         let data = Value::Object(data.clone());
         if batched {
-            house.brevo.batcher.add_event(house, target, data, story.clone()).await;
+            state.brevo.batcher.add_event(state, target, data, lifecycle.clone()).await;
         } else {
-            let (body, lifecycles) = (data.to_string().into(), vec![story.clone()]);
-            send_request(house, WebhookRequest { target, body, lifecycles }).await;
+            let (body, lifecycles) = (data.to_string().into(), vec![lifecycle.clone()]);
+            send_request(state, WebhookRequest { target, body, lifecycles }).await;
         }
     }
 }

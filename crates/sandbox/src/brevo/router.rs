@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use subtle::ConstantTimeEq;
 
-pub(crate) fn router(house: Arc<SandboxState>) -> Router {
+pub(crate) fn router(state: Arc<SandboxState>) -> Router {
     Router::new()
         .route("/v3/account", get(show_account))
         .route("/v3/senders/domains", get(list_domains))
@@ -29,26 +29,26 @@ pub(crate) fn router(house: Arc<SandboxState>) -> Router {
             "/v3/webhooks/{id}",
             get(webhooks::show_webhook).put(webhooks::update_webhook).delete(webhooks::delete_webhook),
         )
-        .layer(middleware::from_fn_with_state(house.clone(), limit_requests))
+        .layer(middleware::from_fn_with_state(state.clone(), limit_requests))
         .merge(control_api::control_routes())
-        .layer(middleware::from_fn_with_state(house.clone(), require_api_key))
+        .layer(middleware::from_fn_with_state(state.clone(), require_api_key))
         .fallback(|| async { not_found("Unable to find the requested path") })
-        .with_state(house)
+        .with_state(state)
 }
 
 /// Only who knows the key.
-async fn require_api_key(State(house): State<Arc<SandboxState>>, request: Request, next: Next) -> Response {
+async fn require_api_key(State(state): State<Arc<SandboxState>>, request: Request, next: Next) -> Response {
     let given = request.headers().get("api-key").map(|key| key.as_bytes()).unwrap_or_default();
-    if given.ct_eq(house.api_key.expose().as_bytes()).into() {
+    if given.ct_eq(state.api_key.expose().as_bytes()).into() {
         return next.run(request).await;
     }
     api_error(StatusCode::UNAUTHORIZED, "unauthorized", "Key not found").into_response()
 }
 
 /// Only so many in an hour. Each answer says how many are left.
-async fn limit_requests(State(house): State<Arc<SandboxState>>, request: Request, next: Next) -> Response {
-    let most = house.faults.current().requests;
-    let seen = house.request_counter.count_request(RATE_LIMIT_WINDOW);
+async fn limit_requests(State(state): State<Arc<SandboxState>>, request: Request, next: Next) -> Response {
+    let most = state.faults.current().requests;
+    let seen = state.request_counter.count_request(RATE_LIMIT_WINDOW);
     let answer = if seen.count <= most {
         next.run(request).await
     } else {
@@ -63,10 +63,10 @@ async fn limit_requests(State(house): State<Arc<SandboxState>>, request: Request
     (fields, answer).into_response()
 }
 
-async fn show_account(State(house): State<Arc<SandboxState>>) -> Json<Value> {
+async fn show_account(State(state): State<Arc<SandboxState>>) -> Json<Value> {
     Json(json!({
         "organization_id": "5f0000000000000000000001",
-        "email": format!("owner@{}", house.domain),
+        "email": format!("owner@{}", state.domain),
         "firstName": "Ada",
         "lastName": "Owner",
         "companyName": "Example",
@@ -74,7 +74,7 @@ async fn show_account(State(house): State<Arc<SandboxState>>) -> Json<Value> {
         "relay": {
             "enabled": true,
             "data": {
-                "userName": house.credentials.username(),
+                "userName": state.credentials.username(),
                 "relay": "smtp-relay.brevo.com",
                 "port": 587,
             },
@@ -82,11 +82,11 @@ async fn show_account(State(house): State<Arc<SandboxState>>) -> Json<Value> {
     }))
 }
 
-async fn list_domains(State(house): State<Arc<SandboxState>>) -> Json<Value> {
+async fn list_domains(State(state): State<Arc<SandboxState>>) -> Json<Value> {
     Json(json!({
         "domains": [{
             "id": 1,
-            "domain_name": house.domain,
+            "domain_name": state.domain,
             "authenticated": true,
             "verified": true,
         }],

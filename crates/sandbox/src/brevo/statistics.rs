@@ -12,12 +12,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub(super) async fn list_events(
-    State(house): State<Arc<SandboxState>>,
+    State(state): State<Arc<SandboxState>>,
     RawQuery(query): RawQuery,
 ) -> ApiResult {
     let form = Form::from_urlencoded(&query.unwrap_or_default());
     let (limit, offset) = parse_paging(&form, 2500, 5000)?;
-    let now = house.clock.now();
+    let now = state.clock.now();
     let (from, to) = match (parse_date_range(&form)?, form.get("days")) {
         (Some(_), Some(_)) => return Err(invalid_parameter("days does not go with startDate and endDate")),
         (Some(span), None) => span,
@@ -45,7 +45,7 @@ pub(super) async fn list_events(
     let range = (Included(from.as_millis() * 1000), Excluded(to.as_millis() * 1000));
     let newest_first = form.get("sort") != Some("asc");
     let most = offset.saturating_add(limit);
-    let events = house.event_log.read_page(range, newest_first, most, now, wanted);
+    let events = state.event_log.read_page(range, newest_first, most, now, wanted);
     let events: Vec<_> =
         events.into_iter().skip(offset).map(|(_, event)| to_statistics_event(&event)).collect();
     // Without any the field is not there.

@@ -8,18 +8,18 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 
 pub(super) async fn show_domain(
-    State(house): State<Arc<SandboxState>>,
+    State(state): State<Arc<SandboxState>>,
     Path(domain): Path<String>,
 ) -> ApiResult {
-    check_domain(&house, &domain).map_err(|_| ApiError::not_found("Domain not found"))?;
-    let name = &house.domain;
+    check_domain(&state, &domain).map_err(|_| ApiError::not_found("Domain not found"))?;
+    let name = &state.domain;
     Ok(Json(json!({
         "domain": {
             "id": "5f0000000000000000000002",
             "name": name,
             "state": "active",
             "type": "custom",
-            "smtp_login": house.credentials.username(),
+            "smtp_login": state.credentials.username(),
             "spam_action": "disabled",
             "require_tls": false,
             "skip_verification": false,
@@ -52,10 +52,10 @@ fn dns_record(kind: &str, name: String, value: &str) -> Value {
 }
 
 pub(super) async fn show_tracking(
-    State(house): State<Arc<SandboxState>>,
+    State(state): State<Arc<SandboxState>>,
     Path(domain): Path<String>,
 ) -> ApiResult {
-    check_domain(&house, &domain)?;
+    check_domain(&state, &domain)?;
     Ok(Json(json!({
         "tracking": {
             "open": { "active": true, "place_at_the_top": false },
@@ -67,13 +67,13 @@ pub(super) async fn show_tracking(
 }
 
 pub(super) async fn show_sending_queues(
-    State(house): State<Arc<SandboxState>>,
+    State(state): State<Arc<SandboxState>>,
     Path(domain): Path<String>,
 ) -> ApiResult {
-    check_domain(&house, &domain)?;
+    check_domain(&state, &domain)?;
     Ok(Json(json!({ "regular": { "is_disabled": false }, "scheduled": { "is_disabled": false } })))
 }
 
-pub(super) async fn show_signing_key(State(house): State<Arc<SandboxState>>) -> Json<Value> {
-    Json(json!({ "message": "success", "http_signing_key": house.signing_key.expose() }))
+pub(super) async fn show_signing_key(State(state): State<Arc<SandboxState>>) -> Json<Value> {
+    Json(json!({ "message": "success", "http_signing_key": state.signing_key.expose() }))
 }

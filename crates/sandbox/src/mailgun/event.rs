@@ -45,13 +45,13 @@ pub(crate) fn micros_to_seconds(micros: u64) -> f64 {
 
 /// An event's `event-data`.
 pub(crate) fn build_event_data(
-    story: &RecipientLifecycle,
+    lifecycle: &RecipientLifecycle,
     happening: SandboxEvent,
     at: f64,
     delivered_at: Option<f64>,
 ) -> Map<String, Value> {
     let (word, level) = happening.name_and_level();
-    let facts = &story.facts;
+    let facts = &lifecycle.facts;
     let mut data = into_object(json!({
         "id": BASE64_URL_SAFE_NO_PAD.encode(random_bytes::<16>()),
         "timestamp": at,
@@ -59,22 +59,22 @@ pub(crate) fn build_event_data(
         "event": word,
         "account": { "id": "5f0000000000000000000001" },
         "domain": { "name": facts.domain },
-        "recipient": story.recipient.as_str(),
-        "recipient-domain": story.recipient.domain(),
+        "recipient": lifecycle.recipient.as_str(),
+        "recipient-domain": lifecycle.recipient.domain(),
     }));
     data.extend(into_object(match happening {
-        SandboxEvent::Accepted => accepted_fields(story),
+        SandboxEvent::Accepted => accepted_fields(lifecycle),
         SandboxEvent::Opened
         | SandboxEvent::OpenedAgain
         | SandboxEvent::OpenedByBot
         | SandboxEvent::Clicked
-        | SandboxEvent::Unsubscribed => engagement_fields(story, happening, delivered_at),
+        | SandboxEvent::Unsubscribed => engagement_fields(lifecycle, happening, delivered_at),
         SandboxEvent::Complained => json!({
             "envelope": { "sending-ip": SENDING_IP },
             "flags": { "is-test-mode": false },
             "message": facts.message,
         }),
-        _ => delivery_fields(story, happening),
+        _ => delivery_fields(lifecycle, happening),
     }));
     if happening == SandboxEvent::BouncedLate {
         // The report that Mailgun got names the recipient only.
@@ -134,16 +134,16 @@ impl SandboxEvent {
     }
 }
 
-fn accepted_fields(story: &RecipientLifecycle) -> Value {
-    let mut data = into_object(match story.facts.origin {
+fn accepted_fields(lifecycle: &RecipientLifecycle) -> Value {
+    let mut data = into_object(match lifecycle.facts.origin {
         SubmissionOrigin::Smtp(peer) => json!({ "method": "smtp", "originating-ip": peer }),
         SubmissionOrigin::Http(_) => json!({ "method": "HTTP", "api-key-id": "0000000a-00000001" }),
     });
     data.extend(into_object(json!({
-        "envelope": envelope_json(story),
-        "flags": { "is-authenticated": true, "is-test-mode": story.facts.is_test_mode },
-        "message": story.facts.message,
-        "storage": story.facts.storage,
+        "envelope": envelope_json(lifecycle),
+        "flags": { "is-authenticated": true, "is-test-mode": lifecycle.facts.is_test_mode },
+        "message": lifecycle.facts.message,
+        "storage": lifecycle.facts.storage,
         "recipient-provider": "Other",
         "delivery-status": null,
     })));
@@ -151,20 +151,20 @@ fn accepted_fields(story: &RecipientLifecycle) -> Value {
 }
 
 /// Delivered or failed.
-fn delivery_fields(story: &RecipientLifecycle, happening: SandboxEvent) -> Value {
+fn delivery_fields(lifecycle: &RecipientLifecycle, happening: SandboxEvent) -> Value {
     let mut data = Map::new();
     if let Some((severity, reason)) = happening.severity_and_reason() {
         data.insert("severity".into(), severity.into());
         data.insert("reason".into(), reason.into());
     }
-    data.insert("delivery-status".into(), delivery_status(story, happening));
+    data.insert("delivery-status".into(), delivery_status(lifecycle, happening));
     if happening == SandboxEvent::BouncedLate {
         data.insert("envelope".into(), json!({}));
         data.insert("flags".into(), json!({ "is-delayed-bounce": true, "is-test-mode": false }));
-        data.insert("message".into(), story.facts.message.clone());
+        data.insert("message".into(), lifecycle.facts.message.clone());
         return data.into();
     }
-    let mut envelope = envelope_json(story);
+    let mut envelope = envelope_json(lifecycle);
     if !happening.skips_delivery() {
         envelope["sending-ip"] = SENDING_IP.into();
     }
@@ -176,18 +176,18 @@ fn delivery_fields(story: &RecipientLifecycle, happening: SandboxEvent) -> Value
             "is-system-test": false,
             "is-test-mode": happening == SandboxEvent::DeliveredInTestMode,
         },
-        "message": story.facts.message,
-        "storage": story.facts.storage,
+        "message": lifecycle.facts.message,
+        "storage": lifecycle.facts.storage,
         "recipient-provider": "Other",
-        "primary-dkim": format!("s1._domainkey.{}", story.facts.domain),
+        "primary-dkim": format!("s1._domainkey.{}", lifecycle.facts.domain),
     })));
     data.into()
 }
 
 /// What the recipient's server said, or what Mailgun says in its place.
-fn delivery_status(story: &RecipientLifecycle, happening: SandboxEvent) -> Value {
-    let host = format!("mx1.{}", story.recipient.domain());
-    let unknown = format!("5.1.1 <{}>: Recipient address rejected: User unknown", story.recipient);
+fn delivery_status(lifecycle: &RecipientLifecycle, happening: SandboxEvent) -> Value {
+    let host = format!("mx1.{}", lifecycle.recipient.domain());
+    let unknown = format!("5.1.1 <{}>: Recipient address rejected: User unknown", lifecycle.recipient);
     match happening {
         SandboxEvent::Bounced | SandboxEvent::InvalidAddress | SandboxEvent::SenderUnverified => json!({
             "tls": true, "certificate-verified": true, "utf8": true, "mx-host": host, "code": 550,
@@ -222,7 +222,7 @@ fn delivery_status(story: &RecipientLifecycle, happening: SandboxEvent) -> Value
         }),
         _ => json!({
             "tls": true, "mx-host": host, "mx-host-ip": "203.0.113.10", "code": 250, "description": null,
-            "session-seconds": 0.652, "utf8": true, "attempt-no": attempt_number(story), "message": "OK",
+            "session-seconds": 0.652, "utf8": true, "attempt-no": attempt_number(lifecycle), "message": "OK",
             "certificate-verified": true, "enhanced-code": null, "first-delivery-attempt-seconds": 0.041,
         }),
     }
@@ -236,10 +236,10 @@ fn suppressed_status(code: u16, description: &str) -> Value {
 }
 
 /// Which attempt got through.
-fn attempt_number(story: &RecipientLifecycle) -> usize {
+fn attempt_number(lifecycle: &RecipientLifecycle) -> usize {
     let deferred =
         |step: &&(u32, SandboxEvent)| matches!(step.1, SandboxEvent::MailboxFull | SandboxEvent::Greylisted);
-    1 + Scenario::for_recipient(&story.recipient)
+    1 + Scenario::for_recipient(&lifecycle.recipient)
         .timeline(ProviderProfile::Mailgun)
         .iter()
         .filter(deferred)
@@ -248,7 +248,7 @@ fn attempt_number(story: &RecipientLifecycle) -> usize {
 
 /// Opened, clicked or unsubscribed: of the message only its id is known.
 fn engagement_fields(
-    story: &RecipientLifecycle,
+    lifecycle: &RecipientLifecycle,
     happening: SandboxEvent,
     delivered_at: Option<f64>,
 ) -> Value {
@@ -257,10 +257,10 @@ fn engagement_fields(
         "geolocation": { "country": "DE", "region": "BE", "city": "Berlin", "timezone": "Europe/Berlin" },
         "client-info": client_info(happening == SandboxEvent::OpenedByBot),
         "delivered-at": delivered_at,
-        "message": { "headers": { "message-id": story.facts.message_id.as_str() } },
+        "message": { "headers": { "message-id": lifecycle.facts.message_id.as_str() } },
     }));
     match happening {
-        SandboxEvent::Clicked => data.insert("url".into(), story.facts.first_link.as_str().into()),
+        SandboxEvent::Clicked => data.insert("url".into(), lifecycle.facts.first_link.as_str().into()),
         SandboxEvent::Unsubscribed => data.insert("storage".into(), json!([])),
         _ => None,
     };
@@ -280,8 +280,8 @@ fn client_info(bot: bool) -> Value {
     })
 }
 
-fn envelope_json(story: &RecipientLifecycle) -> Value {
-    json!({ "sender": story.facts.sender, "transport": "smtp", "targets": story.recipient.as_str() })
+fn envelope_json(lifecycle: &RecipientLifecycle) -> Value {
+    json!({ "sender": lifecycle.facts.sender, "transport": "smtp", "targets": lifecycle.recipient.as_str() })
 }
 
 fn into_object(value: Value) -> Map<String, Value> {

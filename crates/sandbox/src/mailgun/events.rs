@@ -13,35 +13,35 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 
 pub(super) async fn list_events(
-    State(house): State<Arc<SandboxState>>,
+    State(state): State<Arc<SandboxState>>,
     Path(domain): Path<String>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> ApiResult {
-    check_domain(&house, &domain)?;
+    check_domain(&state, &domain)?;
     let query = query.unwrap_or_default();
     // What begins now goes on from now, however late its next page is asked for.
-    let query = format!("{query}&now={}", house.current_micros());
-    render_page(&house, &headers, PageStart::First, &query)
+    let query = format!("{query}&now={}", state.current_micros());
+    render_page(&state, &headers, PageStart::First, &query)
 }
 
 pub(super) async fn list_events_page(
-    State(house): State<Arc<SandboxState>>,
+    State(state): State<Arc<SandboxState>>,
     Path((domain, page)): Path<(String, String)>,
     headers: HeaderMap,
 ) -> ApiResult {
-    check_domain(&house, &domain)?;
+    check_domain(&state, &domain)?;
     let (start, query) = PageStart::decode(&page).ok_or_else(|| ApiError::bad_request("invalid page"))?;
-    render_page(&house, &headers, start, &query)
+    render_page(&state, &headers, start, &query)
 }
 
-fn render_page(house: &SandboxState, headers: &HeaderMap, start: PageStart, query: &str) -> ApiResult {
+fn render_page(state: &SandboxState, headers: &HeaderMap, start: PageStart, query: &str) -> ApiResult {
     let form = Form::from_urlencoded(query);
     let limit = form.parse_limit(100, MAX_EVENTS_PER_PAGE)?;
     let (items, next, previous) =
-        parse_time_span(&form)?.read_page(house, start, limit, |event| matches_filters(&form, event));
+        parse_time_span(&form)?.read_page(state, start, limit, |event| matches_filters(&form, event));
     let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let url = |start: PageStart| format!("http://{host}/v3/{}/events/{}", house.domain, start.encode(query));
+    let url = |start: PageStart| format!("http://{host}/v3/{}/events/{}", state.domain, start.encode(query));
     Ok(Json(json!({ "items": items, "paging": { "next": url(next), "previous": url(previous) } })))
 }
 

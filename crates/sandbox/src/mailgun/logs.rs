@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 
 pub(super) async fn query_logs(
-    State(house): State<Arc<SandboxState>>,
+    State(state): State<Arc<SandboxState>>,
     Json(request): Json<Value>,
 ) -> ApiResult {
     let time = |name: &str| {
@@ -41,8 +41,8 @@ pub(super) async fn query_logs(
     };
     let span = TimeSpan { low: start.as_millis() * 1000, high: end.as_millis() * 1000, ascending };
     let wanted = |event: &Value| matches_query(&request, event);
-    let (items, next, previous) = span.read_page(&house, from, limit as usize, wanted);
-    let total = span.read_page(&house, PageStart::First, usize::MAX, wanted).0.len();
+    let (items, next, previous) = span.read_page(&state, from, limit as usize, wanted);
+    let total = span.read_page(&state, PageStart::First, usize::MAX, wanted).0.len();
     Ok(Json(json!({
         "start": start_text,
         "end": end_text,

@@ -29,14 +29,14 @@ use tokio::net::TcpStream;
 
 /// Answers on one connection. An error cuts it, as the fates that lose an answer ask for.
 pub(crate) async fn serve_http(
-    house: Arc<SandboxState>,
+    state: Arc<SandboxState>,
     management: Router,
     stream: TcpStream,
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let management = TowerToHyperService::new(management);
     let service = service_fn(|request: Request<Incoming>| {
-        let (house, management) = (house.clone(), management.clone());
+        let (house, management) = (state.clone(), management.clone());
         async move {
             if house.profile == ProviderProfile::Mailgun && is_send_request(&request) {
                 return handle_send_request(house, request).await;
@@ -53,25 +53,25 @@ fn is_send_request(request: &Request<Incoming>) -> bool {
 }
 
 async fn handle_send_request(
-    house: Arc<SandboxState>,
+    state: Arc<SandboxState>,
     request: Request<Incoming>,
 ) -> io::Result<Response<Body>> {
     let domain = request.uri().path().split('/').nth(2).unwrap_or_default();
-    if !is_authorized(&house, request.headers()) {
+    if !is_authorized(&state, request.headers()) {
         return Ok(plain_text(StatusCode::UNAUTHORIZED, "Forbidden"));
     }
-    if domain != house.domain {
+    if domain != state.domain {
         return Ok(json_message(StatusCode::NOT_FOUND, &format!("Domain not found: {domain}")));
     }
-    match MessageForm::from_request(&house, request).await? {
-        Ok(form) => accept_message(&house, form).await,
+    match MessageForm::from_request(&state, request).await? {
+        Ok(form) => accept_message(&state, form).await,
         Err((status, text)) => Ok(json_message(status, text)),
     }
 }
 
-pub(crate) fn is_authorized(house: &SandboxState, headers: &HeaderMap) -> bool {
+pub(crate) fn is_authorized(state: &SandboxState, headers: &HeaderMap) -> bool {
     let given = headers.get(AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
-    let login = BASE64_STANDARD.encode(format!("api:{}", house.api_key.expose()));
+    let login = BASE64_STANDARD.encode(format!("api:{}", state.api_key.expose()));
     given.strip_prefix(b"Basic ").unwrap_or_default().ct_eq(login.as_bytes()).into()
 }
 
@@ -87,7 +87,7 @@ type SendError = (StatusCode, &'static str);
 
 impl MessageForm {
     async fn from_request(
-        house: &SandboxState,
+        state: &SandboxState,
         request: Request<Incoming>,
     ) -> io::Result<Result<Self, SendError>> {
         let kind =
@@ -98,7 +98,7 @@ impl MessageForm {
         let limit = Constraints::new().size_limit(SizeLimit::new().whole_stream(MAX_MESSAGE_BYTES));
         let stream = Body::new(request.into_body()).into_data_stream();
         let mut parts = Multipart::with_constraints(stream, boundary, limit);
-        let sender = format!("postmaster@{}", house.domain).parse().ok();
+        let sender = format!("postmaster@{}", state.domain).parse().ok();
         let mut form = Self {
             envelope: Envelope { sender, ..Envelope::default() },
             parameters: Vec::new(),
@@ -106,7 +106,7 @@ impl MessageForm {
         };
         loop {
             match parts.next_field().await {
-                Ok(Some(field)) => match form.read_field(house, field).await? {
+                Ok(Some(field)) => match form.read_field(state, field).await? {
                     Ok(()) => {}
                     Err(refusal) => return Ok(Err(refusal)),
                 },
@@ -118,7 +118,7 @@ impl MessageForm {
 
     async fn read_field(
         &mut self,
-        house: &SandboxState,
+        state: &SandboxState,
         mut field: multer::Field<'_>,
     ) -> io::Result<Result<(), SendError>> {
         let name = field.name().unwrap_or_default().to_owned();
@@ -134,7 +134,7 @@ impl MessageForm {
             }
             if may_drop && memmem::find(&value, b"\r\n\r\n").is_some() {
                 may_drop = false;
-                if house.is_first_attempt(&self.envelope, &value, Scenario::DropBeforeDot) {
+                if state.is_first_attempt(&self.envelope, &value, Scenario::DropBeforeDot) {
                     return Err(io::ErrorKind::ConnectionAborted.into());
                 }
             }
@@ -183,28 +183,29 @@ impl MessageForm {
 }
 
 /// Takes a message, or refuses it for now, as its recipients' fates have it.
-async fn accept_message(house: &Arc<SandboxState>, form: MessageForm) -> io::Result<Response<Body>> {
+async fn accept_message(state: &Arc<SandboxState>, form: MessageForm) -> io::Result<Response<Body>> {
     let MessageForm { envelope, parameters, raw } = form;
     // Every one is counted, so that several in one message do not have it refused several times.
-    let among = |fate| envelope.recipients.iter().filter(move |to| Scenario::for_recipient(to) == fate);
-    let seen = |to: &Mailbox| house.seen_counter.record_seen(format!("messages.mime {}", to.to_folded()));
+    let among =
+        |scenario| envelope.recipients.iter().filter(move |to| Scenario::for_recipient(to) == scenario);
+    let seen = |to: &Mailbox| state.seen_counter.record_seen(format!("messages.mime {}", to.to_folded()));
     if among(Scenario::DeferSmtp).filter(|to| seen(to) % 3 < 2).count() > 0 {
         // A clear no for now; an error of its own (5xx) would leave open whether it has the message.
         return Ok(json_message(StatusCode::REQUEST_TIMEOUT, "Request Timeout"));
     }
     if among(Scenario::RateLimit).filter(|to| seen(to).is_multiple_of(2)).count() > 0 {
-        return Ok(json_message(StatusCode::TOO_MANY_REQUESTS, &house.rate_limit_message()));
+        return Ok(json_message(StatusCode::TOO_MANY_REQUESTS, &state.rate_limit_message()));
     }
     let slow = among(Scenario::Slow).count() > 0;
-    let cut = house.is_first_attempt(&envelope, &raw, Scenario::DropAtDot);
-    let Some(id) = house.accept_message(envelope, raw, SubmissionOrigin::Http(parameters)) else {
+    let cut = state.is_first_attempt(&envelope, &raw, Scenario::DropAtDot);
+    let Some(id) = state.accept_message(envelope, raw, SubmissionOrigin::Http(parameters)) else {
         return Ok(json_message(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error"));
     };
     if cut {
         return Err(io::ErrorKind::ConnectionAborted.into());
     }
     if slow {
-        house.time_scale.sleep(SLOW_REPLY_SECONDS).await;
+        state.time_scale.sleep(SLOW_REPLY_SECONDS).await;
     }
     let taken = json!({ "id": format!("<{}>", id.as_str()), "message": "Queued. Thank you." });
     Ok(build_response(StatusCode::OK, "application/json", taken.to_string()))

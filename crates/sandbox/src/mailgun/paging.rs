@@ -56,7 +56,7 @@ impl TimeSpan {
     /// A page in the order of the query, with the starts of the pages behind and before it.
     pub(super) fn read_page(
         self,
-        house: &SandboxState,
+        state: &SandboxState,
         start: PageStart,
         limit: usize,
         wanted: impl Fn(&Value) -> bool,
@@ -71,7 +71,7 @@ impl TimeSpan {
             (PageStart::Before(at), false) => (above(at), false),
         };
         let mut page =
-            house.event_log.read_page(clip_range(range, whole), back, limit, house.clock.now(), wanted);
+            state.event_log.read_page(clip_range(range, whole), back, limit, state.clock.now(), wanted);
         if matches!(start, PageStart::Before(_)) {
             page.reverse();
         }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Everything but messages.
-pub(crate) fn router(house: Arc<SandboxState>) -> Router {
+pub(crate) fn router(state: Arc<SandboxState>) -> Router {
     Router::new()
         .route("/v3/{domain}/events", get(crate::mailgun::events::list_events))
         .route("/v3/{domain}/events/{page}", get(crate::mailgun::events::list_events_page))
@@ -52,12 +52,12 @@ pub(crate) fn router(house: Arc<SandboxState>) -> Router {
         .route("/v3/domains/{domain}/tracking", get(crate::mailgun::domain::show_tracking))
         .route("/v3/domains/{domain}/sending_queues", get(crate::mailgun::domain::show_sending_queues))
         .route("/v5/accounts/http_signing_key", get(crate::mailgun::domain::show_signing_key))
-        .layer(middleware::from_fn_with_state(house.clone(), limit_requests))
+        .layer(middleware::from_fn_with_state(state.clone(), limit_requests))
         .merge(control_api::control_routes())
-        .layer(middleware::from_fn_with_state(house.clone(), require_api_key))
+        .layer(middleware::from_fn_with_state(state.clone(), require_api_key))
         .fallback(|| async { messages::NOT_FOUND_BODY })
         .method_not_allowed_fallback(|| async { messages::NOT_FOUND_BODY })
-        .with_state(house)
+        .with_state(state)
 }
 
 /// An answer that is no success: a status and its body.
@@ -83,24 +83,24 @@ impl IntoResponse for ApiError {
 pub(crate) type ApiResult = Result<Json<Value>, ApiError>;
 
 /// Only who knows the key.
-async fn require_api_key(State(house): State<Arc<SandboxState>>, request: Request, next: Next) -> Response {
-    if messages::is_authorized(&house, request.headers()) {
+async fn require_api_key(State(state): State<Arc<SandboxState>>, request: Request, next: Next) -> Response {
+    if messages::is_authorized(&state, request.headers()) {
         return next.run(request).await;
     }
     ApiError(StatusCode::UNAUTHORIZED, json!({ "message": "Invalid private key" })).into_response()
 }
 
 /// Only so many in a minute.
-async fn limit_requests(State(house): State<Arc<SandboxState>>, request: Request, next: Next) -> Response {
-    if house.request_counter.count_request(RATE_LIMIT_WINDOW).count <= house.faults.current().requests {
+async fn limit_requests(State(state): State<Arc<SandboxState>>, request: Request, next: Next) -> Response {
+    if state.request_counter.count_request(RATE_LIMIT_WINDOW).count <= state.faults.current().requests {
         return next.run(request).await;
     }
     ApiError(StatusCode::TOO_MANY_REQUESTS, json!({ "retry-seconds": 60 })).into_response()
 }
 
 /// The domain in a path is the sandbox's.
-pub(crate) fn check_domain(house: &SandboxState, domain: &str) -> Result<(), ApiError> {
-    if domain.eq_ignore_ascii_case(&house.domain) {
+pub(crate) fn check_domain(state: &SandboxState, domain: &str) -> Result<(), ApiError> {
+    if domain.eq_ignore_ascii_case(&state.domain) {
         Ok(())
     } else {
         Err(ApiError::not_found(format!("Domain not found: {domain}")))

@@ -14,26 +14,26 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 
 pub(super) async fn list_entries(
-    State(house): State<Arc<SandboxState>>,
+    State(state): State<Arc<SandboxState>>,
     Path((domain, list)): Path<(String, String)>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> ApiResult {
-    let list = resolve_list(&house, &domain, &list)?;
+    let list = resolve_list(&state, &domain, &list)?;
     let form = Form::from_urlencoded(&query.unwrap_or_default());
     let (limit, term) = (form.parse_limit(100, MAX_ENTRIES_PER_PAGE)?, form.get("term").unwrap_or_default());
     let address = form.get("address");
     let mut back = false;
     let mut page = match form.get("page") {
-        None | Some("first") => house.suppressions.read_page(list, None, false, term, limit),
-        Some("next") => house.suppressions.read_page(list, address, false, term, limit),
+        None | Some("first") => state.suppressions.read_page(list, None, false, term, limit),
+        Some("next") => state.suppressions.read_page(list, address, false, term, limit),
         Some("previous") => {
             back = true;
-            house.suppressions.read_page(list, address, true, term, limit)
+            state.suppressions.read_page(list, address, true, term, limit)
         }
         Some("last") => {
             back = true;
-            house.suppressions.read_page(list, None, true, term, limit)
+            state.suppressions.read_page(list, None, true, term, limit)
         }
         Some(_) => {
             return Err(ApiError::bad_request("'page' parameter must be first, next, previous or last"));
@@ -50,7 +50,7 @@ pub(super) async fn list_entries(
         if !term.is_empty() {
             query.append_pair("term", term);
         }
-        format!("http://{host}/v3/{}/{}?{}", house.domain, list.as_str(), query.finish())
+        format!("http://{host}/v3/{}/{}?{}", state.domain, list.as_str(), query.finish())
     };
     let paging = json!({
         "first": url("first", ""),
@@ -63,24 +63,24 @@ pub(super) async fn list_entries(
 }
 
 pub(super) async fn show_entry(
-    State(house): State<Arc<SandboxState>>,
+    State(state): State<Arc<SandboxState>>,
     Path((domain, list, address)): Path<(String, String, String)>,
 ) -> ApiResult {
-    let list = resolve_list(&house, &domain, &list)?;
-    house.suppressions.get(list, &address).map(Json).ok_or_else(|| entry_not_found(list))
+    let list = resolve_list(&state, &domain, &list)?;
+    state.suppressions.get(list, &address).map(Json).ok_or_else(|| entry_not_found(list))
 }
 
 pub(super) async fn add_entries(
-    State(house): State<Arc<SandboxState>>,
+    State(state): State<Arc<SandboxState>>,
     Path((domain, list)): Path<(String, String)>,
     headers: HeaderMap,
     body: Bytes,
 ) -> ApiResult {
-    let list = resolve_list(&house, &domain, &list)?;
+    let list = resolve_list(&state, &domain, &list)?;
     let is_json =
         headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
     if is_json {
-        return add_batch(&house, list, &body);
+        return add_batch(&state, list, &body);
     }
     let form = Form::from_body(&headers, body).await?;
     let mut entry = json!({});
@@ -89,14 +89,14 @@ pub(super) async fn add_entries(
             entry[field] = value.into();
         }
     }
-    let address = put_entry(&house, list, entry)?;
+    let address = put_entry(&state, list, entry)?;
     let subject = if list == SuppressionList::Allowed { "Address/Domain" } else { "Address" };
     let message = format!("{subject} has been added to the {} table", list.as_str());
     Ok(Json(json!({ "message": message, "address": address })))
 }
 
 /// All of them or none.
-fn add_batch(house: &SandboxState, list: SuppressionList, body: &[u8]) -> ApiResult {
+fn add_batch(state: &SandboxState, list: SuppressionList, body: &[u8]) -> ApiResult {
     let entries: Vec<Value> =
         serde_json::from_slice(body).map_err(|_| ApiError::bad_request("the body is not a JSON array"))?;
     if entries.len() > MAX_ENTRIES_PER_PAGE {
@@ -107,14 +107,14 @@ fn add_batch(house: &SandboxState, list: SuppressionList, body: &[u8]) -> ApiRes
     }
     let count = entries.len();
     for entry in entries {
-        put_entry(house, list, entry)?;
+        put_entry(state, list, entry)?;
     }
     Ok(Json(
         json!({ "message": format!("{count} addresses have been added to the {} table", list.as_str()) }),
     ))
 }
 
-fn put_entry(house: &SandboxState, list: SuppressionList, mut entry: Value) -> Result<String, ApiError> {
+fn put_entry(state: &SandboxState, list: SuppressionList, mut entry: Value) -> Result<String, ApiError> {
     let key = entry_key(list, &entry)
         .ok_or_else(|| ApiError::bad_request("Invalid format for parameter address"))?;
     match list {
@@ -137,7 +137,7 @@ fn put_entry(house: &SandboxState, list: SuppressionList, mut entry: Value) -> R
             entry = json!({ "type": kind, "value": key, "reason": reason });
         }
     }
-    house.suppressions.put(list, key.clone(), entry, &format_mailgun_date(house.clock.now()));
+    state.suppressions.put(list, key.clone(), entry, &format_mailgun_date(state.clock.now()));
     Ok(key)
 }
 
@@ -150,11 +150,11 @@ fn entry_key(list: SuppressionList, entry: &Value) -> Option<String> {
 }
 
 pub(super) async fn delete_entry(
-    State(house): State<Arc<SandboxState>>,
+    State(state): State<Arc<SandboxState>>,
     Path((domain, list, address)): Path<(String, String, String)>,
 ) -> ApiResult {
-    let list = resolve_list(&house, &domain, &list)?;
-    if !house.suppressions.remove(list, &address) {
+    let list = resolve_list(&state, &domain, &list)?;
+    if !state.suppressions.remove(list, &address) {
         return Err(entry_not_found(list));
     }
     let message = match list {
@@ -167,16 +167,16 @@ pub(super) async fn delete_entry(
 }
 
 pub(super) async fn clear_list(
-    State(house): State<Arc<SandboxState>>,
+    State(state): State<Arc<SandboxState>>,
     Path((domain, list)): Path<(String, String)>,
 ) -> ApiResult {
-    let list = resolve_list(&house, &domain, &list)?;
-    house.suppressions.clear(list);
+    let list = resolve_list(&state, &domain, &list)?;
+    state.suppressions.clear(list);
     Ok(Json(json!({ "message": format!("The {} of this domain have been removed", list.as_str()) })))
 }
 
-fn resolve_list(house: &SandboxState, domain: &str, list: &str) -> Result<SuppressionList, ApiError> {
-    check_domain(house, domain)?;
+fn resolve_list(state: &SandboxState, domain: &str, list: &str) -> Result<SuppressionList, ApiError> {
+    check_domain(state, domain)?;
     SuppressionList::parse(list).ok_or_else(|| ApiError(StatusCode::NOT_FOUND, json!("404 page not found")))
 }
 

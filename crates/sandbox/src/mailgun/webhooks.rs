@@ -13,56 +13,56 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 
 pub(super) async fn list_webhooks(
-    State(house): State<Arc<SandboxState>>,
+    State(state): State<Arc<SandboxState>>,
     Path(domain): Path<String>,
 ) -> ApiResult {
-    check_domain(&house, &domain)?;
-    Ok(Json(json!({ "webhooks": house.mailgun_webhooks.to_json() })))
+    check_domain(&state, &domain)?;
+    Ok(Json(json!({ "webhooks": state.mailgun_webhooks.to_json() })))
 }
 
 pub(super) async fn show_webhook(
-    State(house): State<Arc<SandboxState>>,
+    State(state): State<Arc<SandboxState>>,
     Path((domain, kind)): Path<(String, String)>,
 ) -> ApiResult {
-    check_domain(&house, &domain)?;
-    let urls = registered_urls(&house, &kind)?;
+    check_domain(&state, &domain)?;
+    let urls = registered_urls(&state, &kind)?;
     Ok(Json(json!({ "webhook": webhook_registry::urls_to_json(&urls) })))
 }
 
 pub(super) async fn create_webhook(
-    State(house): State<Arc<SandboxState>>,
+    State(state): State<Arc<SandboxState>>,
     Path(domain): Path<String>,
     headers: HeaderMap,
     body: Bytes,
 ) -> ApiResult {
-    check_domain(&house, &domain)?;
+    check_domain(&state, &domain)?;
     let form = Form::from_body(&headers, body).await?;
     let kind = form.get("id").unwrap_or_default();
-    if !house.mailgun_webhooks.urls_for(kind).is_empty() {
+    if !state.mailgun_webhooks.urls_for(kind).is_empty() {
         return Err(ApiError::bad_request("Webhook already exists"));
     }
-    set_urls(&house, kind, &form, "Webhook has been created")
+    set_urls(&state, kind, &form, "Webhook has been created")
 }
 
 pub(super) async fn replace_webhook(
-    State(house): State<Arc<SandboxState>>,
+    State(state): State<Arc<SandboxState>>,
     Path((domain, kind)): Path<(String, String)>,
     headers: HeaderMap,
     body: Bytes,
 ) -> ApiResult {
-    check_domain(&house, &domain)?;
-    registered_urls(&house, &kind)?;
-    set_urls(&house, &kind, &Form::from_body(&headers, body).await?, "Webhook has been updated")
+    check_domain(&state, &domain)?;
+    registered_urls(&state, &kind)?;
+    set_urls(&state, &kind, &Form::from_body(&headers, body).await?, "Webhook has been updated")
 }
 
 pub(super) async fn delete_webhook(
-    State(house): State<Arc<SandboxState>>,
+    State(state): State<Arc<SandboxState>>,
     Path((domain, kind)): Path<(String, String)>,
 ) -> ApiResult {
-    check_domain(&house, &domain)?;
-    let urls = registered_urls(&house, &kind)?;
+    check_domain(&state, &domain)?;
+    let urls = registered_urls(&state, &kind)?;
     if let Some(kind) = webhook_registry::parse_kind(&kind) {
-        house.mailgun_webhooks.set_urls(kind, Vec::new());
+        state.mailgun_webhooks.set_urls(kind, Vec::new());
     }
     Ok(Json(
         json!({ "message": "Webhook has been deleted", "webhook": webhook_registry::urls_to_json(&urls) }),
@@ -71,12 +71,12 @@ pub(super) async fn delete_webhook(
 
 /// One URL gets these types, and no others.
 pub(super) async fn register_url(
-    State(house): State<Arc<SandboxState>>,
+    State(state): State<Arc<SandboxState>>,
     Path(domain): Path<String>,
     headers: HeaderMap,
     body: Bytes,
 ) -> ApiResult {
-    check_domain(&house, &domain)?;
+    check_domain(&state, &domain)?;
     let form = Form::from_body(&headers, body).await?;
     let url = form.get("url").unwrap_or_default();
     check_url(url)?;
@@ -84,36 +84,36 @@ pub(super) async fn register_url(
     if wanted.is_empty() {
         return Err(invalid_parameters("event_types is required"));
     }
-    assign_kinds(&house, url, &wanted)?;
-    Ok(Json(json!({ "webhooks": house.mailgun_webhooks.to_json() })))
+    assign_kinds(&state, url, &wanted)?;
+    Ok(Json(json!({ "webhooks": state.mailgun_webhooks.to_json() })))
 }
 
 pub(super) async fn unregister_url(
-    State(house): State<Arc<SandboxState>>,
+    State(state): State<Arc<SandboxState>>,
     Path(domain): Path<String>,
     RawQuery(query): RawQuery,
 ) -> ApiResult {
-    check_domain(&house, &domain)?;
+    check_domain(&state, &domain)?;
     let query = Form::from_urlencoded(&query.unwrap_or_default());
     for url in query.get_all("url") {
         if !WEBHOOK_KINDS
             .iter()
-            .any(|kind| house.mailgun_webhooks.urls_for(kind).iter().any(|known| **known == *url))
+            .any(|kind| state.mailgun_webhooks.urls_for(kind).iter().any(|known| **known == *url))
         {
             let description = format!("webhook for {url} not found");
             return Err(ApiError(StatusCode::NOT_FOUND, json!({ "Description": description })));
         }
-        assign_kinds(&house, url, &[])?;
+        assign_kinds(&state, url, &[])?;
     }
-    Ok(Json(json!({ "webhooks": house.mailgun_webhooks.to_json() })))
+    Ok(Json(json!({ "webhooks": state.mailgun_webhooks.to_json() })))
 }
 
-fn registered_urls(house: &SandboxState, kind: &str) -> Result<Vec<Arc<str>>, ApiError> {
-    let urls = house.mailgun_webhooks.urls_for(kind);
+fn registered_urls(state: &SandboxState, kind: &str) -> Result<Vec<Arc<str>>, ApiError> {
+    let urls = state.mailgun_webhooks.urls_for(kind);
     if urls.is_empty() { Err(ApiError::not_found("Webhook not found")) } else { Ok(urls) }
 }
 
-fn set_urls(house: &SandboxState, name: &str, form: &Form, message: &str) -> ApiResult {
+fn set_urls(state: &SandboxState, name: &str, form: &Form, message: &str) -> ApiResult {
     let urls: Vec<Arc<str>> = form.get_all("url").map(Arc::from).collect();
     if urls.is_empty() || urls.len() > MAX_URLS_PER_KIND {
         return Err(ApiError::bad_request(format!(
@@ -121,14 +121,14 @@ fn set_urls(house: &SandboxState, name: &str, form: &Form, message: &str) -> Api
         )));
     }
     urls.iter().try_for_each(|url| check_url(url))?;
-    house.mailgun_webhooks.set_urls(require_kind(name)?, urls.clone());
+    state.mailgun_webhooks.set_urls(require_kind(name)?, urls.clone());
     Ok(Json(json!({ "message": message, "webhook": webhook_registry::urls_to_json(&urls) })))
 }
 
 /// Registers a URL for exactly these types, or for none of them where one has as many as may be.
-fn assign_kinds(house: &SandboxState, url: &str, wanted: &[&'static str]) -> Result<(), ApiError> {
+fn assign_kinds(state: &SandboxState, url: &str, wanted: &[&'static str]) -> Result<(), ApiError> {
     let others = |kind| {
-        let mut urls = house.mailgun_webhooks.urls_for(kind);
+        let mut urls = state.mailgun_webhooks.urls_for(kind);
         urls.retain(|known| **known != *url);
         urls
     };
@@ -140,7 +140,7 @@ fn assign_kinds(house: &SandboxState, url: &str, wanted: &[&'static str]) -> Res
         if wanted.contains(&kind) {
             urls.push(url.into());
         }
-        house.mailgun_webhooks.set_urls(kind, urls);
+        state.mailgun_webhooks.set_urls(kind, urls);
     }
     Ok(())
 }

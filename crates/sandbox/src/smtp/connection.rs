@@ -21,7 +21,7 @@ use tokio_rustls::TlsAcceptor;
 
 /// Accepts connections for as long as the sandbox runs.
 pub(crate) async fn accept_connections<S>(
-    house: Arc<SandboxState>,
+    state: Arc<SandboxState>,
     listener: TcpListener,
     session: impl Fn(TcpStream, IpAddr) -> S + Send,
 ) where
@@ -32,7 +32,7 @@ pub(crate) async fn accept_connections<S>(
         match listener.accept().await {
             Ok((stream, peer)) => {
                 let session = session(stream, peer.ip());
-                house.tasks.spawn(async move {
+                state.tasks.spawn(async move {
                     if let Err(error) = session.await {
                         tracing::debug!(%peer, %error, "sandbox session broke off");
                     }
@@ -50,18 +50,18 @@ pub(crate) async fn accept_connections<S>(
 
 /// Speaks SMTP on one connection.
 pub(crate) async fn serve_smtp(
-    house: Arc<SandboxState>,
+    state: Arc<SandboxState>,
     stream: TcpStream,
     peer: IpAddr,
     acceptor: TlsAcceptor,
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let mut plain = Connection::new(house.clone(), stream, peer, false);
-    plain.queue_reply(house.profile.smtp_texts().greeting);
+    let mut plain = Connection::new(state.clone(), stream, peer, false);
+    plain.queue_reply(state.profile.smtp_texts().greeting);
     if let SessionEnd::StartTls = plain.run_session().await? {
         // What was sent in clear behind STARTTLS goes away with its buffer.
         let stream = timeout(IDLE_TIMEOUT, acceptor.accept(plain.stream)).await??;
-        Connection::new(house, stream, peer, true).run_session().await?;
+        Connection::new(state, stream, peer, true).run_session().await?;
     }
     Ok(())
 }
@@ -233,8 +233,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 }
 
-fn has_scenario(envelope: &Envelope, fate: Scenario) -> bool {
-    envelope.recipients.iter().any(|recipient| Scenario::for_recipient(recipient) == fate)
+fn has_scenario(envelope: &Envelope, scenario: Scenario) -> bool {
+    envelope.recipients.iter().any(|recipient| Scenario::for_recipient(recipient) == scenario)
 }
 
 /// Sessions at once; more wait in the listener's backlog.

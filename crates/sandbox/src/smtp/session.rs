@@ -357,10 +357,10 @@ mod tests {
         session_actions(ProviderProfile::Mailgun, lines)
     }
 
-    fn session_actions(face: ProviderProfile, lines: &[&str]) -> Vec<SessionAction> {
+    fn session_actions(profile: ProviderProfile, lines: &[&str]) -> Vec<SessionAction> {
         let login = Credentials::new("u@mg.example.com".into(), Secret::new("pw"));
         let (mut dialogue, memory) =
-            (SmtpSession::new(face.smtp_texts(), Arc::new(login), true), SeenCounter::default());
+            (SmtpSession::new(profile.smtp_texts(), Arc::new(login), true), SeenCounter::default());
         lines.iter().map(|line| dialogue.handle_line(line.as_bytes(), &memory)).collect()
     }
 

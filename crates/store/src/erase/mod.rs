@@ -602,7 +602,7 @@ mod tests {
         let token = Some(("token".to_owned(), received_at, [255; 16]));
         let (operator, reason) = (ADDRESS.to_owned(), format!("{ADDRESS} asked"));
         let outcome = InboundOutcome::Released { operator: operator.clone(), reason: reason.clone() };
-        let errands = [
+        let actions = [
             OperatorActionData::SinkReplay { sink: "hook".into(), since: received_at },
             OperatorActionData::StoreBackup { directory: format!("/{ADDRESS}").into() },
             OperatorActionData::SendTest { id },
@@ -630,7 +630,7 @@ mod tests {
             previous: None,
             event: event.clone(),
         };
-        let orders = errands.map(|errand| Record::OperatorAction(Box::new(ordered(errand))));
+        let orders = actions.map(|action| Record::OperatorAction(Box::new(ordered(action))));
         let others = vec![
             Record::from(AcceptedMessage { message, recipients }),
             Record::AttemptOutcome(AttemptOutcome {

@@ -258,8 +258,8 @@ impl From<&TrailEvent> for TrailEventRow {
                 TrailEventKind::EventReplayed => TrailEventKindRow::EventReplayed,
                 TrailEventKind::SuppressionChanged { added } => TrailEventKindRow::SuppressionChanged(added),
                 TrailEventKind::AddressErased => TrailEventKindRow::AddressErased,
-                TrailEventKind::OperatorAction(chore) => {
-                    TrailEventKindRow::OperatorAction(index_in(&OperatorActionKind::ALL, &chore))
+                TrailEventKind::OperatorAction(task) => {
+                    TrailEventKindRow::OperatorAction(index_in(&OperatorActionKind::ALL, &task))
                 }
                 TrailEventKind::Inbound(step) => {
                     TrailEventKindRow::Inbound(index_in(&InboundStep::ALL, &step))
