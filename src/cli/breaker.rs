@@ -6,24 +6,24 @@ use std::io::IsTerminal;
 
 #[derive(Debug, clap::Subcommand)]
 pub enum BreakerCommand {
-    /// How the upstreams do
+    /// Show the state of each upstream
     #[command(after_help = "Example: mailtrail breaker status")]
     Status,
-    /// Send an upstream nothing until its breaker is closed again, also after restarts
+    /// Stop sending to an upstream until its breaker is closed, also across restarts
     #[command(after_help = "Example: mailtrail breaker open mailgun --reason 'moving to the EU region'")]
     Open {
-        /// The upstream's name
+        /// Name of the upstream
         upstream: String,
-        /// Why, for the log
+        /// Reason for the log
         #[arg(long)]
         reason: String,
     },
-    /// Send an upstream mail again
+    /// Resume sending to an upstream
     #[command(after_help = "Example: mailtrail breaker close mailgun")]
     Close {
-        /// The upstream's name
+        /// Name of the upstream
         upstream: String,
-        /// Why, for the log
+        /// Reason for the log
         #[arg(long, default_value = "", hide_default_value = true)]
         reason: String,
     },

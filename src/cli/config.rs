@@ -4,10 +4,10 @@ use serde_json::{Value, json};
 
 #[derive(Debug, clap::Subcommand)]
 pub enum ConfigCommand {
-    /// All faults at once, each with key, line, value and what is allowed
+    /// Report all faults, each with key, line, value and allowed range
     #[command(after_help = "Example: mailtrail config check --config mailtrail.toml")]
     Check,
-    /// The configuration as it takes effect, secrets masked
+    /// Print the effective configuration with secrets masked
     #[command(after_help = "Example: mailtrail config show --json | jq .")]
     Show,
 }

@@ -18,16 +18,16 @@ Nothing is changed and no mail is sent. Exit codes: 0 nothing failed, 1 a check 
 
 #[derive(Debug, clap::Args)]
 pub struct DoctorArgs {
-    /// Look at the DNS of this domain, too; the upstreams' own are looked at anyway
+    /// Also check the DNS of this domain, besides the domains of the upstreams
     #[arg(long = "domain", value_name = "NAME")]
     domains: Vec<String>,
-    /// The DNS server that is asked [default: those of /etc/resolv.conf]
+    /// DNS server [default: from /etc/resolv.conf]
     #[arg(long, value_name = "ADDRESS:PORT")]
     resolver: Option<SocketAddr>,
-    /// Seconds that each look may take
+    /// Timeout of each check in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=600))]
     timeout: u64,
-    /// A summary first, and the exit codes of a monitoring plug-in
+    /// Print a summary first and use the exit codes of monitoring plug-ins
     #[arg(long)]
     nagios: bool,
 }

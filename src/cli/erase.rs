@@ -9,12 +9,12 @@ use mailtrail_relay::admin::EraseRequest;
 
 #[derive(Debug, clap::Args)]
 pub struct EraseArgs {
-    /// The address
+    /// Address to erase
     address: String,
-    /// Why; it is kept, with who did it, but for the address
+    /// Reason; stored with the operator, without the address
     #[arg(long, default_value = "")]
     reason: String,
-    /// Only say what mentions it
+    /// Only list the matches
     #[arg(long)]
     dry_run: bool,
 }

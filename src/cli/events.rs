@@ -12,27 +12,27 @@ use std::io::IsTerminal;
 
 #[derive(Debug, clap::Subcommand)]
 pub enum EventsCommand {
-    /// The newest reports, in the order of their arrival, and whether they found their sends
+    /// List the newest events in order of arrival, and whether they are matched
     #[command(after_help = "Example: mailtrail events list --since '10 min ago' --event bounced")]
     List {
-        /// Only what was brought to that send: its tracking id
+        /// Only events of the message with this tracking id
         send: Option<String>,
         #[command(flatten)]
         which: EventSelectionArgs,
     },
-    /// Events that found no send, with the reason and when they are forgotten
+    /// List unmatched events with reason and expiry
     #[command(after_help = "Example: mailtrail events orphans --since yesterday")]
     Orphans(EventSelectionArgs),
-    /// Genuine reports that cannot be understood, with the reason
+    /// List authentic events that cannot be decoded, with the reason
     #[command(after_help = "Example: mailtrail events dead")]
     Dead(EventSelectionArgs),
-    /// The raw form of one report, as it came
+    /// Print the raw form of one event
     #[command(after_help = "Example: mailtrail events show 01K54Z8Q3V7N5X9B2C6D8F0GHJ | jq .")]
     Show {
-        /// What `events list` names it
+        /// Id as in `events list`
         id: String,
     },
-    /// Read reports anew by the rules of this version, and apply what they say now; nothing is counted twice
+    /// Decode events again with this version and apply them; nothing is counted twice
     #[command(
         after_help = "Examples: mailtrail events replay ALL --dead\n          mailtrail --json events orphans | jq -r .id | mailtrail events replay - --dry-run"
     )]
@@ -42,22 +42,22 @@ pub enum EventsCommand {
 /// Which reports are listed.
 #[derive(Debug, clap::Args)]
 pub struct EventSelectionArgs {
-    /// At most so many, the newest [default: 50, or all with --since]
+    /// Maximum number, newest first [default: 50, or all with --since]
     #[arg(short = 'n', long)]
     lines: Option<usize>,
-    /// Came from this time on: "10 min ago", "2026-11-21 10:00"
+    /// Received at or after this time: "10 min ago", "2026-11-21 10:00"
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     since: Option<String>,
-    /// Came up to this time
+    /// Received at or before this time
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     until: Option<String>,
-    /// An upstream's name
+    /// Name of the upstream
     #[arg(long)]
     upstream: Option<String>,
-    /// What happened: delivered, bounced, opened, …; hint for what is about a contact
+    /// Event: delivered, bounced, opened, …; hint for contact hints
     #[arg(long)]
     event: Option<String>,
-    /// A part of the recipient's address
+    /// Part of the recipient's address
     #[arg(long, value_name = "ADDRESS")]
     to: Option<String>,
 }
@@ -65,22 +65,22 @@ pub struct EventSelectionArgs {
 /// Which reports are read anew.
 #[derive(Debug, clap::Args)]
 pub struct EventReplayArgs {
-    /// What `events list` names them, `-` for ids from standard input, or ALL
+    /// Ids as in `events list`, `-` for ids from standard input, or ALL
     #[arg(value_name = "ID|-|ALL", required = true)]
     ids: Vec<String>,
-    /// Of ALL only those that cannot be understood; with --orphans these too
+    /// With ALL: only undecodable events; with --orphans these, too
     #[arg(long)]
     dead: bool,
-    /// Of ALL only those that found no send
+    /// With ALL: only unmatched events
     #[arg(long)]
     orphans: bool,
-    /// Of ALL only those that came from this time on
+    /// With ALL: only events received at or after this time
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     since: Option<String>,
-    /// Why, for the log
+    /// Reason for the log
     #[arg(long, default_value = "", hide_default_value = true)]
     reason: String,
-    /// Say what would become of them, and do nothing
+    /// Print the result without applying it
     #[arg(long)]
     dry_run: bool,
 }

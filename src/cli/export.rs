@@ -7,7 +7,7 @@ use mailtrail_relay::admin::{ExportLine, UNKNOWN_TIME};
 
 #[derive(Debug, clap::Args)]
 pub struct ExportArgs {
-    /// The address
+    /// Address to export
     address: String,
 }
 

@@ -7,13 +7,13 @@ use std::path::PathBuf;
 
 #[derive(Debug, clap::Args)]
 pub struct CompletionsArgs {
-    /// For which shell
+    /// Shell
     shell: Shell,
 }
 
 #[derive(Debug, clap::Args)]
 pub struct ManArgs {
-    /// The folder; it is made where it does not exist
+    /// Target directory; created if absent
     folder: PathBuf,
 }
 

@@ -7,34 +7,34 @@ use std::io::IsTerminal;
 
 #[derive(Debug, clap::Subcommand)]
 pub enum InboundCommand {
-    /// Mail from outside, the newest, in the order of its arrival, and where it stands
+    /// List the newest inbound messages in order of arrival, with their state
     #[command(after_help = "Example: mailtrail inbound list --state waiting")]
     List {
-        /// waiting, delivered, dead or duplicate
+        /// State: waiting, delivered, dead or duplicate
         #[arg(long)]
         state: Option<String>,
         #[command(flatten)]
         which: InboundSelectionArgs,
     },
-    /// Mail that is not delivered, with the reason
+    /// List undelivered messages with the reason
     #[command(after_help = "Example: mailtrail inbound dead --to sales@")]
     Dead(InboundSelectionArgs),
-    /// The message of one, as it came
+    /// Print one message as received
     #[command(after_help = "Example: mailtrail inbound show 01K54Z8Q3V7N5X9B2C6D8F0GHJ > mail.eml")]
     Show {
-        /// What `inbound list` names it
+        /// Id as in `inbound list`
         id: String,
     },
-    /// Deliver mail after all that is a dead letter or a duplicate
+    /// Deliver dead letters or duplicates after all
     #[command(after_help = "Example: mailtrail inbound replay ALL --dry-run")]
     Replay {
-        /// What `inbound list` names it, `-` for ids from standard input, or ALL for all dead letters
+        /// Ids as in `inbound list`, `-` for ids from standard input, or ALL for all dead letters
         #[arg(value_name = "ID|-|ALL", required = true)]
         ids: Vec<String>,
-        /// Why, for the log
+        /// Reason for the log
         #[arg(long, default_value = "", hide_default_value = true)]
         reason: String,
-        /// Say what would become of them, and do nothing
+        /// Print the result without applying it
         #[arg(long)]
         dry_run: bool,
     },
@@ -43,13 +43,13 @@ pub enum InboundCommand {
 /// Which mail is listed.
 #[derive(Debug, clap::Args)]
 pub struct InboundSelectionArgs {
-    /// At most so many, the newest
+    /// Maximum number, newest first
     #[arg(short = 'n', long, default_value_t = 50)]
     lines: usize,
-    /// A part of the recipient's address
+    /// Part of the recipient's address
     #[arg(long, value_name = "ADDRESS")]
     to: Option<String>,
-    /// A part of the sender's address
+    /// Part of the sender's address
     #[arg(long, value_name = "ADDRESS")]
     from: Option<String>,
 }

@@ -13,37 +13,37 @@ use tokio::net::unix::pipe::Sender;
 
 #[derive(Debug, clap::Args)]
 pub struct LogArgs {
-    /// Go on with new lines as they come
+    /// Print new lines as they arrive
     #[arg(short, long)]
     follow: bool,
-    /// At most so many lines, the newest [default: 50, or all with --since]
+    /// Maximum number of lines, newest [default: 50, or all with --since]
     #[arg(short = 'n', long)]
     lines: Option<usize>,
-    /// From this time on: "10 min ago", "2026-11-21 10:00"
+    /// At or after this time: "10 min ago", "2026-11-21 10:00"
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     since: Option<String>,
-    /// Up to this time
+    /// At or before this time
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     until: Option<String>,
-    /// A part of a recipient's address
+    /// Part of a recipient's address
     #[arg(long, value_name = "ADDRESS")]
     to: Option<String>,
-    /// A part of the sender's address
+    /// Part of the sender's address
     #[arg(long, value_name = "ADDRESS")]
     from: Option<String>,
-    /// An event (deferred, opened, …) or the state that the mail is in
+    /// Event (deferred, opened, …) or state of the message
     #[arg(long)]
     status: Option<String>,
-    /// A tag of the mail
+    /// Tag of the message
     #[arg(long)]
     tag: Option<String>,
-    /// A client's label
+    /// Label of the client
     #[arg(long)]
     client: Option<String>,
-    /// An upstream's name
+    /// Name of the upstream
     #[arg(long)]
     upstream: Option<String>,
-    /// A regular expression that fits the line's JSON
+    /// Regular expression that matches the JSON of the line
     #[arg(short, long, value_name = "RE")]
     grep: Option<String>,
 }

@@ -44,10 +44,10 @@ use std::process::ExitCode;
 #[derive(Debug, Parser)]
 #[command(name = "mailtrail", version, max_term_width = 100)]
 struct Cli {
-    /// The configuration file [default: /etc/mailtrail/mailtrail.toml; without one, the sandbox's in this folder]
+    /// Configuration file [default: /etc/mailtrail/mailtrail.toml; without one, the sandbox's in this directory]
     #[arg(long, global = true, value_name = "PATH", env = "MAILTRAIL_CONFIG")]
     config: Option<PathBuf>,
-    /// One JSON object a line instead of text
+    /// Print one JSON object per line instead of text
     #[arg(long, global = true)]
     json: bool,
     /// When to use colours
@@ -69,67 +69,67 @@ enum Command {
     /// Run the relay
     #[command(after_help = serve::AFTER_HELP)]
     Serve(serve::ServeArgs),
-    /// The whole loop on this machine, with nothing configured
+    /// Show the complete loop on this machine without configuration
     #[command(after_help = "Example: mailtrail demo")]
     Demo,
-    /// The fake provider alone; the recipient's local part decides the fate
+    /// Run the fake provider alone; the local part selects the scenario
     #[command(after_help = "Example: mailtrail sandbox --webhook http://127.0.0.1:8080/webhooks/mailgun")]
     Sandbox(sandbox::SandboxArgs),
-    /// Look at the configuration
+    /// Check or show the configuration
     #[command(subcommand, after_help = "Example: mailtrail config check --config mailtrail.toml")]
     Config(config::ConfigCommand),
-    /// What became of a mail: by tracking id, Message-ID, recipient, Odoo record or subject
+    /// Show the trail of a message: by tracking id, Message-ID, recipient, Odoo record or subject
     #[command(after_help = "Example: mailtrail trace sale.order,42")]
     Trace(trace::TraceArgs),
-    /// What happened, a line a fact
+    /// Show the event log
     #[command(after_help = "Example: mailtrail log -f --status bounced --since '10 min ago'")]
     Log(log::LogArgs),
-    /// The mail that waits
+    /// List and manage queued messages
     #[command(subcommand, after_help = "Example: mailtrail queue list")]
     Queue(queue::QueueCommand),
-    /// What the providers reported: what came, what found no send, what cannot be understood
+    /// Inspect and replay provider events: received, unmatched and undecodable
     #[command(subcommand, after_help = "Example: mailtrail events list --event bounced")]
     Events(events::EventsCommand),
-    /// Mail from outside: what came in, where it stands, what is not delivered
+    /// List inbound messages and release undelivered ones
     #[command(subcommand, after_help = "Example: mailtrail inbound dead")]
     Inbound(inbound::InboundCommand),
-    /// The upstreams' breakers
+    /// Show and override the circuit breakers of the upstreams
     #[command(subcommand, after_help = "Example: mailtrail breaker status")]
     Breaker(breaker::BreakerCommand),
-    /// Who is told what becomes of the mail
+    /// Inspect and replay event sinks
     #[command(subcommand, after_help = "Example: mailtrail sink list")]
     Sink(sink::SinkCommand),
-    /// Figures: delivery, bounces, complaints, opens and clicks, by day, tag, client, domain or upstream
+    /// Show statistics by day, tag, client, domain or upstream
     #[command(after_help = stats::AFTER_HELP)]
     Stats(stats::StatsArgs),
-    /// The addresses that get no mail
+    /// Manage the suppression list
     #[command(subcommand, after_help = "Example: mailtrail suppress list --reason complaint")]
     Suppress(suppress::SuppressCommand),
-    /// The care of the journal and the ledger
+    /// Verify, rebuild or back up the store
     #[command(subcommand, after_help = "Example: mailtrail store verify")]
     Store(store::StoreCommand),
-    /// All that is known about an address
+    /// Export all data about an address
     #[command(after_help = export::AFTER_HELP)]
     Export(export::ExportArgs),
-    /// Take an address out of everything that is kept
+    /// Erase an address from all stored data
     #[command(after_help = erase::AFTER_HELP)]
     Erase(erase::EraseArgs),
-    /// Take a message from standard input, as /usr/sbin/sendmail does
+    /// Submit a message from standard input, like /usr/sbin/sendmail
     #[command(after_help = "Example: mailtrail sendmail -t -i < mail.txt")]
     Sendmail(sendmail::SendmailArgs),
-    /// One mail through the whole loop: handed in, sent, reported on; each step as it comes
+    /// Send a test message and show each step of its trail
     #[command(after_help = send_test::AFTER_HELP)]
     SendTest(send_test::SendTestArgs),
-    /// Whether everything is in order that mail needs, and what helps where it is not
+    /// Check configuration, connections, DNS and webhooks; suggest fixes
     #[command(after_help = doctor::AFTER_HELP)]
     Doctor(doctor::DoctorArgs),
-    /// Prepare what others need: the webhooks at Mailgun or Brevo, Odoo's server action
+    /// Register webhooks at Mailgun or Brevo, or install Odoo's server action
     #[command(subcommand, after_help = "Example: mailtrail setup mailgun --url https://relay.example.com")]
     Setup(setup::SetupCommand),
-    /// Users of the listeners
+    /// Create credentials for users of the listeners
     #[command(subcommand, after_help = "Example: mailtrail user hash")]
     User(user::UserCommand),
-    /// What a shell completes the commands by
+    /// Generate shell completions
     #[command(after_help = generate::AFTER_HELP)]
     Completions(generate::CompletionsArgs),
     /// Write the manual pages, one for each command
@@ -137,28 +137,28 @@ enum Command {
     Man(generate::ManArgs),
 }
 
-/// How a command ends, apart from well.
+/// Errors that end a command, each with its exit code.
 #[derive(Debug)]
 enum CliError {
-    /// Nothing was found, or a check failed; said already.
+    /// No result, or a failed check; already reported.
     AlreadyReported,
-    /// A verdict in a number; said already.
+    /// Exit code of a result that is already reported.
     ExitCode(u8),
-    /// The arguments make no sense.
+    /// Invalid arguments.
     Usage(String),
-    /// Neither daemon nor store answers.
+    /// Neither the daemon nor the store is available.
     Unreachable(String),
-    /// The store is damaged.
+    /// Damaged store.
     Damaged(String),
-    /// The configuration is wrong.
+    /// Invalid configuration.
     Configuration(String),
-    /// Something else.
+    /// Any other error.
     Other(String),
-    /// Something that sysexits.h has a number for.
+    /// Error with an exit code of sysexits.h.
     Sysexits(u8, String),
 }
 
-/// What every command gets.
+/// Context of every command.
 struct Context {
     config: Option<PathBuf>,
     json: bool,
@@ -185,7 +185,7 @@ impl ColorChoice {
     }
 }
 
-/// Runs the command that the arguments name.
+/// Runs the command of the arguments.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let words = normalize_args(arguments);
     let sysexits = uses_sysexits(&words);
@@ -270,7 +270,7 @@ fn exit_code(ended: Result<(), CliError>, sysexits: bool) -> ExitCode {
 }
 
 impl CliError {
-    /// What is said about it.
+    /// Message for the user.
     fn message(&self) -> &str {
         match self {
             Self::AlreadyReported | Self::ExitCode(_) => "",
@@ -346,7 +346,7 @@ fn eprint_line(line: impl std::fmt::Display) {
 /// For the reader of standard error to take a line.
 const STDERR_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);
 
-/// Prints one JSON object in one line.
+/// Prints a JSON object on one line.
 fn print_json(value: &impl serde::Serialize) {
     match serde_json::to_string(value) {
         Ok(line) => print_line(line),

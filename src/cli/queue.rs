@@ -7,40 +7,40 @@ use std::io::{IsTerminal, Read};
 
 #[derive(Debug, clap::Subcommand)]
 pub enum QueueCommand {
-    /// The sends that wait, the next one first
+    /// List queued messages, next attempt first
     #[command(after_help = "Example: mailtrail queue list --ids | mailtrail queue retry -")]
     List {
-        /// At most so many [default: 100, or all with --ids]
+        /// Maximum number [default: 100, or all with --ids]
         #[arg(short = 'n', long)]
         lines: Option<usize>,
-        /// Their tracking ids only, for other commands
+        /// Print only tracking ids, for other commands
         #[arg(long)]
         ids: bool,
     },
-    /// Everything about one send
+    /// Show one message in full
     #[command(after_help = "Example: mailtrail queue show 01K54Z8Q3V7N5X9B2C6D8F0GHJ")]
     Show {
-        /// Its tracking id, or a unique start of it
+        /// Tracking id or a unique prefix
         id: String,
     },
-    /// Try mail now
+    /// Retry messages now
     #[command(after_help = "Example: mailtrail queue retry --domain example.com")]
     Retry(QueueSelectionArgs),
-    /// Keep mail back until it is released, or its deadline comes
+    /// Hold messages until they are released or expire
     #[command(after_help = "Example: mailtrail queue hold --upstream mailgun --reason 'wrong price list'")]
     Hold(QueueSelectionArgs),
-    /// Let held mail go
+    /// Release held messages
     #[command(after_help = "Example: mailtrail queue release ALL")]
     Release(QueueSelectionArgs),
-    /// Give mail up; the sender is told
+    /// Bounce messages; the sender gets a DSN
     #[command(
         after_help = "Example: mailtrail queue bounce 01K54Z8Q3V7N5X9B2C6D8F0GHJ --reason 'wrong address'"
     )]
     Bounce(QueueSelectionArgs),
-    /// Take mail out; nobody is told
+    /// Delete messages without a DSN
     #[command(after_help = "Example: mailtrail queue delete --domain example.com --reason 'a test run'")]
     Delete(QueueSelectionArgs),
-    /// How old the waiting mail is, in minutes, by upstream and recipient domain
+    /// Show the age of queued messages in minutes, by upstream and recipient domain
     #[command(after_help = "Example: mailtrail queue shape")]
     Shape,
 }
@@ -48,19 +48,19 @@ pub enum QueueCommand {
 /// Which mail is meant.
 #[derive(Debug, clap::Args)]
 pub struct QueueSelectionArgs {
-    /// Tracking ids or unique starts of them, `-` for ids from standard input, or ALL
+    /// Tracking ids or unique prefixes, `-` for ids from standard input, or ALL
     #[arg(value_name = "ID|-|ALL", required_unless_present_any = ["domain", "upstream"])]
     ids: Vec<String>,
-    /// Mail with a waiting recipient at that domain
+    /// Only messages with a queued recipient at this domain
     #[arg(long)]
     domain: Option<String>,
-    /// Mail that would take that upstream if all were well
+    /// Only messages that this upstream is preferred for
     #[arg(long)]
     upstream: Option<String>,
-    /// Why, for the trail and the log; bounce and delete need one
+    /// Reason for trail and log; required by bounce and delete
     #[arg(long, default_value = "", hide_default_value = true)]
     reason: String,
-    /// Say what would be done, and do nothing
+    /// Print the actions without applying them
     #[arg(long)]
     dry_run: bool,
 }

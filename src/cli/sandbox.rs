@@ -10,17 +10,17 @@ use std::path::PathBuf;
 
 #[derive(Debug, clap::Args)]
 pub struct SandboxArgs {
-    /// Which provider it pretends to be: mailgun or brevo
+    /// Provider to emulate: mailgun or brevo
     #[arg(long, default_value = "mailgun", value_name = "PROVIDER")]
     provider: ProviderProfile,
-    /// Where it listens for mail
+    /// Address of the SMTP listener
     #[arg(long, default_value = "127.0.0.1:2587", value_name = "ADDRESS")]
     smtp: SocketAddr,
     /// Where its API listens: Mailgun's messages, events, logs, suppressions, webhooks and domain, or Brevo's statistics,
     /// blocked contacts, webhooks and account; PUT /sandbox/weather, POST /sandbox/contacts
     #[arg(long, default_value = "127.0.0.1:2588", value_name = "ADDRESS")]
     api: SocketAddr,
-    /// The key of its API
+    /// API key
     #[arg(long, default_value = "sandbox", env = "MAILTRAIL_SANDBOX_API_KEY", hide_env_values = true)]
     api_key: String,
     /// Where it posts its events; as Brevo with the login of the address, or else with a bearer token
@@ -29,31 +29,31 @@ pub struct SandboxArgs {
     /// Where it posts what ActiveCampaign tells about contacts, on demand: POST /sandbox/contacts
     #[arg(long, value_name = "URL")]
     activecampaign: Option<String>,
-    /// The sending domain
+    /// Sending domain
     #[arg(long, default_value = "sandbox.example.com")]
     domain: String,
-    /// The login
+    /// SMTP login
     #[arg(long, default_value = "postmaster@sandbox.example.com")]
     username: String,
-    /// The login's password, from the environment where it shall not be seen
+    /// SMTP password; an environment variable keeps it out of the process list
     #[arg(long, default_value = "sandbox", env = "MAILTRAIL_SANDBOX_PASSWORD", hide_env_values = true)]
     password: String,
-    /// The key that Mailgun's events are signed with; Brevo's bearer token
+    /// Signing key of Mailgun's events; Brevo's bearer token
     #[arg(long, default_value = "sandbox", env = "MAILTRAIL_SANDBOX_SIGNING_KEY", hide_env_values = true)]
     signing_key: String,
-    /// Share of webhooks that are never posted
+    /// Share of webhooks that are lost (0 to 1)
     #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
     lose_webhooks: f64,
-    /// Seconds by which each webhook is posted later
+    /// Delay of each webhook in seconds
     #[arg(long, default_value_t = 0, value_name = "SECONDS")]
     delay_webhooks: u32,
-    /// Seconds by which every second event appears later in the API of events
+    /// Delay of every second event in the Events API, in seconds
     #[arg(long, default_value_t = 0, value_name = "SECONDS")]
     late_events: u32,
-    /// Factor on all of the provider's times
+    /// Factor for all delays of the provider
     #[arg(long, default_value_t = 1.0)]
     pace: f64,
-    /// Where its certificate is kept; clients trust it with `ca_file`
+    /// Directory of its certificate, for `ca_file` of clients
     #[arg(long, default_value = "mailtrail-sandbox/sandbox", value_name = "FOLDER")]
     certificate: PathBuf,
 }

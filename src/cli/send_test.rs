@@ -19,15 +19,15 @@ event says so; 1 not, with the likely cause; 3 no daemon runs.";
 
 #[derive(Debug, clap::Args)]
 pub struct SendTestArgs {
-    /// Who gets the mail
+    /// Recipient
     to: String,
     /// The sender, whose domain the upstream must know [default: [heartbeat]'s, or mailtrail@ the first upstream's domain]
     #[arg(long, value_name = "ADDRESS")]
     from: Option<String>,
-    /// How long its events may take, 1s to 1d
+    /// Maximum wait for its events, 1s to 1d
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse_timeout)]
     wait: Duration,
-    /// Why, for the log
+    /// Reason for the log
     #[arg(long, default_value = "", hide_default_value = true)]
     reason: String,
 }

@@ -31,10 +31,10 @@ pub struct SendmailArgs {
     /// Take recipients from To, Cc and Bcc, and those named here too
     #[arg(short = 't')]
     from_header: bool,
-    /// The envelope's sender; <> for none [default: you]
+    /// Envelope sender; <> for none [default: current user]
     #[arg(short = 'f', short_alias = 'r', value_name = "ADDRESS", allow_hyphen_values = true)]
     sender: Option<String>,
-    /// The sender's name, where the message has no From
+    /// Name of the sender if the message has no From field
     #[arg(short = 'F', value_name = "NAME", allow_hyphen_values = true)]
     name: Option<String>,
     /// A line with nothing but a dot does not end the message
@@ -46,13 +46,13 @@ pub struct SendmailArgs {
     /// -bm: a message from standard input; -bs: SMTP on standard input and output
     #[arg(short = 'b', value_name = "MODE", default_value = "m", hide_default_value = true)]
     mode: String,
-    /// Say what the relay replies
+    /// Print the relay's replies
     #[arg(short = 'v')]
     verbose: bool,
     /// Where the relay listens [default: the first listener of the configuration that asks for neither TLS nor login]
     #[arg(long, value_name = "HOST:PORT", env = "MAILTRAIL_SENDMAIL_SERVER")]
     server: Option<String>,
-    /// The recipients
+    /// Recipients
     #[arg(value_name = "ADDRESS")]
     recipients: Vec<String>,
     /// sendmail's options that say nothing to a relay.

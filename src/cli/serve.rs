@@ -18,7 +18,7 @@ pub struct ServeArgs {
     /// and no configuration
     #[arg(long)]
     sandbox: bool,
-    /// With --sandbox: factor on all of the provider's times
+    /// With --sandbox: factor for all delays of the provider
     #[arg(long, default_value_t = 0.01, requires = "sandbox")]
     pace: f64,
 }

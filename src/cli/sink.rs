@@ -7,24 +7,24 @@ use std::io::IsTerminal;
 
 #[derive(Debug, clap::Subcommand)]
 pub enum SinkCommand {
-    /// How far each sink got
+    /// Show the position and state of each sink
     #[command(after_help = "Example: mailtrail sink list")]
     List,
-    /// What a sink refused for good, and why
+    /// List events that a sink rejected permanently
     #[command(after_help = "Example: mailtrail sink dead odoo")]
     Dead {
-        /// The sink
+        /// Name of the sink
         name: String,
     },
-    /// Tell a sink again what happened since then; each thing has the id that it had
+    /// Deliver events again since a time; ids stay the same
     #[command(after_help = "Example: mailtrail sink replay hook --since '2 days ago'")]
     Replay {
-        /// The sink
+        /// Name of the sink
         name: String,
-        /// From then on, or a little before
+        /// Start time; delivery may begin a little earlier
         #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
         since: String,
-        /// Why, for the log
+        /// Reason for the log
         #[arg(long, default_value = "", hide_default_value = true)]
         reason: String,
     },

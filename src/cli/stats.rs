@@ -9,13 +9,13 @@ use std::io::IsTerminal;
 
 #[derive(Debug, clap::Args)]
 pub struct StatsArgs {
-    /// Of mail accepted then or later (local time)
+    /// Messages accepted at or after this day (local time)
     #[arg(long, default_value = "7 days ago", value_name = "TIME", allow_hyphen_values = true)]
     since: String,
-    /// Of mail accepted then or earlier
+    /// Messages accepted on or before this day
     #[arg(long, default_value = "now", value_name = "TIME", allow_hyphen_values = true)]
     until: String,
-    /// In groups by
+    /// Grouping
     #[arg(long, default_value = "day", value_parser = PossibleValuesParser::new(StatsGroup::ALL.map(StatsGroup::as_str)))]
     by: String,
 }

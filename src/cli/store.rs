@@ -13,29 +13,29 @@ use std::path::PathBuf;
 
 #[derive(Debug, clap::Subcommand)]
 pub enum StoreCommand {
-    /// Read all of the journal, check every byte of it, and compare the ledger with it; exit code 4 when it is damaged
+    /// Verify every byte of the journal and compare the ledger; exit code 4 if damaged
     #[command(
         after_help = "Nothing is changed. The relay goes on meanwhile.\n\nExample: mailtrail store verify"
     )]
     Verify,
-    /// Make the ledger anew from the journal
+    /// Rebuild the ledger from the journal
     #[command(
         after_help = "The relay goes on meanwhile, with the present ledger.\n\nExample: mailtrail store rebuild --reason 'the alarm ledger'"
     )]
     Rebuild {
-        /// Take the new ledger also when the journal is damaged and the present one knows more
+        /// Replace the ledger even if the journal is damaged and the present ledger holds more
         #[arg(long)]
         despite_damage: bool,
-        /// Why, for the log
+        /// Reason for the log
         #[arg(long, default_value = "", hide_default_value = true)]
         reason: String,
     },
-    /// Copy the store, while the relay runs or stands
+    /// Back up the store, with the relay running or stopped
     #[command(after_help = BACKUP_AFTER_HELP)]
     Backup {
-        /// Where to; it must not exist, or be empty, and the relay must be able to write there
+        /// Target directory; absent or empty, and writable by the relay
         directory: PathBuf,
-        /// Why, for the log
+        /// Reason for the log
         #[arg(long, default_value = "", hide_default_value = true)]
         reason: String,
     },

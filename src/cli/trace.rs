@@ -6,9 +6,9 @@ use mailtrail_relay::admin::{MAX_SUBJECT_SCAN, RecipientView, TrailView};
 
 #[derive(Debug, clap::Args)]
 pub struct TraceArgs {
-    /// A tracking id or its start, a Message-ID, a recipient, an Odoo record (sale.order,42) or a part of a subject
+    /// Tracking id or prefix, Message-ID, recipient, Odoo record (sale.order,42) or part of a subject
     what: String,
-    /// At most so many sends, the newest first
+    /// Maximum number of messages, newest first
     #[arg(short = 'n', long, default_value_t = 10)]
     lines: usize,
 }

@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 
 #[derive(Debug, clap::Subcommand)]
 pub enum UserCommand {
-    /// The argon2id hash of a password, read from a prompt or from standard input
+    /// Hash a password with argon2id, from a prompt or standard input
     #[command(after_help = "Example: mailtrail user hash < password")]
     Hash,
 }

@@ -9,14 +9,14 @@ use serde_json::Value;
 
 #[derive(Debug, clap::Subcommand)]
 pub enum SetupCommand {
-    /// Have Mailgun tell this relay every kind of event; the webhooks of others stay as they are
+    /// Register webhooks for all events at Mailgun; other webhooks stay
     #[command(after_help = "Example: mailtrail setup mailgun --url https://relay.example.com --dry-run")]
     Mailgun(webhooks::SetupWebhooksArgs),
     /// Have Brevo tell this relay every kind of event, with the token as it is configured; the webhooks of others stay as
     /// they are
     #[command(after_help = "Example: mailtrail setup brevo --url https://relay.example.com --dry-run")]
     Brevo(webhooks::SetupWebhooksArgs),
-    /// Make, or bring up to date, the server actions in Odoo, and the group whose members may run them
+    /// Create or update the server actions in Odoo and the group that may run them
     #[command(
         after_help = "Example: mailtrail setup odoo --login admin --user mailtrail@example.com --dry-run"
     )]

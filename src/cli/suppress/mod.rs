@@ -20,58 +20,58 @@ use std::path::{Path, PathBuf};
 
 #[derive(Debug, clap::Subcommand)]
 pub enum SuppressCommand {
-    /// What is known against addresses
+    /// List suppressed addresses
     #[command(after_help = "Example: mailtrail suppress list --reason complaint --since '1 day ago'")]
     List {
         #[command(flatten)]
         which: SuppressionFilterArgs,
-        /// At most so many [default: 100]
+        /// Maximum number [default: 100]
         #[arg(short = 'n', long, default_value_t = 100, hide_default_value = true)]
         lines: usize,
     },
-    /// What is known against one address; exit code 1 when mail goes to it
+    /// Show the evidence about one address; exit code 1 if it is not suppressed
     #[command(after_help = "Example: mailtrail suppress check ada@example.net")]
     Check {
-        /// The address
+        /// Address
         address: String,
     },
-    /// Send addresses no mail
+    /// Suppress addresses
     #[command(after_help = "Example: mailtrail suppress add ada@example.net --note 'asked us on the phone'")]
     Add(SuppressAddArgs),
-    /// Send addresses mail again
+    /// Remove addresses from the list
     #[command(
         after_help = "The provider may keep a list of its own: `mailtrail suppress sync` takes them off there, too.\nExample: mailtrail suppress remove ada@example.net"
     )]
     Remove(SuppressRemoveArgs),
-    /// Add what a CSV file holds: all of it or, where a line is bad, nothing
+    /// Import a CSV file: all lines, or none if one is invalid
     #[command(after_help = format!("{}\n\nExample: mailtrail suppress import suppressions.csv", csv::IMPORT_HELP))]
     Import {
-        /// The file, or `-` for standard input
+        /// CSV file, or `-` for standard input
         file: PathBuf,
-        /// Say what would be done, and do nothing
+        /// Print the changes without applying them
         #[arg(long)]
         dry_run: bool,
     },
-    /// Bring the list and the providers' own together, in both directions
+    /// Synchronise with the providers' lists in both directions
     #[command(
         after_help = "Whom a provider lists is put on our list; what you added against all mail is added there; what you removed is \
 taken off there where its entry is older.\nExample: mailtrail suppress sync --dry-run"
     )]
     Sync {
-        /// Only with that upstream's provider [default: all whose account is known]
+        /// Only with the provider of this upstream [default: all with an API key]
         #[arg(long)]
         upstream: Option<String>,
-        /// Why, for the log
+        /// Reason for the log
         #[arg(long, default_value = "", hide_default_value = true)]
         reason: String,
-        /// Say what would be done in each direction, and do nothing
+        /// Print the changes of each direction without applying them
         #[arg(long)]
         dry_run: bool,
     },
-    /// Write the list as CSV, as `import` reads it
+    /// Export the list as CSV, for `import`
     #[command(after_help = "Example: mailtrail suppress export suppressions.csv")]
     Export {
-        /// The file; without it standard output
+        /// CSV file [default: standard output]
         file: Option<PathBuf>,
         #[command(flatten)]
         which: SuppressionFilterArgs,
@@ -81,63 +81,63 @@ taken off there where its entry is older.\nExample: mailtrail suppress sync --dr
 /// Which entries are wanted.
 #[derive(Debug, clap::Args)]
 pub struct SuppressionFilterArgs {
-    /// Only with that reason
+    /// Only this reason
     #[arg(long, value_parser = reason_parser())]
     reason: Option<String>,
-    /// Only addresses at that domain
+    /// Only addresses at this domain
     #[arg(long)]
     domain: Option<String>,
-    /// Only of that upstream's list
+    /// Only the list of this upstream
     #[arg(long)]
     upstream: Option<String>,
-    /// Only from that source
+    /// Only this source
     #[arg(long, value_parser = PossibleValuesParser::new(EvidenceSource::ALL.map(EvidenceSource::as_str)))]
     source: Option<String>,
-    /// Only where something happened since then: "10 min ago", "2026-11-21"
+    /// Only with evidence since this time: "10 min ago", "2026-11-21"
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     since: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
 pub struct SuppressAddArgs {
-    /// The addresses, or `-` for addresses from standard input
+    /// Addresses, or `-` for addresses from standard input
     #[arg(value_name = "ADDRESS|-", required = true)]
     addresses: Vec<String>,
-    /// Why [default: manual]
+    /// Reason [default: manual]
     #[arg(long, value_parser = reason_parser())]
     reason: Option<String>,
-    /// For that upstream's mail only
+    /// Only for mail of this upstream
     #[arg(long)]
     upstream: Option<String>,
-    /// Which mail [default: all; for unsubscribe: bulk]
+    /// Kind of mail [default: all; for unsubscribe: bulk]
     #[arg(long, value_parser = PossibleValuesParser::new([Scope::All.as_str(), Scope::Bulk.as_str()]))]
     scope: Option<String>,
-    /// Until then: "2026-11-21", "2026-11-21T10:00:00Z" [default: as the reason's settings say]
+    /// End: "2026-11-21", "2026-11-21T10:00:00Z" [default: by the settings of the reason]
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     until: Option<String>,
-    /// Why, in words
+    /// Comment
     #[arg(long, default_value = "", hide_default_value = true)]
     note: String,
-    /// Say what would be done, and do nothing
+    /// Print the changes without applying them
     #[arg(long)]
     dry_run: bool,
 }
 
 #[derive(Debug, clap::Args)]
 pub struct SuppressRemoveArgs {
-    /// The addresses, `-` for addresses from standard input, or ALL
+    /// Addresses, `-` for addresses from standard input, or ALL
     #[arg(value_name = "ADDRESS|-|ALL", required = true)]
     addresses: Vec<String>,
-    /// Only what is known for that reason; ALL needs one
+    /// Only this reason; required with ALL
     #[arg(long, value_parser = reason_parser())]
     reason: Option<String>,
-    /// Only what is known on that upstream's list
+    /// Only the list of this upstream
     #[arg(long)]
     upstream: Option<String>,
-    /// Why, in words, for the log
+    /// Comment for the log
     #[arg(long, default_value = "", hide_default_value = true)]
     note: String,
-    /// Say what would be done, and do nothing
+    /// Print the changes without applying them
     #[arg(long)]
     dry_run: bool,
 }
