@@ -393,7 +393,7 @@ impl TomlWriter {
         self.literal("note", status_options.note);
     }
 
-    fn write_alarms(&mut self, thresholds: &Thresholds, herald: &notifier::AlarmNotifications) {
+    fn write_alarms(&mut self, thresholds: &Thresholds, notifications: &notifier::AlarmNotifications) {
         self.section("[alarms]");
         self.string("silence", thresholds.event_silence.map_or_else(|| "off".to_owned(), format_duration));
         self.literal("queue", thresholds.max_queued_messages);
@@ -404,18 +404,18 @@ impl TomlWriter {
         self.string("complaint_rate", format_percentage(thresholds.max_complaint_rate));
         self.string("delivery_rate", format_percentage(thresholds.min_delivery_rate));
         self.string("disk", format_size(thresholds.min_free_disk_bytes));
-        if let Some(webhook) = &herald.webhook {
+        if let Some(webhook) = &notifications.webhook {
             self.string("webhook_url", redact_secrets(&webhook.url));
             self.list("webhook_secret", &vec![SECRET_MASK; webhook.secrets.len()]);
             self.literal("allow_private", webhook.allow_private_address);
         }
-        if let Some(mail) = &herald.email {
+        if let Some(mail) = &notifications.email {
             self.list("mail_to", &mail.recipients);
             self.string("mail_from", &mail.sender);
             self.optional("mail_upstream", mail.preferred_upstream.as_ref());
         }
-        self.duration("after", herald.delay);
-        self.duration("repeat", herald.repeat_interval);
+        self.duration("after", notifications.delay);
+        self.duration("repeat", notifications.repeat_interval);
     }
 
     fn section(&mut self, heading: &str) {

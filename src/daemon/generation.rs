@@ -84,11 +84,11 @@ pub struct Generation {
 
 /// What ends a generation, whether or not the relay goes on.
 struct ShutdownTokens {
-    /// Shuts its doors.
+    /// Stops the listeners.
     listeners: CancellationToken,
-    /// Ends its chores.
+    /// Stops the background tasks.
     background: CancellationToken,
-    /// Ends its answers over HTTP.
+    /// Stops the HTTP services.
     http: CancellationToken,
 }
 

@@ -61,7 +61,7 @@ async fn send_probe(client: &Client, url: Url, probe: &ProbeChallenge) -> ProbeR
         let answer =
             client.post(url).header(LoopbackProbe::HEADER_NAME, &probe.question).body("").send().await?;
         let status = answer.status().as_u16();
-        // A stranger's page may be long.
+        // The page of another server may be long.
         let short = answer.content_length().is_some_and(|length| length <= probe.answer.len() as u64);
         let body = if short { answer.text().await? } else { String::new() };
         Ok::<_, reqwest::Error>((status, body))

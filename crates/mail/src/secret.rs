@@ -21,8 +21,8 @@ impl Secret {
         &self.0
     }
 
-    /// Whether a stranger named it. How long that takes tells nothing of either, not even their lengths. What is empty
-    /// is no secret.
+    /// Returns whether the bytes equal the secret, in constant time, also for different lengths. An empty secret equals
+    /// nothing.
     pub fn ct_eq(&self, named: &[u8]) -> bool {
         let digests = [self.0.as_bytes(), named].map(Sha256::digest);
         !self.0.is_empty() && bool::from(digests[0].ct_eq(&digests[1]))

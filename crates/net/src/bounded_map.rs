@@ -1,15 +1,17 @@
+//! Bounded per-client state. Clients choose their own number, so the map has a maximum size.
+
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
 use tokio::time::Instant;
 
-/// What is remembered of strangers, of `MAX_ENTRIES` at once: they choose how many they are.
+/// Map with expiry of at most `MAX_ENTRIES` entries.
 #[derive(Debug)]
 pub struct BoundedMap<K, V>(HashMap<K, V>);
 
-/// Something that is worth remembering for a while.
+/// Value with an expiry.
 pub trait Expires {
-    /// From then on it says no more than its absence.
+    /// When the entry expires.
     fn expires_at(&self) -> Instant;
 }
 

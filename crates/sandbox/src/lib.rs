@@ -1,10 +1,9 @@
-//! A fake Mailgun, or Brevo, on this machine: it takes mail over SMTP and over HTTP as the real one does, with the same
-//! words, and reports what became of each recipient by webhooks, with the real one's retries, and when asked. The
-//! recipient's local part decides the `Fate`. Beside it stands a fake ActiveCampaign, which tells what it is asked to
-//! tell about a contact.
+//! A fake Mailgun or Brevo on this machine. It accepts mail over SMTP and HTTP with the provider's own replies, and
+//! reports the events of each recipient by webhooks with the provider's retries, and by its APIs. The recipient's local
+//! part selects the [`Scenario`]. A fake ActiveCampaign sends contact events on demand.
 //!
-//! It promises their honesty, no more and no less: it may close after the final dot without a word, report an open
-//! before the client has read its `250`, and say one thing twice. It must never send a mail anywhere.
+//! It gives the guarantees of a provider, no others: it may close the connection after the final dot without a reply,
+//! report an open before the client has read its `250`, and send an event twice. It never sends mail anywhere.
 
 mod activecampaign;
 mod brevo;

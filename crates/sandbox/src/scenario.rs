@@ -2,12 +2,12 @@ use crate::mailgun::SandboxEvent;
 use crate::profile::ProviderProfile;
 use mailtrail_mail::Mailbox;
 
-/// What becomes of a recipient. It is read from the local part: `bounce`, `bounce+7`, `bounce-7` and `bounce7` all
-/// bounce; any word that is no fate is delivered.
+/// Scenario of a recipient, selected by the local part: `bounce`, `bounce+7`, `bounce-7` and `bounce7` all bounce; an
+/// unknown word is delivered.
 ///
-/// Where a fate differs the first times, the sandbox goes by the Message-ID and the recipient; before a Message-ID can
-/// be known, at RCPT and DATA, by the sender and the recipient. Over HTTP a refusal is the whole request's: 400 for 550,
-/// 500 for 451, 429 for 421.
+/// The first attempts of a scenario are counted by Message-ID and recipient; at RCPT and DATA, before the Message-ID is
+/// known, by sender and recipient. Over HTTP a rejection applies to the whole request: 400 for 550, 500 for 451, 429
+/// for 421.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scenario {
     /// `delivered`: accepted, then delivered.
@@ -58,7 +58,7 @@ pub enum Scenario {
 pub(crate) type Timeline = &'static [(u32, SandboxEvent)];
 
 impl Scenario {
-    /// Every fate.
+    /// All scenarios.
     pub const ALL: [Self; 20] = [
         Self::Delivered,
         Self::Bounce,
@@ -82,7 +82,7 @@ impl Scenario {
         Self::UnauthorizedIp,
     ];
 
-    /// The fate of a recipient.
+    /// Returns the scenario of a recipient.
     pub fn for_recipient(recipient: &Mailbox) -> Self {
         let local = recipient.local_part();
         let word = local.split_once('+').map_or(local, |(word, _)| word);

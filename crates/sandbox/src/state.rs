@@ -132,7 +132,7 @@ impl SandboxState {
         }
     }
 
-    /// Whether a recipient has this fate and sees this Message-ID for the first time.
+    /// Returns whether a recipient has this scenario and receives this Message-ID for the first time.
     pub(crate) fn is_first_attempt(&self, envelope: &Envelope, raw: &[u8], scenario: Scenario) -> bool {
         let concerned = envelope.recipients.iter().filter(|to| Scenario::for_recipient(to) == scenario);
         let id =

@@ -139,8 +139,8 @@ impl Store {
 
     /// Returns an entry of a record, if the journal still has it.
     pub fn log_entry(&self, cursor: LogCursor, part: u16) -> Result<Option<LogEntry>, ReadError> {
-        let record = self.read_from(cursor, 1)?.0.into_iter().find(|parcel| parcel.cursor == cursor);
-        Ok(record.and_then(|parcel| parcel.entries.into_iter().nth(usize::from(part))))
+        let record = self.read_from(cursor, 1)?.0.into_iter().find(|record| record.cursor == cursor);
+        Ok(record.and_then(|record| record.entries.into_iter().nth(usize::from(part))))
     }
 
     /// Returns the entries that a sink rejected permanently, oldest first.

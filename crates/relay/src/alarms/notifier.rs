@@ -60,7 +60,7 @@ struct Inner {
     emails: RetryQueue,
 }
 
-/// What a herald works with.
+/// Sends notifications about alarms.
 pub struct AlarmNotifier {
     /// Where mail is kept.
     pub store: Store,
@@ -90,8 +90,8 @@ enum Channel {
 }
 
 impl AlarmNotifier {
-    /// Tells until we stop. Of what is under way then nobody knows whether it was heard: the next configuration's
-    /// herald tries it again.
+    /// Sends notifications until shutdown. A notification in progress at shutdown has an unknown result; the notifier
+    /// of the next configuration sends it again.
     pub async fn run(self, stopping: CancellationToken) {
         let mut endpoint = self.settings.webhook.clone().map(WebhookClient::new);
         if endpoint.is_none() {

@@ -1,5 +1,4 @@
-//! What an operator should know about now: raised once, said once, and over when it is over. Whoever is told of it is
-//! the herald's business.
+//! Registry of active alarms. Raising an active alarm again logs nothing; `alarms::notifier` delivers notifications.
 
 use mailtrail_mail::{Clock, Timestamp};
 use std::collections::BTreeMap;

@@ -34,7 +34,7 @@ pub struct Heartbeat {
     pub settings: HeartbeatSettings,
 }
 
-/// A beat was not made.
+/// Error of a heartbeat that was not sent.
 #[derive(Debug, thiserror::Error)]
 enum HeartbeatError {
     #[error(transparent)]

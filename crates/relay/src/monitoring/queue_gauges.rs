@@ -1,7 +1,7 @@
-//! Counts what the store holds, now and then, for the metrics.
+//! Refreshes the gauges of the queue and the store.
 //!
-//! It walks the queue's places, not the mails, and takes at most a hundredth of the time: however much waits, the figures
-//! are only older then. It never decides anything.
+//! A pass reads queue keys, not messages, and uses at most 1 % of the time: a long queue makes the figures older, not
+//! the relay slower. No decision depends on them.
 
 use mailtrail_mail::{Clock, Timestamp};
 use mailtrail_net::transport::UpstreamSelection;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-/// What a census works with.
+/// Collector of the queue gauges.
 pub struct QueueGauges {
     /// Where the mail is.
     pub store: Store,

@@ -1,23 +1,22 @@
-//! What goes out to each upstream and what comes back from it, as far as this process saw it: enough to tell a quiet hour
-//! from a broken loop.
+//! In-memory activity per upstream (messages relayed, events received), used to detect missing webhooks.
 
 use mailtrail_mail::{Timestamp, TrackingId};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// The pulses of all upstreams.
+/// Activity of all upstreams.
 #[derive(Clone, Debug, Default)]
 pub struct UpstreamActivity(Arc<Mutex<ActivityTable>>);
 
 #[derive(Debug, Default)]
 struct ActivityTable {
     by_upstream: BTreeMap<String, ActivityStats>,
-    /// Mails that do not count.
+    /// Messages that do not count.
     excluded: VecDeque<TrackingId>,
 }
 
-/// The pulse of one.
+/// Activity of one upstream.
 #[derive(Clone, Debug, Default)]
 pub struct ActivityStats {
     /// Mails that it took since its last event, and when the first of them went.
@@ -75,7 +74,7 @@ impl UpstreamActivity {
         });
     }
 
-    /// Its pulse as it is now.
+    /// Returns a copy of the current activity of an upstream.
     pub fn snapshot(&self, upstream: &str) -> ActivityStats {
         self.lock_table().by_upstream.get(upstream).cloned().unwrap_or_default()
     }

@@ -55,7 +55,7 @@ pub struct Attempt {
     /// Whether open recipients remain that do not fit into this attempt.
     has_more_recipients: bool,
     /// Whether some recipients wait for a transaction with fewer recipients than the one that refused them.
-    leaves_crowd: bool,
+    leaves_excess: bool,
     /// Results of the suppressed recipients.
     suppressed_results: Vec<RecipientResult>,
 }
@@ -124,9 +124,9 @@ impl Attempt {
         let waiting = (0u16..).zip(&job.recipients).filter(|(_, recipient)| recipient.is_pending());
         let waiting: Vec<_> = waiting.filter(|(index, _)| may_go(index)).collect();
         let suppressed = suppressed_results(suppressed, &job.recipients);
-        let crowd = crowd(&waiting, job.attempts);
-        let leaves_crowd = crowd.len() > most;
-        let some = if crowd.is_empty() { next_recipient_group(&waiting, job.attempts) } else { crowd };
+        let excess = excess_recipients(&waiting, job.attempts);
+        let leaves_excess = excess.len() > most;
+        let some = if excess.is_empty() { next_recipient_group(&waiting, job.attempts) } else { excess };
         let some = some.into_iter().take(most);
         let pending_recipients: Vec<_> =
             some.map(|(index, recipient)| (index, recipient.address.clone())).collect();
@@ -176,7 +176,7 @@ impl Attempt {
             attempts: job.attempts,
             lane: job.message.lane,
             has_more_recipients,
-            leaves_crowd,
+            leaves_excess,
             suppressed_results: suppressed,
         }))
     }
@@ -463,7 +463,7 @@ impl Attempt {
         let at_once = due.is_some() && !unknown;
         let makes_room = result.too_many.is_some()
             || (result.has_overflow && result.has_ended())
-            || (self.leaves_crowd && (result.has_ended() || result.is_about_each()));
+            || (self.leaves_excess && (result.has_ended() || result.is_about_each()));
         let at_once = at_once && (passed_on || (makes_room && not_before.is_none()));
         let due = if at_once { Some(now) } else { due };
         let mut results = self.suppressed_results.clone();
@@ -568,12 +568,14 @@ pub struct ReplyContext {
 }
 
 /// Returns the recipients that were too many for one transaction, in rotation: a slow one delays no other.
-fn crowd<'a>(waiting: &[(u16, &'a Recipient)], attempts: u32) -> Vec<(u16, &'a Recipient)> {
-    let crowded = |words: &Diagnostic| words.name != RCPT_TO && is_too_many_recipients(words);
-    let mut crowd: Vec<_> = waiting.iter().filter(|(_, one)| crowded(&one.diagnostic)).copied().collect();
-    let turn = attempts as usize % crowd.len().max(1);
-    crowd.rotate_left(turn);
-    crowd
+fn excess_recipients<'a>(waiting: &[(u16, &'a Recipient)], attempts: u32) -> Vec<(u16, &'a Recipient)> {
+    let was_excess =
+        |diagnostic: &Diagnostic| diagnostic.name != RCPT_TO && is_too_many_recipients(diagnostic);
+    let mut excess: Vec<_> =
+        waiting.iter().filter(|(_, recipient)| was_excess(&recipient.diagnostic)).copied().collect();
+    let turn = attempts as usize % excess.len().max(1);
+    excess.rotate_left(turn);
+    excess
 }
 
 /// Returns the recipients of the next transaction: all except those at which the connection broke

@@ -289,7 +289,7 @@ impl ConnectionLimiter {
     }
 }
 
-/// One conversation's place in the crowd, given back when it ends however it ends.
+/// Permit of one connection; released on drop.
 struct ConnectionPermit {
     limiter: ConnectionLimiter,
     ip: IpAddr,

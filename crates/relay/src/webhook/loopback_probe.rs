@@ -8,8 +8,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use std::sync::Arc;
 
-/// Answers a question of ours; no body is read for it, and whoever asks anything else is not counted as a stranger with
-/// a bad signature.
+/// Answers a loopback probe. No body is read, and an invalid probe does not count as a request with a bad signature.
 pub async fn respond_to_probe(
     State(inbox): State<Arc<WebhookService>>,
     request: Request,
