@@ -91,7 +91,7 @@ pub async fn run(context: &Context, arguments: SandboxArgs) -> Result<(), CliErr
     print_line(context.style.bold(&format!("The sandbox takes mail on {}", sandbox.smtp_address())));
     print_line(format!("Its API is http://{}", sandbox.api_address()));
     print_line(format!(
-        "Its certificate is {}. The local part of a recipient decides its fate:",
+        "Its certificate is {}. The local part of a recipient selects the scenario:",
         certificate.display()
     ));
     let fates: Vec<_> = mailtrail_sandbox::Scenario::ALL.iter().map(|scenario| scenario.as_str()).collect();
