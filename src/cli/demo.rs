@@ -1,7 +1,8 @@
 //! The whole loop on this machine: Odoo-like mails over STARTTLS, the relay, the sandbox's signed webhooks, the
 //! joined trails.
 
-use crate::cli::{CliError, Context, config_source, print_json, print_line, sandbox_upstream, trace};
+use crate::cli::output::print_trail;
+use crate::cli::{CliError, Context, config_source, print_json, print_line, sandbox_upstream};
 use crate::daemon::Sockets;
 use mailtrail_mail::{Envelope, Mailbox, Secret};
 use mailtrail_net::tls;
@@ -139,7 +140,7 @@ async fn wait_for_trails(context: &Context, store: &Store, ids: &[String]) -> Re
         if context.json {
             print_json(trail);
         } else {
-            trace::print_trail(trail, context.style);
+            print_trail(trail, context.style);
         }
     }
     let complete =

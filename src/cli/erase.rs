@@ -1,7 +1,7 @@
 //! Takes an address out of everything that is kept: by the daemon while it runs, else here.
 
 use crate::cli::admin_client::{AdminClient, operator_name};
-use crate::cli::store::MaintenanceOutput;
+use crate::cli::output::MaintenanceOutput;
 use crate::cli::{CliError, Context};
 use mailtrail_mail::Clock;
 use mailtrail_relay::admin;

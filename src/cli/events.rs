@@ -1,6 +1,6 @@
 use crate::cli::admin_client::AdminClient;
 use crate::cli::output::format_table;
-use crate::cli::queue::read_ids_from_stdin;
+use crate::cli::stdin::read_ids;
 use crate::cli::{
     CliError, Context, config_source, eprint_line, print_json, print_line, time_expr, write_stdout,
 };
@@ -242,7 +242,7 @@ fn build_replay_request(again: &EventReplayArgs) -> Result<EventReplayRequest, C
     for id in &again.ids {
         match &**id {
             "-" => {
-                for id in read_ids_from_stdin()? {
+                for id in read_ids()? {
                     ids.insert(parse_tracking_id(&id)?);
                 }
             }

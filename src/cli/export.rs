@@ -1,7 +1,8 @@
 //! All that is known about an address, for whoever may ask.
 
 use crate::cli::admin_client::AdminClient;
-use crate::cli::{CliError, Context, config_source, eprint_line, print_json, print_line, time_expr, trace};
+use crate::cli::output::print_trail;
+use crate::cli::{CliError, Context, config_source, eprint_line, print_json, print_line, time_expr};
 use mailtrail_mail::Mailbox;
 use mailtrail_relay::admin::{ExportLine, UNKNOWN_TIME};
 
@@ -40,7 +41,7 @@ pub async fn run(context: &Context, arguments: &ExportArgs) -> Result<(), CliErr
 fn print_export_line(context: &Context, line: &ExportLine) {
     match line {
         ExportLine::Send { trail, message_kept } => {
-            trace::print_trail(trail, context.style);
+            print_trail(trail, context.style);
             print_stored_size(*message_kept);
         }
         ExportLine::Event { event } => {

@@ -1,6 +1,6 @@
 use crate::cli::admin_client::AdminClient;
 use crate::cli::output::format_table;
-use crate::cli::queue::read_ids_from_stdin;
+use crate::cli::stdin::read_ids;
 use crate::cli::{CliError, Context, eprint_line, print_json, print_line, time_expr, write_stdout};
 use mailtrail_relay::admin::{InboundFilter, InboundView, ReleaseRequest};
 use std::io::IsTerminal;
@@ -131,7 +131,7 @@ async fn release_messages(
     let mut order = ReleaseRequest { reason: reason.to_owned(), dry_run, ..ReleaseRequest::default() };
     for id in ids {
         match &**id {
-            "-" => order.ids.extend(read_ids_from_stdin()?),
+            "-" => order.ids.extend(read_ids()?),
             "ALL" => order.all = true,
             id => order.ids.push(id.to_owned()),
         }

@@ -1,6 +1,6 @@
 use crate::cli::admin_client::AdminClient;
-use crate::cli::output::Style;
-use crate::cli::{CliError, Context, print_json, print_line, time_expr, trace};
+use crate::cli::output::{Style, format_operator};
+use crate::cli::{CliError, Context, print_json, print_line, time_expr};
 use mailtrail_mail::Clock;
 use mailtrail_relay::LogLine;
 use mailtrail_relay::admin::LogFilter;
@@ -140,7 +140,7 @@ fn format_log_line(line: &LogLine, paint: Style) -> String {
     let mut words: Vec<String> = Vec::new();
     words.extend(line.from.as_ref().map(envelope));
     words.extend(fact.upstream.clone());
-    words.extend(trace::format_operator(fact));
+    words.extend(format_operator(fact));
     words.extend(fact.code.map(|code| code.to_string()));
     words.extend(fact.enhanced.clone());
     words.extend(fact.text.clone());

@@ -7,10 +7,12 @@ mod admin_client;
 mod breaker;
 mod config;
 mod config_source;
+mod context;
 mod demo;
 mod doctor;
 mod erase;
 mod events;
+mod exit;
 mod export;
 mod generate;
 mod inbound;
@@ -27,16 +29,19 @@ mod serve;
 mod setup;
 mod sink;
 mod stats;
+mod stdin;
 mod store;
 mod suppress;
 mod time_expr;
 mod trace;
 mod user;
 
+use crate::cli::context::{ColorChoice, Context};
+use crate::cli::exit::{CliError, exit_code, usage_exit_code};
+use crate::cli::output::{eprint_line, print_json, print_line, write_stdout};
 use crate::cli::reexec::Reexec;
-use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand};
 use std::ffi::OsString;
-use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -55,13 +60,6 @@ struct Cli {
     color: ColorChoice,
     #[command(subcommand)]
     command: Command,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum ColorChoice {
-    Auto,
-    Always,
-    Never,
 }
 
 #[derive(Debug, Subcommand)]
@@ -137,54 +135,6 @@ enum Command {
     Man(generate::ManArgs),
 }
 
-/// Errors that end a command, each with its exit code.
-#[derive(Debug)]
-enum CliError {
-    /// No result, or a failed check; already reported.
-    AlreadyReported,
-    /// Exit code of a result that is already reported.
-    ExitCode(u8),
-    /// Invalid arguments.
-    Usage(String),
-    /// Neither the daemon nor the store is available.
-    Unreachable(String),
-    /// Damaged store.
-    Damaged(String),
-    /// Invalid configuration.
-    Configuration(String),
-    /// Any other error.
-    Other(String),
-    /// Error with an exit code of sysexits.h.
-    Sysexits(u8, String),
-}
-
-/// Context of every command.
-struct Context {
-    config: Option<PathBuf>,
-    json: bool,
-    color_choice: ColorChoice,
-    style: output::Style,
-}
-
-impl ColorChoice {
-    /// Whether what goes there is coloured. For itself it is on a terminal that knows colours, unless the user wants
-    /// none (<https://no-color.org>).
-    fn is_enabled_for(self, stream: &impl IsTerminal) -> bool {
-        let says = |name: &str, means: fn(&OsString) -> bool| {
-            std::env::var_os(name).is_some_and(|value| means(&value))
-        };
-        match self {
-            Self::Always => true,
-            Self::Never => false,
-            Self::Auto => {
-                let unwanted =
-                    says("NO_COLOR", |value| !value.is_empty()) || says("TERM", |value| value == "dumb");
-                stream.is_terminal() && !unwanted
-            }
-        }
-    }
-}
-
 /// Runs the command of the arguments.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let words = normalize_args(arguments);
@@ -247,48 +197,6 @@ async fn run_command(context: Context, command: Command) -> Result<Option<Reexec
     .map(|()| None)
 }
 
-fn exit_code(ended: Result<(), CliError>, sysexits: bool) -> ExitCode {
-    let Err(trouble) = ended else { return ExitCode::SUCCESS };
-    let code = match &trouble {
-        CliError::AlreadyReported => return ExitCode::from(1),
-        CliError::ExitCode(code) => return ExitCode::from(*code),
-        CliError::Usage(_) => usage_exit_code(sysexits),
-        CliError::Unreachable(_) => 3,
-        CliError::Damaged(_) => 4,
-        CliError::Configuration(_) => {
-            if sysexits {
-                78
-            } else {
-                2
-            }
-        }
-        CliError::Other(_) => 1,
-        CliError::Sysexits(code, _) => *code,
-    };
-    eprint_line(format!("mailtrail: {}", trouble.message()));
-    ExitCode::from(code)
-}
-
-impl CliError {
-    /// Message for the user.
-    fn message(&self) -> &str {
-        match self {
-            Self::AlreadyReported | Self::ExitCode(_) => "",
-            Self::Usage(text)
-            | Self::Unreachable(text)
-            | Self::Damaged(text)
-            | Self::Configuration(text)
-            | Self::Other(text)
-            | Self::Sysexits(_, text) => text,
-        }
-    }
-}
-
-/// 2, but 64 for those whose caller goes by sysexits.
-fn usage_exit_code(sysexits: bool) -> u8 {
-    if sysexits { 64 } else { 2 }
-}
-
 /// The arguments; a program that is called `sendmail` is `mailtrail sendmail`.
 fn normalize_args(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut words: Vec<_> = arguments.collect();
@@ -309,49 +217,6 @@ fn uses_sysexits(words: &[OsString]) -> bool {
         }
     }
     false
-}
-
-/// Prints one line.
-fn print_line(line: impl std::fmt::Display) {
-    write_stdout(format!("{line}\n").as_bytes());
-}
-
-/// Writes all of that to standard output. A reader that has gone, as `head` does, has seen enough: the program ends
-/// quietly and well. Any other failure ends it with 1, since what was asked for is not all there.
-fn write_stdout(bytes: &[u8]) {
-    let mut out = std::io::stdout();
-    match out.write_all(bytes).and_then(|()| out.flush()) {
-        Ok(()) => {}
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
-        Err(error) => {
-            eprint_line(format!("mailtrail: standard output cannot be written: {error}"));
-            std::process::exit(1);
-        }
-    }
-}
-
-/// Says one line on standard error. Where nothing reads it, the exit code still tells the same.
-fn eprint_line(line: impl std::fmt::Display) {
-    let line = format!("{line}\n");
-    let (written, wait) = std::sync::mpsc::channel();
-    let write = move || {
-        let _ = std::io::stderr().write_all(line.as_bytes());
-        written.send(())
-    };
-    if std::thread::Builder::new().spawn(write).is_ok() {
-        let _ = wait.recv_timeout(STDERR_TIMEOUT);
-    }
-}
-
-/// For the reader of standard error to take a line.
-const STDERR_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);
-
-/// Prints a JSON object on one line.
-fn print_json(value: &impl serde::Serialize) {
-    match serde_json::to_string(value) {
-        Ok(line) => print_line(line),
-        Err(error) => eprint_line(format!("mailtrail: an answer cannot be written as JSON: {error}")),
-    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 use crate::cli::admin_client::AdminClient;
-use crate::cli::output::format_table;
-use crate::cli::{CliError, Context, eprint_line, print_json, print_line, time_expr, trace};
+use crate::cli::output::{format_table, print_trail};
+use crate::cli::{CliError, Context, eprint_line, print_json, print_line, stdin, time_expr};
 use mailtrail_relay::admin::{QueueActionRequest, QueueActionResult, QueueLine, QueueShape};
 use mailtrail_trail::QueueVerb;
-use std::io::{IsTerminal, Read};
+use std::io::IsTerminal;
 
 #[derive(Debug, clap::Subcommand)]
 pub enum QueueCommand {
@@ -102,7 +102,7 @@ async fn apply_action(
     let (mut ids, mut all) = (Vec::new(), false);
     for id in &which.ids {
         match &**id {
-            "-" => ids.extend(read_ids_from_stdin()?),
+            "-" => ids.extend(stdin::read_ids()?),
             "ALL" => all = true,
             id => ids.push(id.to_uppercase()),
         }
@@ -123,14 +123,6 @@ async fn apply_action(
         dry_run: *dry_run,
     };
     print_results(context, verb, *dry_run, &client.apply_queue_action(&order).await?)
-}
-
-/// Words of standard input, in capitals as ids are.
-pub fn read_ids_from_stdin() -> Result<Vec<String>, CliError> {
-    let mut text = String::new();
-    let read = std::io::stdin().read_to_string(&mut text);
-    read.map_err(|error| CliError::Usage(format!("standard input cannot be read: {error}")))?;
-    Ok(text.split_whitespace().map(str::to_uppercase).collect())
 }
 
 /// Every id that something was done with, and on standard error those that it was not; not well unless all were.
@@ -249,7 +241,7 @@ async fn show_message(context: &Context, client: &AdminClient, id: &str) -> Resu
     if context.json {
         print_json(trail);
     } else {
-        trace::print_trail(trail, context.style);
+        print_trail(trail, context.style);
     }
     Ok(())
 }

@@ -1,7 +1,8 @@
 //! `mailtrail send-test`: one mail through the whole loop, followed to its end.
 
 use crate::cli::admin_client::AdminClient;
-use crate::cli::{CliError, Context, print_json, print_line, trace};
+use crate::cli::output::format_timeline_entry;
+use crate::cli::{CliError, Context, print_json, print_line};
 use jiff::{SignedDuration, Span, SpanRelativeTo};
 use mailtrail_relay::TimelineEntry;
 use mailtrail_relay::admin::{RecipientView, TestMailRequest, TestMailResponse, TrailView};
@@ -89,7 +90,7 @@ fn print_event(context: &Context, fact: &TimelineEntry) {
     if context.json {
         print_json(fact);
     } else {
-        print_line(trace::format_timeline_entry(fact, 1, context.style));
+        print_line(format_timeline_entry(fact, 1, context.style));
     }
 }
 

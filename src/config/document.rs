@@ -1,7 +1,7 @@
 //! The file and the environment as one tree of values, each with its place. It knows no keys.
 
 use crate::config::diagnostic::Location;
-use crate::config::section::ParseContext;
+use crate::config::parse_context::ParseContext;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;

@@ -1,10 +1,11 @@
 use crate::config::diagnostic::{ConfigError, Location};
-use crate::config::section::{ParseContext, Section};
+use crate::config::parse_context::ParseContext;
+use crate::config::section::Section;
 use crate::config::sections::{
     OwnEndpoints, alarms, inbound, listener, routing, sink, source, suppression, upstream, user,
 };
 use crate::config::settings::{Config, HttpTls, Upstream};
-use crate::config::uniqueness::UniqueNames;
+use crate::config::unique_names::UniqueNames;
 use crate::config::{document, sections};
 use mailtrail_mail::descriptors;
 use mailtrail_relay::sink::SinkKind;

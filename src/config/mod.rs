@@ -8,12 +8,13 @@ mod diff;
 mod document;
 mod keywords;
 mod load;
+mod parse_context;
 mod render;
 mod secrets;
 mod section;
 mod sections;
 mod settings;
-mod uniqueness;
+mod unique_names;
 mod units;
 mod validators;
 

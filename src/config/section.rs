@@ -1,86 +1,17 @@
 //! Takes typed values out of sections and notes every fault on the way.
 
-use crate::config::diagnostic::{ConfigError, Diagnostic, Location};
+use crate::config::diagnostic::Location;
 use crate::config::document::{SpannedValue, Table, Value};
 use crate::config::keywords::{Keywords, quote_list};
+use crate::config::parse_context::ParseContext;
 use crate::config::units;
 use crate::config::validators::is_single_line;
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-/// One reading of one file: where things are looked up, and what was found wrong.
-pub(crate) struct ParseContext<'a> {
-    file: &'a Path,
-    pub environment: &'a BTreeMap<String, String>,
-    errors: RefCell<Vec<Diagnostic>>,
-    warnings: RefCell<Vec<Diagnostic>>,
-    secret_files: RefCell<Vec<PathBuf>>,
-}
-
-impl<'a> ParseContext<'a> {
-    pub fn new(file: &'a Path, environment: &'a BTreeMap<String, String>) -> Self {
-        Self {
-            file,
-            environment,
-            errors: RefCell::default(),
-            warnings: RefCell::default(),
-            secret_files: RefCell::default(),
-        }
-    }
-
-    pub fn add_error(&self, place: Location, key: &str, message: String) {
-        self.errors.borrow_mut().push(self.new_diagnostic(place, key, message));
-    }
-
-    pub fn add_warning(&self, place: Location, key: &str, message: String) {
-        self.warnings.borrow_mut().push(self.new_diagnostic(place, key, message));
-    }
-
-    fn new_diagnostic(&self, location: Location, key: &str, message: String) -> Diagnostic {
-        Diagnostic { file: self.file.into(), location, key: key.into(), message }
-    }
-
-    /// A relative path belongs to the folder of the file.
-    pub fn resolve_path(&self, path: &Path) -> PathBuf {
-        self.file.parent().unwrap_or(Path::new("")).join(path)
-    }
-
-    /// A file that must exist already: systemd's credentials come first.
-    pub fn resolve_existing(&self, path: &Path) -> PathBuf {
-        let credential =
-            self.environment.get("CREDENTIALS_DIRECTORY").map(|folder| Path::new(folder).join(path));
-        credential.filter(|path| path.exists()).unwrap_or_else(|| self.resolve_path(path))
-    }
-
-    /// A secret was read from there.
-    pub fn record_secret_file(&self, path: PathBuf) {
-        self.secret_files.borrow_mut().push(path);
-    }
-
-    /// Where secrets were read from.
-    pub fn secret_files(&self) -> Vec<PathBuf> {
-        self.secret_files.borrow().clone()
-    }
-
-    /// The warnings, unless there are faults.
-    pub fn finish(self) -> Result<Vec<Diagnostic>, ConfigError> {
-        if !self.errors.borrow().is_empty() {
-            return Err(self.into_error());
-        }
-        let mut warnings = self.warnings.into_inner();
-        warnings.sort_by(|one, other| one.location.cmp(&other.location));
-        Ok(warnings)
-    }
-
-    /// What was wrong.
-    pub fn into_error(self) -> ConfigError {
-        ConfigError::new(self.errors.into_inner())
-    }
-}
 
 /// A table whose keys are taken one by one; what is left at the end is unknown.
 pub(crate) struct Section<'a> {

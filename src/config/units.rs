@@ -1,9 +1,15 @@
 //! Durations, sizes and rates as texts, both ways.
 
+use ipnet::IpNet;
 use jiff::{Span, SpanRelativeTo};
 use mailtrail_mail::Rate;
 use mailtrail_net::transport::{QuotaLimit, QuotaPeriod};
+use std::net::IpAddr;
 use std::time::Duration;
+
+pub(crate) const ONE_MINUTE: Duration = Duration::from_secs(60);
+/// 24 hours.
+pub(crate) const ONE_DAY: Duration = Duration::from_secs(86_400);
 
 /// `"30s"`, `"500ms"`, `"2d"`, `"1h 30min"`. A day is 24 hours.
 pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
@@ -100,6 +106,12 @@ pub(crate) const EXPECTED_RATE: &str = "a rate such as \"600/min\" (s, min, h, d
 
 const RATE_UNITS: [(&str, u64); 5] =
     [("s", 1), ("min", 60), ("h", 3600), ("day", 86_400), ("month", 30 * 86_400)];
+
+/// A network, or a single address.
+pub(crate) fn parse_network(text: &str) -> Option<IpNet> {
+    let address = || text.parse::<IpAddr>().ok().map(IpNet::from);
+    text.parse::<IpNet>().ok().or_else(address).map(|network| network.trunc())
+}
 
 #[cfg(test)]
 mod tests {

@@ -1,11 +1,11 @@
 //! `mailtrail setup`: what others need before mailtrail can work with them.
 
+mod change;
 mod odoo;
 mod webhooks;
 
-use crate::cli::{CliError, Context, print_json, print_line};
+use crate::cli::{CliError, Context};
 use mailtrail_trail::provider::Provider;
-use serde_json::Value;
 
 #[derive(Debug, clap::Subcommand)]
 pub enum SetupCommand {
@@ -29,18 +29,4 @@ pub async fn run(context: &Context, command: &SetupCommand) -> Result<(), CliErr
         SetupCommand::Brevo(arguments) => webhooks::run(context, Provider::Brevo, arguments).await,
         SetupCommand::Odoo(arguments) => odoo::run(context, arguments).await,
     }
-}
-
-/// Says what was done, or would be: `done`, `what` and `id`; people get the `more` that is known about it.
-fn print_change(as_json: bool, dry_run: bool, told: &Value, more: &str) {
-    if as_json {
-        let mut told = told.clone();
-        told["dry_run"] = dry_run.into();
-        return print_json(&told);
-    }
-    let word = |key: &str| told[key].as_str().unwrap_or_default();
-    let number = told["id"].as_u64().map(|id| format!(" {id}")).unwrap_or_default();
-    let changes = !matches!(word("done"), "kept" | "not there");
-    let only = if dry_run && changes { "would be " } else { "" };
-    print_line(format!("{only}{}: {}{number} ({more})", word("done"), word("what")));
 }

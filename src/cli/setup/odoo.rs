@@ -1,6 +1,6 @@
 //! `mailtrail setup odoo`: the server actions in Odoo, and the group whose members may run them.
 
-use crate::cli::setup::print_change;
+use crate::cli::setup::change::print_change;
 use crate::cli::{CliError, Context, config_source, eprint_line};
 use mailtrail_mail::Secret;
 use mailtrail_net::odoo::{

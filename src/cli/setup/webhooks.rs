@@ -1,6 +1,6 @@
 //! The webhooks of a provider that lead here.
 
-use crate::cli::setup::print_change;
+use crate::cli::setup::change::print_change;
 use crate::cli::{CliError, Context, config_source, print_json, print_line};
 use crate::config::{Config, HttpTls, Upstream};
 use mailtrail_mail::Clock;

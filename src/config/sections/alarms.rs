@@ -2,8 +2,8 @@
 
 use crate::config::section::Section;
 use crate::config::sections::webhook_endpoint::read_url;
-use crate::config::sections::{ONE_DAY, ONE_MINUTE};
 use crate::config::units;
+use crate::config::units::{ONE_DAY, ONE_MINUTE};
 use mailtrail_mail::Mailbox;
 use mailtrail_net::webhook_client;
 use mailtrail_relay::alarms::{AlarmNotifications, EmailSettings};

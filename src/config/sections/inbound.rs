@@ -2,9 +2,10 @@
 
 use crate::config::keywords::{AUTO_REPLY_MODES, INBOUND_TRANSPORTS, InboundTransport, UPSTREAM_TLS_MODES};
 use crate::config::section::Section;
-use crate::config::sections::{ONE_DAY, odoo, webhook_endpoint};
-use crate::config::uniqueness::{NameKind as Claimed, UniqueNames};
+use crate::config::sections::{odoo, webhook_endpoint};
+use crate::config::unique_names::{NameKind as Claimed, UniqueNames};
 use crate::config::units;
+use crate::config::units::ONE_DAY;
 use crate::config::validators::{is_address_pattern, is_hostname, is_loopback, is_slug};
 use mailtrail_net::transport::{Login, Protocol, Security};
 use mailtrail_relay::inbound::{SmtpSettings, TargetKind, TargetSettings};

@@ -2,9 +2,9 @@
 
 use crate::config::keywords::{AUTHENTICATION_MODES, LISTENER_TLS_MODES};
 use crate::config::section::Section;
-use crate::config::sections;
 use crate::config::sections::cleanup;
-use crate::config::uniqueness::UniqueNames;
+use crate::config::unique_names::UniqueNames;
+use crate::config::units::parse_network;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use mailtrail_relay::submission::{Listener, ListenerTls};
 use mailtrail_smtp::Authentication;
@@ -17,7 +17,7 @@ pub(crate) fn read_listener(
     claims: &mut UniqueNames,
 ) -> Option<Listener> {
     section.require_key("address");
-    let address = sections::read_listen_address(&mut section, claims);
+    let address = claims.read_listen_address(&mut section);
     let tls = section.keyword("tls", &LISTENER_TLS_MODES).unwrap_or(ListenerTls::StartTls);
     let require_tls = section.boolean("require_tls").unwrap_or(tls != ListenerTls::None);
     let authentication = section.keyword("auth", &AUTHENTICATION_MODES).unwrap_or(Authentication::Required);
@@ -45,12 +45,6 @@ pub(crate) fn read_listener(
     }
     section.reject_unknown();
     listener
-}
-
-/// A network, or a single address.
-pub(crate) fn parse_network(text: &str) -> Option<IpNet> {
-    let address = || text.parse::<IpAddr>().ok().map(IpNet::from);
-    text.parse::<IpNet>().ok().or_else(address).map(|network| network.trunc())
 }
 
 fn check_listener(listener: &Listener, users: usize, section: &Section<'_>) {

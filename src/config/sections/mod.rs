@@ -21,8 +21,8 @@ pub(crate) use upstream::OwnEndpoints;
 use crate::config::keywords::{DSN_RECIPIENTS, HTTP_TLS_MODES, LOG_ADDRESS_MODES, LOG_FORMATS, LOG_LEVELS};
 use crate::config::section::Section;
 use crate::config::settings::{AdminSettings, CertificateFiles, HttpTls, LogSettings};
-use crate::config::uniqueness::UniqueNames;
-use crate::config::units;
+use crate::config::unique_names::UniqueNames;
+use crate::config::units::{self, ONE_DAY, ONE_MINUTE};
 use crate::config::validators::is_hostname;
 use mailtrail_relay::monitoring::heartbeat;
 use mailtrail_relay::sink::{SinkKind, SinkSettings as Sink};
@@ -109,7 +109,7 @@ pub(crate) fn read_http(
     claims: &mut UniqueNames,
 ) -> (Option<SocketAddr>, HttpTls, webhook::WebhookSettings) {
     let mut section = root.subsection("http");
-    let address = read_listen_address(&mut section, claims);
+    let address = claims.read_listen_address(&mut section);
     let speaks_tls = section.keyword("tls", &HTTP_TLS_MODES).unwrap_or(false);
     let files = read_certificate_files(&mut section);
     if files.is_some() && !speaks_tls {
@@ -117,7 +117,7 @@ pub(crate) fn read_http(
     }
     let tls = if speaks_tls { HttpTls::Implicit(files) } else { HttpTls::None };
     let usual = webhook::WebhookSettings::default();
-    let proxies = section.list("proxies", "a network such as \"10.0.0.0/8\"", listener::parse_network);
+    let proxies = section.list("proxies", "a network such as \"10.0.0.0/8\"", units::parse_network);
     let settings = webhook::WebhookSettings {
         proxies: proxies.unwrap_or(usual.proxies),
         connections: section.integer("connections", 1..=100_000).unwrap_or(usual.connections),
@@ -133,7 +133,7 @@ pub(crate) fn read_http(
 pub(crate) fn read_admin(root: &mut Section<'_>, data_dir: &Path, claims: &mut UniqueNames) -> AdminSettings {
     let mut section = root.subsection("admin");
     let socket = section.file_path("socket").unwrap_or_else(|| data_dir.join("admin.sock"));
-    let address = read_listen_address(&mut section, claims);
+    let address = claims.read_listen_address(&mut section);
     let token = section.secret("token");
     if token.as_ref().is_some_and(|token| token.expose().len() < MIN_TOKEN_CHARS) {
         let key = if section.contains_key("token_file") { "token_file" } else { "token" };
@@ -156,14 +156,6 @@ pub(crate) fn read_admin(root: &mut Section<'_>, data_dir: &Path, claims: &mut U
     }
     section.reject_unknown();
     AdminSettings { socket, address, token, hosts }
-}
-
-/// The `address` of a section that listens.
-pub(crate) fn read_listen_address(section: &mut Section<'_>, claims: &mut UniqueNames) -> Option<SocketAddr> {
-    let example = "an address with a port, such as \"127.0.0.1:2525\"";
-    let address = section.parse("address", example, |text| text.parse().ok())?;
-    claims.insert_address(section, "address", address);
-    Some(address)
 }
 
 /// `[log]`.
@@ -236,6 +228,3 @@ pub(crate) fn read_duplicates(root: &mut Section<'_>) -> Option<Duration> {
 
 /// Characters: what nobody guesses.
 const MIN_TOKEN_CHARS: usize = 16;
-pub(crate) const ONE_MINUTE: Duration = Duration::from_secs(60);
-/// 24 hours.
-pub(crate) const ONE_DAY: Duration = Duration::from_secs(86_400);

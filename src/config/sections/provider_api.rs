@@ -2,14 +2,13 @@
 
 use crate::config::keywords::EVENT_APIS;
 use crate::config::section::Section;
-use crate::config::sections::ONE_DAY;
+use crate::config::units::{ONE_DAY, ONE_MINUTE};
 use crate::config::validators::is_loopback;
 use mailtrail_mail::Secret;
 use mailtrail_net::provider_api::{ProviderApiSettings, ProviderKind};
 use mailtrail_relay::reconcile;
 use mailtrail_trail::provider::{Provider, Region};
 use reqwest::Url;
-use std::time::Duration;
 
 /// What an upstream says about its API, whatever it is used for.
 pub(crate) struct ApiKeyEntry {
@@ -106,4 +105,3 @@ fn parse_base_url(text: &str) -> Option<Url> {
 
 const EXPECTED_BASE_URL: &str = "is not an address such as \"https://api.mailgun.net\": without login and path, http:// for loopback hosts only";
 const NEEDS_KEY: &str = "has no meaning without api_key";
-const ONE_MINUTE: Duration = Duration::from_secs(60);

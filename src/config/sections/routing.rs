@@ -1,7 +1,7 @@
 //! `[[route]]` and `[bulk]`: which mail goes where, and which goes first.
 
 use crate::config::section::Section;
-use crate::config::uniqueness::{NameKind, UniqueNames};
+use crate::config::unique_names::{NameKind, UniqueNames};
 use crate::config::validators::{is_address_pattern, is_header_name, is_slug};
 use mailtrail_trail::{HeaderMatch, Match, Route, Routing};
 

@@ -2,8 +2,9 @@
 
 use crate::config::keywords::{SINK_TYPES, SinkType};
 use crate::config::section::Section;
-use crate::config::sections::{ONE_DAY, odoo, webhook_endpoint};
-use crate::config::uniqueness::{NameKind as Claimed, UniqueNames};
+use crate::config::sections::{odoo, webhook_endpoint};
+use crate::config::unique_names::{NameKind as Claimed, UniqueNames};
+use crate::config::units::ONE_DAY;
 use crate::config::validators::is_slug;
 use mailtrail_relay::sink::{FileSettings, SinkFilter, SinkKind, SinkSettings};
 use mailtrail_trail::TrailEventKind;

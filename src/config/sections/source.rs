@@ -2,7 +2,7 @@
 
 use crate::config::keywords::{SOURCE_TYPES, SourceType};
 use crate::config::section::Section;
-use crate::config::uniqueness::{NameKind as Claim, UniqueNames};
+use crate::config::unique_names::{NameKind as Claim, UniqueNames};
 use crate::config::validators::is_slug;
 use mailtrail_relay::webhook::{HintSuppression, SourceKind, WebhookSource};
 

@@ -2,8 +2,8 @@
 
 use crate::config::keywords::{SUPPRESSION_MODES, UNSUBSCRIBE_SCOPES};
 use crate::config::section::Section;
-use crate::config::sections::ONE_DAY;
 use crate::config::units;
+use crate::config::units::ONE_DAY;
 use mailtrail_trail::suppression::SuppressionSettings;
 use std::time::Duration;
 

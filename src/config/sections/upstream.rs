@@ -4,11 +4,11 @@ use crate::config::keywords::{
     PIPELINING_MODES, PROVIDER_NAMES, REGION_NAMES, TRANSPORT_KINDS, TransportKind, UPSTREAM_TLS_MODES,
 };
 use crate::config::section::Section;
-use crate::config::sections::ONE_DAY;
 use crate::config::sections::provider_api::ApiKeyEntry;
 use crate::config::settings::Upstream;
-use crate::config::uniqueness::{NameKind, UniqueNames};
+use crate::config::unique_names::{NameKind, UniqueNames};
 use crate::config::units;
+use crate::config::units::ONE_DAY;
 use crate::config::validators::{is_header_name, is_hostname, is_loopback, is_single_line, is_slug};
 use mailtrail_net::provider_api;
 use mailtrail_net::transport::{Api, Login, Pipelining, Security, Settings, circuit_breaker};

@@ -2,7 +2,7 @@
 
 use crate::config::section::Section;
 use crate::config::sections::cleanup;
-use crate::config::uniqueness::{NameKind, UniqueNames};
+use crate::config::unique_names::{NameKind, UniqueNames};
 use crate::config::units;
 use crate::config::validators::{is_address_pattern, is_header_pattern};
 use mailtrail_net::tls;

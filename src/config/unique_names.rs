@@ -1,3 +1,5 @@
+//! Names and addresses that a configuration uses only once.
+
 use crate::config::section::Section;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -37,5 +39,13 @@ impl UniqueNames {
         if address.port() != 0 {
             self.insert_name(NameKind::Address, section, key, &address.to_string());
         }
+    }
+
+    /// Reads the `address` of a section that listens.
+    pub fn read_listen_address(&mut self, section: &mut Section<'_>) -> Option<SocketAddr> {
+        let example = "an address with a port, such as \"127.0.0.1:2525\"";
+        let address = section.parse("address", example, |text| text.parse().ok())?;
+        self.insert_address(section, "address", address);
+        Some(address)
     }
 }
