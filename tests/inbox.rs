@@ -274,12 +274,9 @@ async fn replay_applies_now_decodable_event_once() {
         house.process.start().await;
     }
     let unknown = house.process.ask(&["events", "replay", &id]).await;
-    assert_eq!(
-        (unknown.code, unknown.err.trim()),
-        (1, &*format!("mailtrail: {id} is no report that is kept"))
-    );
+    assert_eq!((unknown.code, unknown.err.trim()), (1, &*format!("mailtrail: no event has the id {id}")));
     let nothing = house.process.ask(&["events", "replay", "-"]).await;
-    assert_eq!((nothing.code, nothing.err.trim()), (1, "mailtrail: no ids came from standard input"));
+    assert_eq!((nothing.code, nothing.err.trim()), (1, "mailtrail: no ids on standard input"));
     // Its mail comes now.
     let id = house.submit_message("two@example.com", &["ada@example.net"]).await;
     assert_eq!(marks(&house.trail_without_attempts(&id).await)["delivered"]["count"], 1);

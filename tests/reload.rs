@@ -125,7 +125,7 @@ async fn adds_and_removes_listeners_and_keeps_others() {
     let mut removed = Client::connect(more).await.unwrap();
     process.configure(&text.replace("data_dir = \"", "data_dir = \"/nowhere"));
     process.hang_up().await;
-    process.says(&format!("listening no more place=\"{more}\"")).await;
+    process.says(&format!("listener closed place=\"{more}\"")).await;
     support::eventually("nobody listens there", || std::net::TcpStream::connect(more).err()).await;
     process.says("this changes with a restart only, what was there stays key=\"server.data_dir\"").await;
     for client in [&mut stays, &mut removed, &mut Client::connect(process.address(1)).await.unwrap()] {

@@ -44,7 +44,7 @@ async fn backup_under_traffic_has_all_accepted_messages() {
     std::fs::rename(&copy, restored.data()).unwrap();
     assert_eq!(read_trails(&restored, &finished).await, read_trails(&process, &finished).await);
     let said = restored.ask(&["store", "verify"]).await;
-    assert_eq!((said.code, said.out.contains("the store is whole")), (0, true), "{} {}", said.out, said.err);
+    assert_eq!((said.code, said.out.contains("the store is intact")), (0, true), "{} {}", said.out, said.err);
     restored.start().await;
     assert_all_relayed(restored.settle().await, &promised);
     assert_eq!(read_trails(&restored, &finished).await, read_trails(&process, &finished).await);

@@ -111,7 +111,7 @@ async fn notifies_every_state_change() {
     process.restart().await;
     assert!(has_line(
         &manager.next_state_message().await,
-        "STATUS=waiting for sessions to end before a successor takes over"
+        "STATUS=waiting for sessions to end before the successor starts"
     ));
     assert!(has_line(&manager.next_state_message().await, "RELOADING=1"));
     assert!(has_line(&manager.next_state_message().await, "READY=1"), "the successor tells it");

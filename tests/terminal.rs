@@ -110,7 +110,7 @@ async fn shows_progress_on_terminals_only() {
             (
                 &["store", "rebuild"][..],
                 &["store", "rebuild"][..],
-                "making the ledger anew",
+                "rebuilding the ledger",
                 "the ledger is new",
             ),
             (
@@ -119,7 +119,7 @@ async fn shows_progress_on_terminals_only() {
                 "copying the journal",
                 "segments with",
             ),
-            (&["store", "verify"], &["store", "verify"], "reading the journal", "the store is whole"),
+            (&["store", "verify"], &["store", "verify"], "reading the journal", "the store is intact"),
             (
                 &["erase", "--dry-run", "nobody@example.org"],
                 &["erase", "--dry-run", "nobody@example.org"],

@@ -1,4 +1,4 @@
-//! Who answers questions: the daemon over its socket or, while it is stopped, the store itself.
+//! Client of the administration API. Without a daemon, the commands that can do so open the store themselves.
 
 use crate::cli::{CliError, Context, config_source};
 use mailtrail_mail::{Clock, Mailbox};
@@ -21,30 +21,31 @@ use std::marker::PhantomData;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// Whoever answers.
+/// Source of the answers.
 pub enum AdminClient {
-    /// The daemon.
+    /// The API of the running daemon, over its socket.
     Remote(reqwest::Client),
-    /// The store, read here.
+    /// The store, opened by this process.
     Offline(Store),
 }
 
-/// What the daemon says while it does something.
+/// Response with one JSON object per line, sent while the daemon works.
 pub struct NdjsonStream<T> {
     response: Response,
-    /// Not yet a whole line.
+    /// An incomplete line.
     buffer: Vec<u8>,
     item: PhantomData<T>,
 }
 
 impl<T: DeserializeOwned> NdjsonStream<T> {
-    /// The next line; `None` at the end.
+    /// Returns the next object; `None` at the end.
     pub async fn next(&mut self) -> Result<Option<T>, CliError> {
         loop {
             if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
                 let read = serde_json::from_slice(&line).map(Some);
-                return read.map_err(|error| CliError::Other(format!("the daemon's answer is odd: {error}")));
+                return read
+                    .map_err(|error| CliError::Other(format!("cannot read the daemon's response: {error}")));
             }
             match self.response.chunk().await.map_err(unreachable_error)? {
                 Some(piece) => self.buffer.extend_from_slice(&piece),
@@ -55,12 +56,12 @@ impl<T: DeserializeOwned> NdjsonStream<T> {
 }
 
 impl AdminClient {
-    /// Finds out who answers.
+    /// Connects to the daemon, or opens the store for reading if no daemon runs.
     pub async fn open(context: &Context) -> Result<Self, CliError> {
         Self::open_with_report(context).await.map(|(client, _)| client)
     }
 
-    /// The same; says why the ledger was made anew, if that was to be done to answer here.
+    /// Like `open`; also returns the reason if opening the store rebuilt the ledger.
     pub async fn open_with_report(context: &Context) -> Result<(Self, Option<String>), CliError> {
         let (data_dir, socket) = config_source::resolve_paths(context)?;
         if tokio::net::UnixStream::connect(&socket).await.is_ok() {
@@ -70,20 +71,20 @@ impl AdminClient {
         Ok((Self::Offline(store), report.rebuild_reason))
     }
 
-    /// The same; a store that is read here may be changed.
+    /// Like `open`, but a store without a daemon is opened for writing.
     pub async fn open_for_writing(context: &Context) -> Result<Self, CliError> {
         let (data_dir, socket) = config_source::resolve_paths(context)?;
         if tokio::net::UnixStream::connect(&socket).await.is_ok() {
             return Self::connect_daemon(&socket);
         }
         ensure_owner(&data_dir)?;
-        // Opening it to be written would make one.
+        // Opening for writing would create a missing store; opening for reading reports it.
         drop(open_store(&data_dir, &socket)?);
         let store = Store::open(&data_dir, Clock::System).map_err(|error| open_error(&error, &socket))?;
         Ok(Self::Offline(store.0))
     }
 
-    /// Finds sends.
+    /// Returns the trails that match `what`: an id, an address, an Odoo record or words of the subject.
     pub async fn find_trails(&self, what: &str, limit: usize) -> Result<TraceResult, CliError> {
         match self {
             Self::Remote(client) => {
@@ -98,7 +99,7 @@ impl AdminClient {
         }
     }
 
-    /// The sends that wait.
+    /// Lists queued messages.
     pub async fn list_queue(&self, limit: usize) -> Result<Vec<QueueLine>, CliError> {
         match self {
             Self::Remote(client) => {
@@ -108,7 +109,7 @@ impl AdminClient {
         }
     }
 
-    /// Lines of the log.
+    /// Returns entries of the event log.
     pub async fn query_log(&self, filter: &LogFilter) -> Result<LogResponse, CliError> {
         match self {
             Self::Remote(client) => request_json(client.get(api_url("log")).query(filter)).await,
@@ -116,7 +117,7 @@ impl AdminClient {
         }
     }
 
-    /// Figures.
+    /// Returns delivery statistics.
     pub async fn query_stats(&self, question: &StatsQuery) -> Result<Vec<StatsRow>, CliError> {
         match self {
             Self::Remote(client) => request_json(client.get(api_url("stats")).query(question)).await,
@@ -124,7 +125,7 @@ impl AdminClient {
         }
     }
 
-    /// Reports of providers; the daemon knows the retention itself.
+    /// Lists provider events. `retention` is used only without a daemon.
     pub async fn list_events(
         &self,
         filter: &EventFilter,
@@ -138,7 +139,7 @@ impl AdminClient {
         }
     }
 
-    /// Events that found no send.
+    /// Lists events without a matching message.
     pub async fn list_orphan_events(
         &self,
         filter: &EventFilter,
@@ -152,7 +153,7 @@ impl AdminClient {
         }
     }
 
-    /// Reports that cannot be understood.
+    /// Lists events that cannot be decoded.
     pub async fn list_dead_events(
         &self,
         filter: &EventFilter,
@@ -166,7 +167,7 @@ impl AdminClient {
         }
     }
 
-    /// One report with its raw form.
+    /// Returns an event with its raw payload.
     pub async fn get_event(&self, id: &str) -> Result<Option<EventDetailView>, CliError> {
         match self {
             Self::Remote(client) => request_json(client.get(api_url(&format!("events/{id}")))).await,
@@ -174,12 +175,12 @@ impl AdminClient {
         }
     }
 
-    /// Reads reports anew.
+    /// Decodes and correlates stored provider events again.
     pub async fn replay_events(&self, order: &EventReplayRequest) -> Result<EventReplayResponse, CliError> {
         request_json(self.require_daemon()?.post(api_url("events/replay")).json(order)).await
     }
 
-    /// Mail from outside.
+    /// Lists inbound messages.
     pub async fn list_inbound(&self, filter: &InboundFilter) -> Result<Vec<InboundView>, CliError> {
         match self {
             Self::Remote(client) => request_json(client.get(api_url("inbound")).query(filter)).await,
@@ -187,7 +188,7 @@ impl AdminClient {
         }
     }
 
-    /// One mail from outside with its message.
+    /// Returns an inbound message with its content.
     pub async fn get_inbound_message(&self, id: &str) -> Result<Option<InboundDetailView>, CliError> {
         match self {
             Self::Remote(client) => request_json(client.get(api_url(&format!("inbound/{id}")))).await,
@@ -197,12 +198,12 @@ impl AdminClient {
         }
     }
 
-    /// Delivers mail from outside that was kept back.
+    /// Releases dead or held inbound messages for delivery.
     pub async fn release_inbound(&self, order: &ReleaseRequest) -> Result<Vec<ReleaseResult>, CliError> {
         request_json(self.require_daemon()?.post(api_url("inbound/replay")).json(order)).await
     }
 
-    /// A page of the suppression list; `settings` say what it means where no daemon does.
+    /// Returns a page of the suppression list. `settings` are used only without a daemon.
     pub async fn list_suppressions(
         &self,
         filter: &SuppressionListFilter,
@@ -223,22 +224,22 @@ impl AdminClient {
         request_json(self.require_daemon()?.post(api_url("suppressions")).json(order)).await
     }
 
-    /// How far the sinks got.
+    /// Lists the sinks with their positions.
     pub async fn list_sinks(&self) -> Result<Vec<SinkView>, CliError> {
         request_json(self.require_daemon()?.get(api_url("sinks"))).await
     }
 
-    /// What a sink refused.
+    /// Lists the events that a sink has rejected.
     pub async fn list_sink_dead_letters(&self, sink: &str) -> Result<Vec<SinkDeadLetterView>, CliError> {
         request_json(self.require_daemon()?.get(sink_url(sink, "refused")?)).await
     }
 
-    /// Has a sink told again.
+    /// Delivers stored events to a sink again.
     pub async fn replay_sink(&self, sink: &str, order: &SinkReplayRequest) -> Result<(), CliError> {
         request_json(self.require_daemon()?.post(sink_url(sink, "replay")?).json(order)).await
     }
 
-    /// What others who know an address say about it.
+    /// Lists the hints that contact providers have sent about an address.
     pub async fn list_hints(&self, address: &str) -> Result<Vec<HintView>, CliError> {
         match self {
             Self::Remote(client) => {
@@ -248,7 +249,7 @@ impl AdminClient {
         }
     }
 
-    /// Brings the suppression list and the providers' together.
+    /// Synchronizes the suppression list with the providers' lists.
     pub async fn sync_suppressions(
         &self,
         order: &SuppressionSyncRequest,
@@ -256,12 +257,12 @@ impl AdminClient {
         request_stream(self.require_daemon()?.post(api_url("suppressions/sync")).json(order)).await
     }
 
-    /// Has the daemon read all of its store.
+    /// Has the daemon verify its store.
     pub async fn verify_store(&self) -> Result<NdjsonStream<MaintenanceEvent>, CliError> {
         request_stream(self.require_daemon()?.get(api_url("store/verify"))).await
     }
 
-    /// Has it make its ledger anew.
+    /// Has the daemon rebuild its ledger.
     pub async fn rebuild_store(
         &self,
         order: &RebuildRequest,
@@ -269,7 +270,7 @@ impl AdminClient {
         request_stream(self.require_daemon()?.post(api_url("store/rebuild")).json(order)).await
     }
 
-    /// Has it copy its store.
+    /// Has the daemon back up its store.
     pub async fn back_up_store(
         &self,
         order: &BackupRequest,
@@ -277,7 +278,7 @@ impl AdminClient {
         request_stream(self.require_daemon()?.post(api_url("store/backup")).json(order)).await
     }
 
-    /// All that is known about an address; `settings` say what stands on the suppression list where no daemon does.
+    /// Returns all stored data about an address. `settings` are used only without a daemon.
     pub async fn export_address(
         &self,
         address: &Mailbox,
@@ -303,7 +304,7 @@ impl AdminClient {
         request_stream(self.require_daemon()?.post(api_url("erase")).json(order)).await
     }
 
-    /// Changes what becomes of waiting mail.
+    /// Applies an action to queued messages.
     pub async fn apply_queue_action(
         &self,
         order: &QueueActionRequest,
@@ -311,22 +312,22 @@ impl AdminClient {
         request_json(self.require_daemon()?.post(api_url("queue")).json(order)).await
     }
 
-    /// Has it send a mail of the operator's.
+    /// Has the daemon send a test message.
     pub async fn send_test_mail(&self, order: &TestMailRequest) -> Result<TestMailResponse, CliError> {
         request_json(self.require_daemon()?.post(api_url("test")).json(order)).await
     }
 
-    /// How old the waiting mail is.
+    /// Returns the age distribution of the queue.
     pub async fn get_queue_shape(&self) -> Result<Vec<QueueShape>, CliError> {
         request_json(self.require_daemon()?.get(api_url("queue/shape"))).await
     }
 
-    /// The upstreams' breakers.
+    /// Lists the circuit breakers of the upstreams.
     pub async fn list_breakers(&self) -> Result<Vec<BreakerView>, CliError> {
         request_json(self.require_daemon()?.get(api_url("breakers"))).await
     }
 
-    /// Opens or closes one.
+    /// Opens or closes a circuit breaker.
     pub async fn set_breaker(
         &self,
         upstream: &str,
@@ -339,7 +340,7 @@ impl AdminClient {
         request_json(self.require_daemon()?.post(url).json(order)).await
     }
 
-    /// What only a running daemon can do.
+    /// Returns the daemon's client, for requests that only a running daemon can serve.
     fn require_daemon(&self) -> Result<&reqwest::Client, CliError> {
         match self {
             Self::Remote(client) => Ok(client),
@@ -361,12 +362,13 @@ fn open_store(data_dir: &Path, socket: &Path) -> Result<(Store, OpenReport), Cli
     Store::open_read_only(data_dir, Clock::System).map_err(|error| open_error(&error, socket))
 }
 
-/// Who changes a store here, as the daemon names whoever asks it.
+/// Name of the operator for changes without a daemon, in the form in which the daemon names API clients.
 pub fn operator_name() -> String {
     format!("uid {}", rustix::process::getuid().as_raw())
 }
 
-/// What root writes to a store of another user's that one cannot read, so it would not start any more.
+/// Rejects root for a store of another user: that user could not read files which root writes, and the relay would not
+/// start.
 pub fn ensure_owner(data_dir: &Path) -> Result<(), CliError> {
     let Ok(owner) = std::fs::metadata(data_dir) else { return Ok(()) };
     let (uid, gid) = (owner.uid(), owner.gid());
@@ -374,7 +376,7 @@ pub fn ensure_owner(data_dir: &Path) -> Result<(), CliError> {
         return Ok(());
     }
     Err(CliError::Other(format!(
-        "{} is another user's, who could not read what root writes there: while the relay is stopped, run this as that \
+        "{} belongs to another user, which could not read files of root: while the relay is stopped, run this as that \
          user, setpriv --reuid {uid} --regid {gid} --clear-groups mailtrail …",
         data_dir.display()
     )))
@@ -386,7 +388,7 @@ fn open_error(error: &OpenError, socket: &Path) -> CliError {
             CliError::Damaged(error.to_string())
         }
         error => CliError::Unreachable(format!(
-            "no daemon answers on {}, and the store cannot be read: {error}",
+            "no daemon listens on {}, and the store cannot be opened: {error}",
             socket.display()
         )),
     }

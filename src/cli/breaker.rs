@@ -61,7 +61,7 @@ pub async fn run(context: &Context, command: &BreakerCommand) -> Result<(), CliE
     Ok(())
 }
 
-/// When it is sent mail again, as far as that is known.
+/// Time at which the upstream is tried again, if known.
 fn format_until(view: &BreakerView) -> String {
     match (&view.until, &view.paused_until) {
         (Some(until), _) | (None, Some(until)) => time_expr::format_local(until),

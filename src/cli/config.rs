@@ -52,7 +52,7 @@ fn show_config(context: &Context, config: &Config) -> Result<(), CliError> {
         return Ok(());
     }
     let value: Value = toml::from_str(&text)
-        .map_err(|error| CliError::Other(format!("it cannot be shown as JSON: {error}")))?;
+        .map_err(|error| CliError::Other(format!("cannot convert the configuration to JSON: {error}")))?;
     print_json(&value);
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Which configuration a command works with.
+//! Selects and loads the configuration of a command.
 
 use crate::cli::{CliError, Context};
 use crate::config;
@@ -10,13 +10,13 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-/// The configuration of this call: the named file, the system's, or the sandbox's.
+/// Loads the configuration: the named file, the system's, or the sandbox's.
 pub fn load_config(context: &Context) -> Result<Config, CliError> {
     let Some(path) = config_file(context) else { return sandbox_config() };
     config::load(path, &read_environment()).map_err(|faults| CliError::Configuration(faults.to_string()))
 }
 
-/// Where the relay of this call keeps its data and answers questions.
+/// Returns the data directory and the administration socket.
 pub fn resolve_paths(context: &Context) -> Result<(PathBuf, PathBuf), CliError> {
     match config_file(context) {
         Some(path) => config::read_paths(path, &read_environment())
@@ -25,7 +25,7 @@ pub fn resolve_paths(context: &Context) -> Result<(PathBuf, PathBuf), CliError> 
     }
 }
 
-/// Where the relay of this call takes mail; `None` where its file is not for the eyes of whoever calls.
+/// Listeners of the relay; `None` if the configuration file is not readable for this user.
 pub fn load_listeners(context: &Context) -> Result<Option<Vec<Listener>>, CliError> {
     let path = context.config.as_deref().unwrap_or(Path::new(SYSTEM_CONFIG_PATH));
     match File::open(path).map_err(|error| error.kind()) {
@@ -39,7 +39,7 @@ pub fn load_listeners(context: &Context) -> Result<Option<Vec<Listener>>, CliErr
     }
 }
 
-/// Which addresses the relay of this call sends no mail.
+/// Loads the suppression settings.
 pub fn load_suppression_settings(context: &Context) -> Result<SuppressionSettings, CliError> {
     match config_file(context) {
         Some(path) => config::read_suppression_settings(path, &read_environment())
@@ -48,18 +48,18 @@ pub fn load_suppression_settings(context: &Context) -> Result<SuppressionSetting
     }
 }
 
-/// The configuration file of this call, if there is one.
+/// Path of the configuration file, if there is one.
 pub fn config_file(context: &Context) -> Option<&Path> {
     let system = Some(Path::new(SYSTEM_CONFIG_PATH)).filter(|system| system.exists());
     context.config.as_deref().or(system)
 }
 
-/// What `serve --sandbox` runs with when nothing is configured.
+/// Configuration of `serve --sandbox` without a file.
 pub fn sandbox_config() -> Result<Config, CliError> {
     parse_builtin(SANDBOX_CONFIG, &read_environment())
 }
 
-/// A configuration that the program brings along. It is not the user's to be warned about.
+/// Parses a configuration that is part of the program. Its warnings do not concern the user.
 pub fn parse_builtin(text: &str, environment: &BTreeMap<String, String>) -> Result<Config, CliError> {
     let mut config = config::parse(text, Path::new("built-in"), environment)
         .map_err(|faults| CliError::Configuration(faults.to_string()))?;
@@ -67,7 +67,7 @@ pub fn parse_builtin(text: &str, environment: &BTreeMap<String, String>) -> Resu
     Ok(config)
 }
 
-/// The environment, as far as it is text.
+/// Environment variables that are valid UTF-8.
 pub fn read_environment() -> BTreeMap<String, String> {
     let variables = std::env::vars_os();
     variables
@@ -77,7 +77,7 @@ pub fn read_environment() -> BTreeMap<String, String> {
 
 const SYSTEM_CONFIG_PATH: &str = "/etc/mailtrail/mailtrail.toml";
 
-/// Loopback only; the secrets guard nothing but the sandbox.
+/// Loopback only; the secrets protect nothing but the sandbox.
 const SANDBOX_CONFIG: &str = r#"
 [server]
 hostname = "localhost"

@@ -1,4 +1,4 @@
-//! Options that every command has.
+//! Options that all commands share.
 
 use crate::cli::output;
 use clap::ValueEnum;

@@ -1,5 +1,5 @@
-//! The whole loop on this machine: Odoo-like mails over STARTTLS, the relay, the sandbox's signed webhooks, the
-//! joined trails.
+//! The complete loop on this machine: messages like Odoo's over STARTTLS, the relay, signed webhooks of the sandbox,
+//! correlated trails.
 
 use crate::cli::output::print_trail;
 use crate::cli::{CliError, Context, config_source, print_json, print_line, sandbox_upstream};
@@ -16,11 +16,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// One mail of the demo and what is to become of it.
+/// A message of the demo and its expected result.
 struct DemoMessage {
     subject: &'static str,
     record: &'static str,
-    /// Recipients, each with its expected state and the events that must be joined.
+    /// Recipients, each with its expected state and the events that must be correlated.
     recipients: &'static [(&'static str, &'static str, &'static [&'static str])],
 }
 
@@ -32,7 +32,7 @@ pub async fn run(context: &Context) -> Result<(), CliError> {
     let stage = sandbox_upstream::start_sandbox_relay(Sockets::default(), config, TIME_SCALE, None).await?;
     if !context.json {
         print_line(format!(
-            "mailtrail listens on {}, the sandbox stands in for Mailgun on {}, {} mails go out.\n",
+            "mailtrail listens on {}, the sandbox simulates Mailgun on {}, {} messages are sent.\n",
             stage.daemon.smtp_addresses()[0],
             stage.upstream.sandbox.smtp_address(),
             DEMO_MESSAGES.len()
@@ -48,7 +48,7 @@ pub async fn run(context: &Context) -> Result<(), CliError> {
     ended
 }
 
-/// Hands the mails in as Odoo does: STARTTLS, AUTH, one after another on one connection. Returns the tracking ids.
+/// Submits the messages as Odoo does: STARTTLS, AUTH, all on one connection. Returns the tracking ids.
 async fn submit_messages(port: u16, data_dir: &Path) -> Result<Vec<String>, CliError> {
     let failed = |error: &dyn std::fmt::Display| CliError::Other(format!("a mail was not taken: {error}"));
     let settings = Settings {
@@ -107,7 +107,7 @@ async fn submit_message(
     connection.finish_data(None).await.map_err(|error| failed(&error))
 }
 
-/// A mail as Odoo writes it.
+/// Builds a message in Odoo's form.
 fn build_message(number: usize, scene: &DemoMessage) -> String {
     let now = mailtrail_mail::Clock::System.now();
     let (model, id) = scene.record.split_once(',').unwrap_or((scene.record, "1"));
@@ -126,7 +126,7 @@ fn build_message(number: usize, scene: &DemoMessage) -> String {
     )
 }
 
-/// Waits until every trail is complete and prints them; how it ended.
+/// Waits until every trail is complete and prints the trails.
 async fn wait_for_trails(context: &Context, store: &Store, ids: &[String]) -> Result<(), CliError> {
     let started = Instant::now();
     let mut trails = load_trails(store, ids)?;
@@ -170,7 +170,7 @@ fn load_trails(store: &Store, ids: &[String]) -> Result<Vec<TrailView>, CliError
     Ok(trails)
 }
 
-/// Whether each recipient is in its state, and each event is there: relayed by us, reported by a webhook.
+/// Whether each recipient has its expected state and events.
 fn is_complete(scene: &DemoMessage, trail: &TrailView) -> bool {
     scene.recipients.iter().zip(&trail.recipients).all(|((address, state, events), recipient)| {
         recipient.address == *address
@@ -255,7 +255,8 @@ first = "300ms"
 address = "127.0.0.1:0"
 "#;
 
-/// Mailgun's hours become tenths of a second, the complaint of the next day comes after four seconds.
+/// Factor from Mailgun's delays to the demo's: hours become tenths of a second; a complaint after a day arrives after
+/// four seconds.
 const TIME_SCALE: f64 = 0.000_05;
 const TRAIL_TIMEOUT: Duration = Duration::from_secs(30);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);

@@ -1,4 +1,4 @@
-//! `mailtrail doctor`: whether everything that mail needs is in order.
+//! `mailtrail doctor`: checks everything that delivery depends on.
 
 use crate::cli::{CliError, Context, config_source, print_json, print_line};
 use crate::config;
@@ -57,9 +57,7 @@ pub async fn run(context: &Context, arguments: &DoctorArgs) -> Result<(), CliErr
 
 async fn collect_results(context: &Context, arguments: &DoctorArgs) -> Result<Vec<CheckResult>, CliError> {
     let Some(path) = config_source::config_file(context) else {
-        return Err(CliError::Usage(
-            "there is no configuration to look at; name one: --config PATH".to_owned(),
-        ));
+        return Err(CliError::Usage("no configuration file; give --config PATH".to_owned()));
     };
     let config = match config::load(path, &config_source::read_environment()) {
         Ok(config) => config,
@@ -77,12 +75,12 @@ fn format_result(context: &Context, finding: &CheckResult) -> String {
     let word = context.style.color_status(finding.status, &format!("{:<7}", finding.status.as_str()));
     let subject = if finding.subject.is_empty() { String::new() } else { format!(" {}", finding.subject) };
     let remedy = if finding.remedy.is_empty() { String::new() } else { format!("; {}", finding.remedy) };
-    // What others said is theirs; it must not look like a line of ours.
+    // Remote text must not look like a line of our own.
     let text = format!("{}{subject}: {}{remedy}", finding.check, finding.message);
     format!("{word} {}", text.replace(char::is_control, " "))
 }
 
-/// A plug-in's first line.
+/// First line of a monitoring plug-in's output.
 fn format_summary(findings: &[CheckResult]) -> String {
     let word = match worst_status(findings) {
         CheckStatus::Ok => "OK",
@@ -100,7 +98,7 @@ fn format_summary(findings: &[CheckResult]) -> String {
         findings.len(),
         first.unwrap_or_default()
     );
-    // A bar would begin figures there.
+    // In plug-in output, `|` starts performance data.
     text.replace(|c: char| c.is_control() || c == '|', " ")
 }
 

@@ -1,4 +1,4 @@
-//! Takes an address out of everything that is kept: by the daemon while it runs, else here.
+//! Erases an address from all stored data: in the daemon while it runs, otherwise in this process.
 
 use crate::cli::admin_client::{AdminClient, operator_name};
 use crate::cli::output::MaintenanceOutput;
@@ -20,24 +20,24 @@ pub struct EraseArgs {
 }
 
 pub const AFTER_HELP: &str = "\
-Afterwards no file below data_dir has the address any more: not the journal, nor the ledger, nor
-what providers reported, in whatever way it is written. Trails, events, the log and the figures
-stay, with a pseudonym in its place, whose key is thrown away; by domain it counts as `invalid`.
-Messages and raw payloads that mention it are left out. The relay goes on meanwhile.
+Afterwards no file below data_dir holds the address: neither journal nor ledger nor provider
+payloads, in any spelling. Trails, events, log and statistics
+stay, with a pseudonym in its place, whose key is discarded; by domain it counts as `invalid`.
+Message bodies and raw payloads that mention it are removed. The relay keeps running.
 
-A message that waits and mentions it stands in the way: let it be sent, or take it out with
+A queued message that mentions it blocks the erasure: let it be sent, or delete it with
 `queue delete --reason`. If the address was on the suppression list, mail to it stays suppressed:
-the list recognises it by a code of it, with a key that lies in the store. Who has the store can
-try addresses against that; `suppress remove ADDRESS` takes that out, too.
+the list holds a keyed hash of it, with the key in the store. With the store one can
+test addresses against that hash; `suppress remove ADDRESS` removes it, too.
 
 Not covered: other addresses of the same person, such as ada+news@…; a name or a local part alone
-in a subject or an error's words; a Message-ID that has it as a part (1.ada@…); hashes that events
-and duplicates are recognised by; what came after it began (a late report names it again: run it again);
-backups, the program's log, files of sinks, what Odoo and the provider know, and what the disk
-keeps of removed files. `suppress sync` brings it back if it is on the provider's list: erase it
-there first. What a sink was not told of yet, it is told with the pseudonym.
+in a subject or an error text; a Message-ID that contains it (1.ada@…); the hashes that identify
+events and duplicates; data received later (a late event names it again: run the command again);
+backups, the program's log, files of sinks, the data of Odoo and the provider, and blocks of removed
+files on the disk. `suppress sync` brings it back if it is on the provider's list: erase it
+there first. Sinks receive outstanding events with the pseudonym.
 
-If it is cut off, nothing is lost: run it again, and it goes on.
+If it is interrupted, nothing is lost: run it again to continue.
 
 Example: mailtrail erase ada@example.net --reason 'asked for by letter of 3 March'";
 

@@ -39,7 +39,7 @@ pub enum EventsCommand {
     Replay(EventReplayArgs),
 }
 
-/// Which reports are listed.
+/// Selection of events to list.
 #[derive(Debug, clap::Args)]
 pub struct EventSelectionArgs {
     /// Maximum number, newest first [default: 50, or all with --since]
@@ -62,7 +62,7 @@ pub struct EventSelectionArgs {
     to: Option<String>,
 }
 
-/// Which reports are read anew.
+/// Selection of events to replay.
 #[derive(Debug, clap::Args)]
 pub struct EventReplayArgs {
     /// Ids as in `events list`, `-` for ids from standard input, or ALL
@@ -95,7 +95,7 @@ pub async fn run(context: &Context, command: &EventsCommand) -> Result<(), CliEr
     };
     let filter = EventFilter { send, ..filter };
     let client = AdminClient::open(context).await?;
-    // Where the daemon is stopped and the configuration cannot be read, it is not said when something is forgotten.
+    // Without a daemon and without a readable configuration, the expiry of events is not shown.
     let retention = || config_source::load_config(context).ok().map(|config| config.retention);
     match command {
         EventsCommand::List { .. } => {
@@ -195,9 +195,7 @@ async fn show_event(context: &Context, client: &AdminClient, id: &str) -> Result
         return Ok(());
     }
     let Some(raw) = kept.raw_bytes() else {
-        eprint_line(format!(
-            "mailtrail: the raw form of {id} is no longer kept; [retention] events says how long it is"
-        ));
+        eprint_line(format!("mailtrail: the raw payload of {id} has expired; see `events` in [retention]"));
         return Err(CliError::AlreadyReported);
     };
     write_stdout(&raw);
@@ -219,7 +217,7 @@ async fn replay_events(
         for replayed in &answer.replayed {
             print_replay_result(context, replayed);
             found += 1;
-            // Of all there are always some whose raw form is no longer kept.
+            // `--all` always includes events whose raw payload has expired; they are no failure.
             lost += usize::from(replayed.outcome == "dead" || (replayed.outcome == "gone" && !order.all));
             order.ids.retain(|id| *id != replayed.id);
         }
@@ -229,10 +227,10 @@ async fn replay_events(
         }
     }
     for id in &order.ids {
-        eprint_line(format!("mailtrail: {id} is no report that is kept"));
+        eprint_line(format!("mailtrail: no event has the id {id}"));
     }
     if found == 0 && order.all {
-        eprint_line("mailtrail: no report fits");
+        eprint_line("mailtrail: no event matches");
     }
     if found == 0 || lost > 0 || !order.ids.is_empty() { Err(CliError::AlreadyReported) } else { Ok(()) }
 }
@@ -252,10 +250,10 @@ fn build_replay_request(again: &EventReplayArgs) -> Result<EventReplayRequest, C
     }
     let narrowed = again.dead || again.orphans || again.since.is_some();
     if !ids.is_empty() && (all || narrowed) {
-        return Err(CliError::Usage("name ids, or say which of ALL are meant, not both".into()));
+        return Err(CliError::Usage("give ids, or ALL with filters, not both".into()));
     }
     if ids.is_empty() && !all {
-        eprint_line("mailtrail: no ids came from standard input");
+        eprint_line("mailtrail: no ids on standard input");
         return Err(CliError::AlreadyReported);
     }
     let EventReplayArgs { dead, orphans, dry_run, .. } = *again;
@@ -273,5 +271,5 @@ fn print_replay_result(context: &Context, replayed: &EventReplayResult) {
     print_line(words.into_iter().flatten().map(String::as_str).collect::<Vec<_>>().join("  "));
 }
 
-/// Reports that are listed where nothing else is said.
+/// Default number of events in a list.
 const DEFAULT_MAX_LINES: usize = 50;

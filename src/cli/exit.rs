@@ -10,15 +10,11 @@ pub enum CliError {
     AlreadyReported,
     /// Exit code of a result that is already reported.
     ExitCode(u8),
-    /// Invalid arguments.
     Usage(String),
     /// Neither the daemon nor the store is available.
     Unreachable(String),
-    /// Damaged store.
     Damaged(String),
-    /// Invalid configuration.
     Configuration(String),
-    /// Any other error.
     Other(String),
     /// Error with an exit code of sysexits.h.
     Sysexits(u8, String),
@@ -61,7 +57,7 @@ impl CliError {
     }
 }
 
-/// 2, but 64 for those whose caller goes by sysexits.
+/// Returns 2, or 64 (`EX_USAGE`) for commands with sysexits codes.
 pub fn usage_exit_code(sysexits: bool) -> u8 {
     if sysexits { 64 } else { 2 }
 }

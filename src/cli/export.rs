@@ -1,4 +1,4 @@
-//! All that is known about an address, for whoever may ask.
+//! Exports all stored data about an address, for example for a request under the GDPR.
 
 use crate::cli::admin_client::AdminClient;
 use crate::cli::output::print_trail;
@@ -29,7 +29,7 @@ pub async fn run(context: &Context, arguments: &ExportArgs) -> Result<(), CliErr
     let settings = config_source::load_suppression_settings(context)?;
     let lines = client.export_address(&address, &settings).await?;
     if lines.is_empty() {
-        eprint_line(format!("mailtrail: nothing is known about {address}"));
+        eprint_line(format!("mailtrail: no data about {address}"));
         return Err(CliError::AlreadyReported);
     }
     for line in &lines {

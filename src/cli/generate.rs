@@ -1,4 +1,4 @@
-//! What the command line is documented by, made of the commands themselves.
+//! Shell completions and manual pages, generated from the command definitions.
 
 use crate::cli::{CliError, write_stdout};
 use clap::Command;
@@ -17,7 +17,7 @@ pub struct ManArgs {
     folder: PathBuf,
 }
 
-/// What stands below the options in the help.
+/// Help text after the options.
 pub const AFTER_HELP: &str = "\
 Where they go:
   bash  /usr/share/bash-completion/completions/mailtrail
@@ -26,7 +26,7 @@ Where they go:
 
 Example: mailtrail completions bash > ~/.local/share/bash-completion/completions/mailtrail";
 
-/// Prints what a shell completes commands by.
+/// Prints the completion script of a shell.
 pub fn write_completions(mut command: Command, arguments: &CompletionsArgs) -> Result<(), CliError> {
     let mut script = Vec::new();
     clap_complete::generate(arguments.shell, &mut command, PROGRAM_NAME, &mut script);
@@ -39,7 +39,7 @@ pub fn write_man_pages(command: Command, arguments: &ManArgs) -> Result<(), CliE
     let folder = &arguments.folder;
     std::fs::create_dir_all(folder)
         .and_then(|()| clap_mangen::generate_to(command, folder))
-        .map_err(|error| CliError::Other(format!("{} cannot be written: {error}", folder.display())))
+        .map_err(|error| CliError::Other(format!("cannot write {}: {error}", folder.display())))
 }
 
 const PROGRAM_NAME: &str = "mailtrail";

@@ -40,7 +40,7 @@ pub enum InboundCommand {
     },
 }
 
-/// Which mail is listed.
+/// Selection of inbound messages.
 #[derive(Debug, clap::Args)]
 pub struct InboundSelectionArgs {
     /// Maximum number, newest first
@@ -113,9 +113,7 @@ async fn show_message(context: &Context, id: &str) -> Result<(), CliError> {
         return Ok(());
     }
     let Some(message) = kept.message_bytes() else {
-        eprint_line(format!(
-            "mailtrail: the message of {id} is no longer kept; [retention] says how long it is"
-        ));
+        eprint_line(format!("mailtrail: the message of {id} has expired; see [retention]"));
         return Err(CliError::AlreadyReported);
     };
     write_stdout(&message);
@@ -137,10 +135,10 @@ async fn release_messages(
         }
     }
     if order.all && !order.ids.is_empty() {
-        return Err(CliError::Usage("name ids, or say ALL, not both".into()));
+        return Err(CliError::Usage("give ids or ALL, not both".into()));
     }
     if !order.all && order.ids.is_empty() {
-        eprint_line("mailtrail: no ids came from standard input");
+        eprint_line("mailtrail: no ids on standard input");
         return Err(CliError::AlreadyReported);
     }
     let released = AdminClient::open(context).await?.release_inbound(&order).await?;

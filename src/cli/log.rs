@@ -74,13 +74,14 @@ pub async fn run(context: &Context, arguments: &LogArgs) -> Result<(), CliError>
     }
 }
 
-/// Returns when nobody reads standard output any more, as behind a pipe into `head`: the next line may be long in coming.
+/// Returns when the reader of standard output has closed it, as `head` does after a pipe. Without this check, a command
+/// that waits for the next line would not notice.
 async fn stdout_closed() {
     let watched = std::io::stdout().as_fd().try_clone_to_owned().and_then(Sender::from_owned_fd_unchecked);
     match watched {
-        // Nothing but its end is waited for, so it is not asked what it was.
+        // Only the end of the stream is awaited; its kind does not matter.
         Ok(watched) => drop(watched.ready(Interest::ERROR).await),
-        // A file is never left.
+        // A regular file is never closed by its reader.
         Err(_) => std::future::pending().await,
     }
 }

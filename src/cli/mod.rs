@@ -1,6 +1,6 @@
 //! The command line: one file per command.
 
-// They panic where nobody reads: `say` and `aside` do not.
+// The macros panic if standard output is closed; `print_line` and `eprint_line` do not.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod admin_client;
@@ -135,7 +135,7 @@ enum Command {
     Man(generate::ManArgs),
 }
 
-/// Runs the command of the arguments.
+/// Parses the arguments and runs the command.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let words = normalize_args(arguments);
     let sysexits = uses_sysexits(&words);
@@ -167,7 +167,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     exit_code(ended, sysexits)
 }
 
-/// Runs a command; the process that takes over from it, if one does.
+/// Runs a command. Returns the successor of this process, if there is one.
 async fn run_command(context: Context, command: Command) -> Result<Option<Reexec>, CliError> {
     match command {
         Command::Serve(arguments) => return serve::run(&context, &arguments).await,
@@ -197,7 +197,7 @@ async fn run_command(context: Context, command: Command) -> Result<Option<Reexec
     .map(|()| None)
 }
 
-/// The arguments; a program that is called `sendmail` is `mailtrail sendmail`.
+/// Returns the arguments; a program called `sendmail` is `mailtrail sendmail`.
 fn normalize_args(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut words: Vec<_> = arguments.collect();
     if words.first().is_some_and(|program| Path::new(program).file_name() == Some("sendmail".as_ref())) {
@@ -206,7 +206,7 @@ fn normalize_args(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
     words
 }
 
-/// Whether the command is `serve` or `sendmail`, also where the arguments cannot be parsed.
+/// Whether the command is `serve` or `sendmail`, even if the arguments cannot be parsed.
 fn uses_sysexits(words: &[OsString]) -> bool {
     let mut words = words.iter().skip(1).map(|word| word.to_string_lossy());
     while let Some(word) = words.next() {
@@ -223,7 +223,7 @@ fn uses_sysexits(words: &[OsString]) -> bool {
 mod tests {
     use super::*;
 
-    /// Each command, with the words that call it.
+    /// All commands, each with its full name.
     fn all_commands(command: &clap::Command, before: &str) -> Vec<(String, clap::Command)> {
         let words = format!("{before}{}", command.get_name());
         let below = command.get_subcommands().flat_map(|below| all_commands(below, &format!("{words} ")));
@@ -250,7 +250,7 @@ mod tests {
         Cli::command().debug_assert();
     }
 
-    /// All that scripts can rely on: everything but the help texts.
+    /// Everything that scripts depend on: all but the help texts.
     #[test]
     fn commands_and_options_are_as_ever() {
         let mut whole = Cli::command();

@@ -45,7 +45,7 @@ pub enum QueueCommand {
     Shape,
 }
 
-/// Which mail is meant.
+/// Selection of queued messages.
 #[derive(Debug, clap::Args)]
 pub struct QueueSelectionArgs {
     /// Tracking ids or unique prefixes, `-` for ids from standard input, or ALL
@@ -110,7 +110,7 @@ async fn apply_action(
     let QueueSelectionArgs { domain, upstream, reason, dry_run, .. } = which;
     let (domain, upstream, reason) = (domain.clone(), upstream.clone(), reason.clone());
     if ids.is_empty() && !all && domain.is_none() && upstream.is_none() {
-        eprint_line("mailtrail: no ids came from standard input");
+        eprint_line("mailtrail: no ids on standard input");
         return Err(CliError::AlreadyReported);
     }
     let order = QueueActionRequest {
@@ -125,7 +125,8 @@ async fn apply_action(
     print_results(context, verb, *dry_run, &client.apply_queue_action(&order).await?)
 }
 
-/// Every id that something was done with, and on standard error those that it was not; not well unless all were.
+/// Prints the ids of the changed messages on standard output and the others on standard error. Fails unless all were
+/// changed.
 fn print_results(
     context: &Context,
     verb: QueueVerb,
@@ -140,7 +141,7 @@ fn print_results(
         }
     }
     if acts.is_empty() {
-        eprint_line("mailtrail: no waiting mail fits");
+        eprint_line("mailtrail: no queued message matches");
     }
     let done = acts.iter().filter(|act| act.done).count();
     if !context.json && std::io::stderr().is_terminal() {
@@ -174,7 +175,7 @@ fn print_shape(context: &Context, shapes: &[QueueShape]) -> Result<(), CliError>
     Ok(())
 }
 
-/// All of them in one.
+/// Sums the age distributions of all groups.
 fn sum_shapes(shapes: &[QueueShape]) -> QueueShape {
     let sum = |bucket: usize| shapes.iter().filter_map(|shape| shape.ages.get(bucket)).sum();
     QueueShape {
@@ -215,10 +216,10 @@ fn print_queue(context: &Context, lines: &[QueueLine]) {
     format_table(&header, &rows, terminal).iter().for_each(print_line);
 }
 
-/// Sends that are listed where nothing else is said.
+/// Default number of messages in a list.
 const DEFAULT_MAX_LINES: usize = 100;
 
-/// All addresses, or on a terminal the first and how many more.
+/// Formats all addresses, or on a terminal the first and the number of others.
 fn summarize_addresses(addresses: &[String], terminal: bool) -> String {
     match addresses {
         [first, rest @ ..] if terminal && !rest.is_empty() => format!("{first} +{}", rest.len()),

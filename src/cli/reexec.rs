@@ -1,4 +1,4 @@
-//! The program that takes the place of this process, in the same place: usually the same one, or its upgrade.
+//! The program that replaces this process, with the same process id: usually the same program or its upgrade.
 
 use crate::cli::{CliError, Context};
 use crate::daemon::Sockets;
@@ -6,18 +6,18 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf, absolute};
 use std::process::Command;
 
-/// How it is started.
+/// Command line, configuration and sockets of the successor.
 pub struct Reexec {
-    /// As this process was called, so that a symbolic link is followed anew.
+    /// Path as this process was called, so that a symbolic link is resolved again.
     program: PathBuf,
     arguments: Vec<OsString>,
-    /// The configuration, where one was named.
+    /// Path of the configuration, if one was given.
     config: Option<PathBuf>,
     sockets: Sockets,
 }
 
 impl Reexec {
-    /// Another of this process. To be asked at the start: later the program's file may be gone.
+    /// Command line of this process. Call it at the start; later the program's file may have been removed.
     pub fn from_current_process(context: &Context) -> Self {
         let mut words = std::env::args_os();
         let called = words.next().map(PathBuf::from).filter(|called| called.components().count() > 1);
@@ -30,7 +30,7 @@ impl Reexec {
         }
     }
 
-    /// Whether the program starts and likes the configuration; if not, why.
+    /// Runs `config check` with the new program. The error is its output.
     pub async fn check_config(&self) -> Result<(), String> {
         let mut command = Command::new(&self.program);
         if let Some(config) = &self.config {
@@ -47,7 +47,7 @@ impl Reexec {
         Err(format!("{} config check: {}: {}", self.program.display(), output.status, said.trim()))
     }
 
-    /// The same with the sockets that it gets.
+    /// Passes the listening sockets to the new program.
     pub fn with_sockets(self, sockets: Sockets) -> Self {
         Self { sockets, ..self }
     }

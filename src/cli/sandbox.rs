@@ -16,17 +16,17 @@ pub struct SandboxArgs {
     /// Address of the SMTP listener
     #[arg(long, default_value = "127.0.0.1:2587", value_name = "ADDRESS")]
     smtp: SocketAddr,
-    /// Where its API listens: Mailgun's messages, events, logs, suppressions, webhooks and domain, or Brevo's statistics,
+    /// Address of the API: Mailgun's messages, events, logs, suppressions, webhooks and domain, or Brevo's statistics,
     /// blocked contacts, webhooks and account; PUT /sandbox/weather, POST /sandbox/contacts
     #[arg(long, default_value = "127.0.0.1:2588", value_name = "ADDRESS")]
     api: SocketAddr,
     /// API key
     #[arg(long, default_value = "sandbox", env = "MAILTRAIL_SANDBOX_API_KEY", hide_env_values = true)]
     api_key: String,
-    /// Where it posts its events; as Brevo with the login of the address, or else with a bearer token
+    /// URL for the sandbox's events; Brevo uses the URL's login, otherwise a bearer token
     #[arg(long, value_name = "URL")]
     webhook: Option<String>,
-    /// Where it posts what ActiveCampaign tells about contacts, on demand: POST /sandbox/contacts
+    /// URL that receives ActiveCampaign's contact webhooks, sent on POST /sandbox/contacts
     #[arg(long, value_name = "URL")]
     activecampaign: Option<String>,
     /// Sending domain

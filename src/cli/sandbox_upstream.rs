@@ -1,4 +1,4 @@
-//! A relay whose upstream is the sandbox.
+//! A relay with the sandbox as its upstream.
 
 use crate::cli::CliError;
 use crate::config::{Config, HttpTls};
@@ -16,18 +16,15 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// Both, running.
+/// A running relay and its sandbox.
 pub struct SandboxRelay {
-    /// The relay.
     pub daemon: Daemon,
-    /// Its upstream.
     pub upstream: SandboxUpstream,
 }
 
-/// The sandbox, ready to stand in for whatever upstreams a configuration names: as Brevo where the first is that, else as
+/// The sandbox in place of the configured upstreams. It simulates Brevo if the first upstream is Brevo, otherwise
 /// Mailgun.
 pub struct SandboxUpstream {
-    /// The sandbox.
     pub sandbox: Sandbox,
     profile: ProviderProfile,
     certificate: PathBuf,
@@ -56,7 +53,7 @@ impl SandboxUpstream {
     async fn start(config: &Config, time_scale: f64) -> Result<Self, CliError> {
         let Some(upstream) = config.upstreams.first() else {
             return Err(CliError::Other(
-                "the configuration has no upstream for the sandbox to stand in for".into(),
+                "the configuration has no upstream that the sandbox could replace".into(),
             ));
         };
         let directory = config.data_dir.join("sandbox");

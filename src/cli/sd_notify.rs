@@ -1,6 +1,6 @@
-//! What systemd is told of the relay: sd_notify(3). Whoever was started without `NOTIFY_SOCKET` tells nobody.
+//! Notifies systemd of the relay's state: sd_notify(3). Does nothing without `NOTIFY_SOCKET`.
 //!
-//! A restart by SIGUSR2 keeps the process id, so the successor speaks for the same unit.
+//! A restart by SIGUSR2 keeps the process id, so the successor notifies for the same unit.
 
 use mailtrail_store::Store;
 use sd_notify::NotifyState;
@@ -16,27 +16,26 @@ pub fn notify_ready(status: &str) {
 /// Another configuration is read, or room is made for a successor; [`ready`] ends it.
 pub fn notify_reloading(status: &str) {
     match NotifyState::monotonic_usec_now() {
-        // `Type=notify-reload` wants to know when.
+        // `Type=notify-reload` requires the time of the reload (`MONOTONIC_USEC`).
         Ok(now) => notify(&[NotifyState::Reloading, now, NotifyState::Status(status)]),
         Err(_) => notify(&[NotifyState::Reloading, NotifyState::Status(status)]),
     }
 }
 
-/// What the relay is at; it goes on working.
+/// Sets the status line; the state of the unit does not change.
 pub fn notify_status(status: &str) {
     notify(&[NotifyState::Status(status)]);
 }
 
-/// The end has begun.
 pub fn notify_stopping() {
     notify(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
 }
 
-/// Signs of life, until it is dropped.
+/// Sends watchdog notifications until it is dropped.
 pub struct Watchdog(AbortHandle);
 
 impl Watchdog {
-    /// While a store is opened, or let go, which may take long: the runtime answers, and asks for more time.
+    /// For opening or closing a store, which may take long: sends the watchdog signal and extends the timeout.
     pub fn for_startup() -> Self {
         let (more, every) = (EXTEND_TIMEOUT.as_micros() as u32, ping_interval().min(EXTEND_TIMEOUT / 3));
         Self::spawn(async move {
@@ -47,8 +46,8 @@ impl Watchdog {
         })
     }
 
-    /// While the relay works: the runtime answers, the journal's thread passes a question on, and the ledger's thread
-    /// answers it after a sync. A thread that has ended, a disk that hangs and a deadlock hold the signs back.
+    /// For normal operation: the runtime responds, the journal thread forwards the request, and the ledger thread
+    /// answers after a sync. A dead thread, a hanging disk or a deadlock stops the notifications.
     pub fn for_store(store: Store) -> Self {
         let every = ping_interval();
         Self::spawn(async move {
@@ -56,7 +55,7 @@ impl Watchdog {
                 match store.ping().await {
                     Ok(()) => notify(&[NotifyState::Watchdog]),
                     Err(error) => {
-                        tracing::error!(%error, "the store does not answer; a restart opens it anew")
+                        tracing::error!(%error, "store does not respond; restart the relay")
                     }
                 }
                 sleep(every).await;
@@ -75,18 +74,18 @@ impl Drop for Watchdog {
     }
 }
 
-/// Three signs come within the time after which systemd takes us for dead.
+/// A third of systemd's watchdog timeout.
 fn ping_interval() -> Duration {
     sd_notify::watchdog_enabled().map_or(STORE_CHECK_INTERVAL, |patience| patience / 3)
 }
 
 fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!(%error, "systemd cannot be told how the relay does; is NOTIFY_SOCKET its socket?");
+        tracing::warn!(%error, "cannot notify systemd; check NOTIFY_SOCKET");
     }
 }
 
-/// How much longer a start or a stop may take from each sign on.
+/// Extension of the start or stop timeout with each notification.
 const EXTEND_TIMEOUT: Duration = Duration::from_secs(60);
-/// Time between two looks at the store where nobody waits for signs: a store that does not answer is logged.
+/// Interval of the store check without a watchdog; a store that does not respond is logged.
 const STORE_CHECK_INTERVAL: Duration = Duration::from_secs(60);

@@ -1,4 +1,4 @@
-//! `mailtrail send-test`: one mail through the whole loop, followed to its end.
+//! `mailtrail send-test`: sends one message and follows its trail to the end.
 
 use crate::cli::admin_client::AdminClient;
 use crate::cli::output::format_timeline_entry;
@@ -22,7 +22,7 @@ event says so; 1 not, with the likely cause; 3 no daemon runs.";
 pub struct SendTestArgs {
     /// Recipient
     to: String,
-    /// The sender, whose domain the upstream must know [default: [heartbeat]'s, or mailtrail@ the first upstream's domain]
+    /// Sender; the upstream must accept its domain [default: [heartbeat]'s, or mailtrail@ the first upstream's domain]
     #[arg(long, value_name = "ADDRESS")]
     from: Option<String>,
     /// Maximum wait for its events, 1s to 1d
@@ -60,7 +60,7 @@ pub async fn run(context: &Context, arguments: &SendTestArgs) -> Result<(), CliE
     if delivered { Ok(()) } else { Err(CliError::AlreadyReported) }
 }
 
-/// Tells what happens until nothing more will, or the time is up; whether it ended by itself.
+/// Prints the timeline until it is complete or the timeout has passed. Returns whether it is complete.
 async fn follow_trail(
     context: &Context,
     client: &AdminClient,
@@ -73,7 +73,7 @@ async fn follow_trail(
         let late = Instant::now() >= deadline;
         let trail = client.find_trails(id, 1).await?.trails.pop();
         for fact in trail.iter().flat_map(|trail| &trail.timeline) {
-            // A fact may come in before others that were told already.
+            // An entry may sort before entries that are already printed.
             if told.insert(serde_json::to_string(fact).unwrap_or_default()) {
                 print_event(context, fact);
             }
@@ -98,13 +98,13 @@ fn first_recipient(trail: &TrailView) -> Option<&RecipientView> {
     trail.recipients.first()
 }
 
-/// The upstream that took it, if one did.
+/// Returns the upstream that accepted the message.
 fn accepting_upstream(trail: &TrailView) -> Option<&str> {
     let relayed = trail.timeline.iter().rev().find(|fact| fact.event == "relayed");
     relayed.and_then(|fact| fact.upstream.as_deref())
 }
 
-/// Whether nothing more is to be expected.
+/// Whether no further entries are expected.
 fn is_finished(trail: &TrailView, silent: &[String]) -> bool {
     let Some(recipient) = first_recipient(trail) else { return false };
     match recipient.state.as_str() {
@@ -114,12 +114,12 @@ fn is_finished(trail: &TrailView, silent: &[String]) -> bool {
     }
 }
 
-/// Whether the provider told us what became of it.
+/// Whether the provider has reported an event.
 fn has_provider_event(trail: &TrailView) -> bool {
     trail.timeline.iter().any(|fact| matches!(fact.source.as_str(), "webhook" | "poll"))
 }
 
-/// What came of it, in words.
+/// Describes the result for the user.
 fn describe_result(
     id: &str,
     trail: Option<&TrailView>,
@@ -129,11 +129,9 @@ fn describe_result(
 ) -> Result<String, String> {
     let within = SignedDuration::try_from(wait).map(|wait| format!("{wait:#}")).unwrap_or_default();
     let Some((trail, recipient)) = trail.and_then(|trail| Some((trail, first_recipient(trail)?))) else {
-        return Err(format!(
-            "{id} is not in the ledger within {within}; `mailtrail doctor` looks at the store"
-        ));
+        return Err(format!("{id} is not in the ledger after {within}; `mailtrail doctor` checks the store"));
     };
-    let reason = recipient.reason.as_deref().unwrap_or("no reason is known");
+    let reason = recipient.reason.as_deref().unwrap_or("no reason given");
     let upstream = accepting_upstream(trail).unwrap_or("the upstream");
     Err(match recipient.state.as_str() {
         "delivered" if has_provider_event(trail) => {
@@ -141,33 +139,33 @@ fn describe_result(
         }
         "suppressed" => {
             format!(
-                "suppressed: {reason}; `mailtrail suppress list` shows the address, `suppress remove` frees it"
+                "suppressed: {reason}; `mailtrail suppress list` shows the address, `suppress remove` removes it"
             )
         }
         "relayed" if mail.silent.iter().any(|silent| silent == upstream) => format!(
-            "{upstream} took it, and nothing that it reports is heard here; give webhook_signing_key_file (Mailgun) or \
-             webhook_token_file (Brevo); a plain server reports nothing"
+            "{upstream} accepted it, but its events are not received here; set webhook_signing_key_file (Mailgun) or \
+             webhook_token_file (Brevo); a plain SMTP server sends no events"
         ),
         "relayed" if has_provider_event(trail) => {
             let reason = recipient.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
             format!(
-                "{upstream} took it, its events come, and none says within {within} that it was delivered{reason}; \
+                "{upstream} accepted it and sends events, but none within {within} reports the delivery{reason}; \
                  `mailtrail trace {id}` shows the next ones"
             )
         }
         "relayed" | "delivered" => format!(
-            "{upstream} took it, and no event of what became of it came within {within}; are its webhooks registered, \
-             and do they reach this relay? `mailtrail doctor` looks, `mailtrail setup` registers them"
+            "{upstream} accepted it, but no event arrived within {within}; are its webhooks registered, \
+             and do they reach this relay? `mailtrail doctor` checks, `mailtrail setup` registers them"
         ),
         "unknown" => format!(
-            "{upstream} gave no answer when it was sent, and no event came within {within}; `mailtrail trace {id}` \
+            "{upstream} sent no reply after the message, and no event arrived within {within}; `mailtrail trace {id}` \
              tells what comes next"
         ),
-        state if ended => format!("{state}: {reason}; `mailtrail trace {id}` tells the whole story"),
+        state if ended => format!("{state}: {reason}; `mailtrail trace {id}` shows the trail"),
         state => {
             let why = recipient.reason.as_deref().or(trail.next_action.as_deref()).unwrap_or(reason);
             format!(
-                "still {state} after {within}: {why}; `mailtrail queue show {id}` and `mailtrail doctor` tell more"
+                "still {state} after {within}: {why}; see `mailtrail queue show {id}` and `mailtrail doctor`"
             )
         }
     })

@@ -1,8 +1,8 @@
-//! What programs call as `/usr/sbin/sendmail`: a message from standard input goes over SMTP to a listener of the
-//! relay on this machine, or with -bs a whole conversation.
+//! Replacement for `/usr/sbin/sendmail`: submits a message from standard input over SMTP to a listener of the relay on
+//! this machine, or with -bs a whole SMTP session.
 //!
-//! It reads no secret and keeps nothing: 0 means that the relay has the message, for all recipients; every other exit
-//! code means that it has it for none.
+//! It reads no secret and stores nothing. Exit code 0 means that the relay has accepted the message for all recipients;
+//! any other code means for none.
 
 use crate::cli::{CliError, Context, config_source, print_line, write_stdout};
 use bytes::Bytes;
@@ -28,7 +28,7 @@ use tokio::net::TcpStream;
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
 pub struct SendmailArgs {
-    /// Take recipients from To, Cc and Bcc, and those named here too
+    /// Take recipients from To, Cc and Bcc in addition to the arguments
     #[arg(short = 't')]
     from_header: bool,
     /// Envelope sender; <> for none [default: current user]
@@ -37,10 +37,10 @@ pub struct SendmailArgs {
     /// Name of the sender if the message has no From field
     #[arg(short = 'F', value_name = "NAME", allow_hyphen_values = true)]
     name: Option<String>,
-    /// A line with nothing but a dot does not end the message
+    /// Do not end the message at a line with only a dot
     #[arg(short = 'i')]
     whole: bool,
-    /// -oi is -i; all others mean nothing here
+    /// -oi is -i; other values are ignored
     #[arg(short = 'o', value_name = "OPTION")]
     options: Vec<String>,
     /// -bm: a message from standard input; -bs: SMTP on standard input and output
@@ -49,13 +49,13 @@ pub struct SendmailArgs {
     /// Print the relay's replies
     #[arg(short = 'v')]
     verbose: bool,
-    /// Where the relay listens [default: the first listener of the configuration that asks for neither TLS nor login]
+    /// Address of the relay [default: the first listener that requires neither TLS nor login]
     #[arg(long, value_name = "HOST:PORT", env = "MAILTRAIL_SENDMAIL_SERVER")]
     server: Option<String>,
     /// Recipients
     #[arg(value_name = "ADDRESS")]
     recipients: Vec<String>,
-    /// sendmail's options that say nothing to a relay.
+    /// Options of sendmail that have no meaning for a relay; accepted and ignored.
     #[arg(short = 'B', short_aliases = ['A', 'C', 'L', 'N', 'O', 'R', 'V', 'X', 'e', 'p'], hide = true)]
     ignored: Vec<String>,
     #[arg(short = 'x', short_aliases = ['G', 'I', 'U', 'c', 'm', 'n'], hide = true)]
@@ -75,7 +75,7 @@ pub async fn run(context: &Context, arguments: SendmailArgs) -> Result<(), CliEr
     let opened = Connection::open(&server, &tls, "localhost").await;
     let mut connection = opened.map_err(|fault| connection_error(&fault, &server))?;
     let letter = Submission::new(&arguments, &input, connection.name())?;
-    // After a failure there is no goodbye: it could end a message that is not to be taken.
+    // After an error, no QUIT is sent: it could be read as part of the message.
     let response = letter.submit(&mut connection).await?;
     connection.quit().await;
     if arguments.verbose {
@@ -103,7 +103,7 @@ impl SendmailArgs {
     }
 }
 
-/// How the relay is reached.
+/// Returns the address and settings of the relay.
 fn resolve_server(context: &Context, named: Option<&str>) -> Result<Settings, CliError> {
     let (host, port) = match named {
         Some(named) => named
@@ -138,7 +138,7 @@ fn resolve_server(context: &Context, named: Option<&str>) -> Result<Settings, Cl
     })
 }
 
-/// Joins standard input and output with the relay, for clients that speak SMTP with the program.
+/// Connects standard input and output with the relay, for clients that speak SMTP with the program.
 async fn proxy_stdio(server: &Settings) -> Result<(), CliError> {
     let stream = match TcpStream::connect((server.host.as_str(), server.port)).await {
         Ok(stream) => stream,
@@ -150,7 +150,7 @@ async fn proxy_stdio(server: &Settings) -> Result<(), CliError> {
     let (mut hear, mut say) = stream.into_split();
     let (mut input, mut output) = (tokio::io::stdin(), tokio::io::stdout());
     let upward = async {
-        // Where one of the two is gone, the relay closes, and that is the end.
+        // If either side closes, the relay closes the connection, which ends the session.
         let _ = tokio::io::copy(&mut input, &mut say).await;
         let _ = say.shutdown().await;
         std::future::pending().await
@@ -164,7 +164,7 @@ async fn proxy_stdio(server: &Settings) -> Result<(), CliError> {
     })
 }
 
-/// The first listener that this machine may use without TLS and login.
+/// Returns the first listener that this machine may use without TLS and login.
 fn find_open_listener(listeners: &[Listener]) -> Option<(String, u16)> {
     listeners.iter().find_map(|listener| {
         let ip = match listener.address.ip() {
@@ -180,11 +180,11 @@ fn find_open_listener(listeners: &[Listener]) -> Option<(String, u16)> {
     })
 }
 
-/// The message with whole line ends. Lines of a mailbox file in front of the header stay out.
+/// Reads the message and normalizes line ends to CRLF. A `From ` line of a mailbox file is skipped.
 fn read_message(input: impl Read, dot_ends: bool) -> Result<Vec<u8>, CliError> {
     let mut bytes = Vec::new();
     let read = input.take(MAX_MESSAGE_BYTES + 1).read_to_end(&mut bytes);
-    read.map_err(|error| CliError::Sysexits(EX_TEMPFAIL, format!("standard input cannot be read: {error}")))?;
+    read.map_err(|error| CliError::Sysexits(EX_TEMPFAIL, format!("cannot read standard input: {error}")))?;
     if bytes.len() as u64 > MAX_MESSAGE_BYTES {
         return Err(CliError::Sysexits(
             EX_DATAERR,
@@ -206,14 +206,14 @@ fn read_message(input: impl Read, dot_ends: bool) -> Result<Vec<u8>, CliError> {
     Ok(message)
 }
 
-/// What is sent.
+/// Message and envelope to submit.
 struct Submission {
     envelope: Envelope,
     message: Bytes,
 }
 
 impl Submission {
-    /// Names without a domain get `domain`.
+    /// Builds the envelope and the message. Names without a domain get `domain`.
     fn new(arguments: &SendmailArgs, input: &[u8], domain: &str) -> Result<Self, CliError> {
         let block = HeaderSection::parse(input);
         let author = match arguments.sender.as_deref() {
@@ -234,7 +234,7 @@ impl Submission {
         })
     }
 
-    /// Hands it over to all recipients or to none.
+    /// Submits the message to all recipients or to none.
     async fn submit(self, connection: &mut Connection) -> Result<Response, CliError> {
         let replies = connection.send_envelope(&self.envelope, self.message.len() as u64).await;
         let replies = replies.map_err(|fault| CliError::Sysexits(EX_TEMPFAIL, fault.to_string()))?;
@@ -274,7 +274,7 @@ impl Submission {
     }
 }
 
-/// The message with an author and without Bcc; addresses without a domain get `domain`.
+/// Adds a From field if it is missing and removes Bcc. Addresses without a domain get `domain`.
 fn build_message(
     block: HeaderSection<'_>,
     input: &[u8],
@@ -317,7 +317,7 @@ fn build_from_header(name: Option<&str>, author: &Mailbox) -> Vec<u8> {
     line
 }
 
-/// Those that were named, then those of the header: of its Resent fields alone, if it has any.
+/// Returns the recipients of the arguments, then those of the header: only of its Resent fields, if there are any.
 fn collect_recipients(
     arguments: &SendmailArgs,
     header: &[u8],
@@ -354,7 +354,7 @@ fn collect_recipients(
     Ok(recipients)
 }
 
-/// The addresses in the fields of those names. What has no domain is read as a name.
+/// Parses the addresses in the named header fields. An entry without a domain is read as a local user name.
 fn parse_addresses(header: &[u8], names: &[HeaderName<'_>]) -> Vec<String> {
     let parsed = MessageParser::new().with_address_headers().default_header_ignore().parse_headers(header);
     let fields = parsed.iter().flat_map(|message| message.headers()).filter(|f| names.contains(&f.name));
@@ -377,28 +377,28 @@ fn connection_error(fault: &TransportError, Settings { host, port, .. }: &Settin
         TransportError::Refused { response, .. } if response.code >= 500 => EX_UNAVAILABLE,
         _ => EX_TEMPFAIL,
     };
-    CliError::Sysexits(code, format!("the relay on {host} port {port} cannot be reached: {fault}"))
+    CliError::Sysexits(code, format!("cannot reach the relay on {host} port {port}: {fault}"))
 }
 
-/// A refusal for good has its own code; everything else is worth another try.
+/// A permanent rejection exits with `code`; a transient one with `EX_TEMPFAIL`.
 fn rejection_error(response: &Response, code: u8, what: &str) -> CliError {
     let code = if response.code >= 500 { code } else { EX_TEMPFAIL };
-    CliError::Sysexits(code, format!("the relay refuses {what}: {response}"))
+    CliError::Sysexits(code, format!("the relay rejects {what}: {response}"))
 }
 
-/// -bs.
+/// Value of `-b` for SMTP on standard input (`-bs`).
 const SMTP_MODE: &str = "s";
-/// In small letters; each also behind `resent-`.
+/// In lower case; each also exists with the prefix `resent-`.
 const ADDRESS_FIELDS: [&str; 5] = ["from", "sender", "reply-to", "to", "cc"];
-/// sysexits.h.
+/// Exit codes of sysexits.h.
 const EX_DATAERR: u8 = 65;
 const EX_NOUSER: u8 = 67;
 const EX_UNAVAILABLE: u8 = 69;
 const EX_TEMPFAIL: u8 = 75;
 
-/// Where the relay is asked for when its file may not be read.
+/// Address of the relay if the configuration file is not readable.
 const DEFAULT_SERVER: (&str, u16) = ("127.0.0.1", 25);
 const NO_OPEN_LISTENER: &str = "sendmail needs a [[listener]] on this machine with tls = \"none\" and auth = \"none\", or \
                        --server, or MAILTRAIL_SENDMAIL_SERVER";
-/// Bytes of a message: as many as a relay can be told to take.
+/// In bytes; the upper limit of `message_size`.
 const MAX_MESSAGE_BYTES: u64 = 1 << 30;

@@ -23,22 +23,22 @@ pub struct ServeArgs {
     pace: f64,
 }
 
-/// What stands below the options in the help.
+/// Help text after the options.
 pub const AFTER_HELP: &str = "\
 Signals:
-  TERM, INT  stop: transactions and attempts under way end first; within 30 s
-  HUP        reload the configuration; sessions go on, a bad file changes nothing
-  USR2       restart, or run the upgraded program, when the sessions that are there have ended, within 5 min, or at a
-             second USR2; the sockets stay open, no connect is refused
+  TERM, INT  stop after transactions and attempts in progress, within 30 s
+  HUP        reload the configuration; sessions continue, an invalid file changes nothing
+  USR2       restart, or run the upgraded program, when the open sessions have ended, within 5 min, or at a
+             second USR2; the sockets stay open, no connection is refused
 
-Sockets that systemd passes on (LISTEN_FDS) are used for the `address` they are bound to.
+Sockets passed by systemd (LISTEN_FDS) are used for the `address` they are bound to.
 
 Example: mailtrail serve --sandbox";
 
-/// Runs the relay until it is told to stop, or to make room for a successor.
+/// Runs the relay until a signal stops it. Returns the successor to execute, if there is one.
 pub async fn run(context: &Context, arguments: &ServeArgs) -> Result<Option<Reexec>, CliError> {
     let successor = Reexec::from_current_process(context);
-    // From here on no signal ends the process by itself.
+    // From here on, no signal ends the process by itself.
     let mut signals = Signals::new()?;
     let config = load_config(context, arguments)?;
     let form = match config.log.format {
@@ -53,14 +53,14 @@ pub async fn run(context: &Context, arguments: &ServeArgs) -> Result<Option<Reex
         tracing::warn!("{warning}");
     }
     if let Err(error) = descriptors::raise_limit() {
-        tracing::warn!(%error, "the limit of open files cannot be raised and stays as it is");
+        tracing::warn!(%error, "cannot raise the limit of open files");
     }
     descriptors::fill_reserve();
     let metrics = metrics::install_recorder().ok();
     let signs = sd_notify::Watchdog::for_startup();
     let started = tokio::select! {
         started = Service::start(config, arguments, metrics.clone()) => started?,
-        // Opening a large store takes a while, and breaking it off is as safe as kill -9.
+        // Opening a large store takes a while. Interrupting it is as safe as kill -9.
         () = signals.wait_for_stop() => return Ok(None),
     };
     drop(signs);
@@ -82,13 +82,13 @@ fn load_config(context: &Context, arguments: &ServeArgs) -> Result<Config, CliEr
     }
 }
 
-/// The relay, and the sandbox where that is its upstream.
+/// The relay, and the sandbox if it is the upstream.
 struct Service {
     daemon: Daemon,
     sandbox_upstream: Option<SandboxUpstream>,
 }
 
-/// What the operator says.
+/// Signals to the process.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -104,8 +104,9 @@ enum SignalAction {
 
 impl Signals {
     fn new() -> Result<Self, CliError> {
-        let listen =
-            |kind| signal(kind).map_err(|error| CliError::Other(format!("signals cannot be heard: {error}")));
+        let listen = |kind| {
+            signal(kind).map_err(|error| CliError::Other(format!("cannot install signal handlers: {error}")))
+        };
         Ok(Self {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
@@ -124,7 +125,7 @@ impl Signals {
         }
     }
 
-    /// Returns when we are told to stop.
+    /// Returns after SIGINT or SIGTERM.
     async fn wait_for_stop(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
@@ -164,7 +165,7 @@ impl Service {
         }
         if let Some(understudy) = &self.sandbox_upstream {
             let address = understudy.sandbox.smtp_address();
-            tracing::info!(%address, "the sandbox stands in for the upstream");
+            tracing::info!(%address, "the sandbox replaces the upstream");
         }
         tracing::info!(
             replayed = report.replayed_records,
@@ -174,7 +175,7 @@ impl Service {
         );
     }
 
-    /// Where it can be reached, in a line.
+    /// Status line with the listen addresses.
     fn status_line(&self) -> String {
         let mail: Vec<_> = self.daemon.smtp_addresses().iter().map(ToString::to_string).collect();
         let mail = format!("mail on {}", mail.join(", "));
@@ -183,7 +184,7 @@ impl Service {
         format!("{mail}{http}{sandbox}")
     }
 
-    /// Works until it is told to stop.
+    /// Handles signals until one of them stops the relay.
     async fn run(
         mut self,
         context: &Context,
@@ -193,7 +194,7 @@ impl Service {
     ) -> Result<Option<Reexec>, CliError> {
         sd_notify::notify_ready(&self.status_line());
         let signs = sd_notify::Watchdog::for_store(self.daemon.store().clone());
-        // Set once a successor is to take over.
+        // Set while sessions drain before a successor takes over.
         let mut outlasting: Option<Pin<Box<dyn Future<Output = ()> + Send>>> = None;
         loop {
             let wish = tokio::select! {
@@ -222,14 +223,14 @@ impl Service {
                 SignalAction::Restart => match successor.check_config().await {
                     Ok(()) => {
                         tracing::info!(
-                            "SIGUSR2: a successor takes over when the sessions that are there have ended; another SIGUSR2 \
-                             does not wait for them"
+                            "SIGUSR2: the successor starts when the open sessions have ended; a second SIGUSR2 \
+                             starts it at once"
                         );
-                        sd_notify::notify_status("waiting for sessions to end before a successor takes over");
+                        sd_notify::notify_status("waiting for sessions to end before the successor starts");
                         outlasting = Some(Box::pin(self.daemon.wait_for_sessions()));
                     }
                     Err(reason) => {
-                        tracing::error!(reason, "SIGUSR2: the program would not start, this one goes on");
+                        tracing::error!(reason, "SIGUSR2: the new program does not start; not replaced");
                     }
                 },
             }
@@ -237,7 +238,7 @@ impl Service {
         drop(signs);
         let _signs = sd_notify::Watchdog::for_startup();
         let sockets = self.stop_for_reexec().await;
-        // Who has wished for an end meanwhile gets it.
+        // A stop signal that arrived during the restart is not lost.
         let stop = tokio::time::timeout(Duration::ZERO, signals.wait_for_stop()).await.is_ok();
         if stop {
             sockets.remove_socket_files();
@@ -246,21 +247,21 @@ impl Service {
         Ok(Some(successor.with_sockets(sockets)))
     }
 
-    /// Listens where something was in the way, if it is no more.
+    /// Binds addresses that were in use at the start, as soon as they are free.
     fn bind_missing(&mut self) {
         match self.daemon.bind_missing() {
             Ok(opened) => opened.iter().for_each(|place| tracing::info!(place, "listening")),
-            Err(error) => tracing::warn!(%error, "a listener cannot be opened yet"),
+            Err(error) => tracing::warn!(%error, "cannot bind an address; will retry"),
         }
     }
 
-    /// Goes on with another configuration, if that is good.
+    /// Applies a new configuration if it is valid; otherwise logs the faults and keeps the old one.
     fn reload(&mut self, config: Result<Config, CliError>) {
         let config = match config {
             Ok(config) => config,
             Err(trouble) => {
                 let faults = trouble.message();
-                tracing::error!(%faults, "SIGHUP: the configuration has faults, the running one stays");
+                tracing::error!(%faults, "SIGHUP: invalid configuration; not changed");
                 return;
             }
         };
@@ -279,16 +280,16 @@ impl Service {
                     tracing::info!(place, "listening");
                 }
                 for place in changes.closed {
-                    tracing::info!(place, "listening no more");
+                    tracing::info!(place, "listener closed");
                 }
                 for key in changes.needs_restart {
-                    tracing::warn!(key, "SIGHUP: this changes with a restart only, what was there stays");
+                    tracing::warn!(key, "SIGHUP: key changes only with a restart");
                 }
                 let changed = changes.changed_sections.join(", ");
-                tracing::info!(changed, "SIGHUP: the configuration was applied, certificates were read");
+                tracing::info!(changed, "SIGHUP: configuration and certificates reloaded");
             }
             Err(error) => {
-                tracing::error!(%error, "SIGHUP: the configuration cannot be used, the running one stays");
+                tracing::error!(%error, "SIGHUP: cannot apply the configuration; not changed");
             }
         }
         if let Some(understudy) = &self.sandbox_upstream {
@@ -328,7 +329,7 @@ impl From<StartError> for CliError {
     }
 }
 
-/// Returns when that has ended; never where there is nothing.
+/// Returns when the sessions have ended; never if there are none to wait for.
 async fn wait_for_sessions(waiting: Option<&mut Pin<Box<dyn Future<Output = ()> + Send>>>) {
     match waiting {
         Some(waiting) => waiting.await,
@@ -336,7 +337,7 @@ async fn wait_for_sessions(waiting: Option<&mut Pin<Box<dyn Future<Output = ()> 
     }
 }
 
-/// Histograms are folded up now and then, or they grow.
+/// Histograms are folded periodically; otherwise they grow without bound.
 async fn run_metrics_upkeep(metrics: PrometheusHandle) {
     loop {
         tokio::time::sleep(METRICS_UPKEEP_INTERVAL).await;
@@ -344,6 +345,6 @@ async fn run_metrics_upkeep(metrics: PrometheusHandle) {
     }
 }
 
-/// Time between two tries to listen on a place that something else has.
+/// Interval between attempts to bind an address that is in use.
 const BIND_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);

@@ -72,7 +72,7 @@ fn print_sinks(context: &Context, sinks: &[SinkView]) -> Result<(), CliError> {
 
 fn print_dead_letters(context: &Context, refused: &[SinkDeadLetterView]) -> Result<(), CliError> {
     if refused.is_empty() {
-        eprint_line("mailtrail: it refused nothing");
+        eprint_line("mailtrail: the sink has rejected no event");
         return Err(CliError::AlreadyReported);
     }
     for one in refused {
@@ -81,7 +81,7 @@ fn print_dead_letters(context: &Context, refused: &[SinkDeadLetterView]) -> Resu
             continue;
         }
         let what = one.line.as_ref().map_or_else(
-            || "(the journal has it no longer)".to_owned(),
+            || "(expired)".to_owned(),
             |line| {
                 let id = line.id.as_deref().unwrap_or("(no send)");
                 format!("{id}  {} {}", line.entry.event, line.entry.recipients.join(","))

@@ -20,15 +20,15 @@ pub struct StatsArgs {
     by: String,
 }
 
-/// What the columns mean, below the help.
+/// Help text after the options: the meaning of the columns.
 pub const AFTER_HELP: &str = "Example: mailtrail stats --since '30 days ago' --by tag
 
-Counted are recipients, by the day (UTC) on which their mail was accepted. The rates:
+Counts are recipients, by the day (UTC) on which their message was accepted. Rates:
   DELIVERY   delivered, among delivered, bounced and failed
-  BOUNCE     refused for good (hard), among relayed, delivered and bounced
-  SOFT       deferred behind the provider, whatever came afterwards, among the same
+  BOUNCE     permanent failure (hard), among relayed, delivered and bounced
+  SOFT       deferred by the recipient's server, whatever the final state, among the same
   COMPLAINT  reported as spam, among the delivered
-  OPEN RATE  opened by a person at least once, among the delivered; images that are not shown are not counted
+  OPEN RATE  opened by a person at least once, among the delivered; blocked images are not counted
   CLICK      clicked by a person at least once, among the delivered";
 
 pub async fn run(context: &Context, arguments: &StatsArgs) -> Result<(), CliError> {
@@ -41,7 +41,7 @@ pub async fn run(context: &Context, arguments: &StatsArgs) -> Result<(), CliErro
     };
     let lines = AdminClient::open(context).await?.query_stats(&question).await?;
     if lines.iter().all(|line| line.recipients == 0) {
-        eprint_line("mailtrail: no mail was accepted in that time");
+        eprint_line("mailtrail: no message was accepted in that period");
         return Err(CliError::AlreadyReported);
     }
     if context.json {

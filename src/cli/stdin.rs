@@ -7,6 +7,6 @@ use std::io::Read;
 pub fn read_ids() -> Result<Vec<String>, CliError> {
     let mut text = String::new();
     let read = std::io::stdin().read_to_string(&mut text);
-    read.map_err(|error| CliError::Usage(format!("standard input cannot be read: {error}")))?;
+    read.map_err(|error| CliError::Usage(format!("cannot read standard input: {error}")))?;
     Ok(text.split_whitespace().map(str::to_uppercase).collect())
 }

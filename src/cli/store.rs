@@ -1,4 +1,4 @@
-//! The care of the store: by the daemon while it runs, else here.
+//! Maintenance of the store: in the daemon while it runs, otherwise in this process.
 
 use crate::cli::admin_client::{AdminClient, ensure_owner, operator_name};
 use crate::cli::output::MaintenanceOutput;
@@ -12,13 +12,11 @@ use std::path::PathBuf;
 #[derive(Debug, clap::Subcommand)]
 pub enum StoreCommand {
     /// Verify every byte of the journal and compare the ledger; exit code 4 if damaged
-    #[command(
-        after_help = "Nothing is changed. The relay goes on meanwhile.\n\nExample: mailtrail store verify"
-    )]
+    #[command(after_help = "Changes nothing. The relay keeps running.\n\nExample: mailtrail store verify")]
     Verify,
     /// Rebuild the ledger from the journal
     #[command(
-        after_help = "The relay goes on meanwhile, with the present ledger.\n\nExample: mailtrail store rebuild --reason 'the alarm ledger'"
+        after_help = "The relay keeps running with the current ledger.\n\nExample: mailtrail store rebuild --reason 'the alarm ledger'"
     )]
     Rebuild {
         /// Replace the ledger even if the journal is damaged and the present ledger holds more
@@ -40,15 +38,15 @@ pub enum StoreCommand {
 }
 
 const BACKUP_AFTER_HELP: &str = "\
-The copy has everything that was promised before it began. It is made under another name
-and takes its own when it is whole and on stable storage. It holds messages that wait and
-the key of the relay's own certificate: it is for the eyes of the relay's user only.
+The copy holds everything that was committed before it began. It is written under a temporary
+name and renamed when it is complete and on stable storage. It holds queued messages and
+the key of the relay's own certificate: only the relay's user may read it.
 
-To restore it: stop the relay, put the copy where data_dir is, start the relay. The ledger
-is made anew from it. Mail that was sent after the copy was made is sent again.
+To restore it: stop the relay, put the copy in place of data_dir, start the relay. The ledger
+is rebuilt from it. Messages sent since the copy was made are sent again.
 
-Who had it made, and why, is in `mailtrail log`, unless the relay stood: its store is only
-read then.
+The operator and the reason are in `mailtrail log`, unless the relay was stopped: its store is
+only read then.
 
 Example: mailtrail store backup /var/backups/mailtrail/monday";
 
@@ -79,21 +77,21 @@ pub async fn run(context: &Context, command: &StoreCommand) -> Result<(), CliErr
     page.into_result()
 }
 
-/// A ledger that was made anew when the store was opened here is whole now, and was not before.
+/// A ledger that opening the store has rebuilt is intact now, but was not before; the result is "damaged".
 async fn verify_store(
     page: &mut MaintenanceOutput<'_>,
     client: &AdminClient,
     rebuilt: Option<String>,
 ) -> Result<(), CliError> {
     page.start_progress("reading the journal");
-    let rebuilt = rebuilt.map(|why| format!("the ledger could not be used and was made anew: {why}"));
+    let rebuilt = rebuilt.map(|why| format!("the ledger was unusable and has been rebuilt: {why}"));
     if let Some(what) = &rebuilt {
         page.print_event(MaintenanceEvent::Contradiction { what: what.clone() });
     }
     match client {
         AdminClient::Remote(_) => page.print_remote(client.verify_store().await?).await?,
         AdminClient::Offline(store) => {
-            // Where the configuration cannot be read, it is not known what the ledger should know.
+            // Without a readable configuration, the ledger is not checked against the retention.
             let retention = config_source::load_config(page.context).ok().map(|config| config.retention);
             let now = Clock::System.now();
             page.run_offline(store, |store, tell| {
@@ -115,7 +113,7 @@ async fn rebuild_ledger(
     client: AdminClient,
     order: RebuildRequest,
 ) -> Result<(), CliError> {
-    page.start_progress("making the ledger anew");
+    page.start_progress("rebuilding the ledger");
     match client {
         AdminClient::Remote(_) => page.print_remote(client.rebuild_store(&order).await?).await,
         AdminClient::Offline(store) => {
@@ -128,13 +126,15 @@ async fn rebuild_ledger(
     }
 }
 
-/// Notes a rebuild without the relay when it is done: a journal that may be damaged is not written to before that.
+/// Records an offline rebuild after it has succeeded: a journal that may be damaged is not appended to before.
 async fn record_rebuild(context: &Context, order: RebuildRequest) -> Result<(), CliError> {
     let failed = |why: String| {
-        CliError::Other(format!("the ledger is new, but that cannot be noted in the journal: {why}"))
+        CliError::Other(format!(
+            "the ledger is rebuilt, but the rebuild cannot be recorded in the journal: {why}"
+        ))
     };
     let AdminClient::Offline(store) = AdminClient::open_for_writing(context).await? else {
-        return Err(failed("the relay was started meanwhile".to_owned()));
+        return Err(failed("the relay has been started in the meantime".to_owned()));
     };
     let ordered = OperatorAction {
         at: Clock::System.now(),

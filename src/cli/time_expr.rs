@@ -1,4 +1,4 @@
-//! Times as people write and read them: by the clock of this place, which `TZ` or `/etc/localtime` names.
+//! Parses and formats times in the local time zone (`TZ` or `/etc/localtime`).
 
 use jiff::civil::{DateTime, Time};
 use jiff::{Span, Timestamp as Moment, Zoned, tz::TimeZone};
@@ -6,9 +6,9 @@ use mailtrail_mail::Timestamp;
 use std::io::IsTerminal;
 use std::sync::LazyLock;
 
-/// `10 min ago`, `-2h`, `+3 days`, `now`, `today`, `yesterday`, `tomorrow`, `12:00`, `2026-11-21`, `2026-11-21 10:00`
-/// (local time), or with an offset or a zone as RFC 3339 and RFC 9557 write it. Of a time that comes twice, when clocks
-/// are put back, the first is meant; one that is left out is as much later as the clocks are put forward.
+/// Parses `10 min ago`, `-2h`, `+3 days`, `now`, `today`, `yesterday`, `tomorrow`, `12:00`, `2026-11-21`, `2026-11-21
+/// 10:00` (local time), or a time with an offset or a zone as in RFC 3339 and RFC 9557. When clocks are set back, the
+/// first of two equal times is used; when they are set forward, a skipped time moves by the difference.
 pub fn parse(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     parse_in_zone(text, now, TimeZone::system())
 }
@@ -23,11 +23,11 @@ fn parse_in_zone(text: &str, now: Timestamp, zone: TimeZone) -> Result<Timestamp
                 "{text:?} is no time; write \"10 min ago\", \"2026-11-21 10:00\" or \"2026-11-21T10:00:00Z\""
             )
         })?;
-    // Before 1970 nothing was logged.
+    // Times before 1970 are before every log entry.
     Ok(Timestamp::from_millis(u64::try_from(moment.as_millisecond()).unwrap_or(0)))
 }
 
-/// What is said by the clock and calendar of this place.
+/// Parses an expression in the local calendar.
 fn resolve_local(text: &str, here: &Zoned) -> Option<Zoned> {
     match text {
         "now" => return Some(here.clone()),
@@ -40,11 +40,11 @@ fn resolve_local(text: &str, here: &Zoned) -> Option<Zoned> {
         return Some(elsewhere);
     }
     if let Ok(moment) = text.parse::<DateTime>() {
-        // A day begins when it begins: not everywhere at midnight.
+        // A day does not start at midnight everywhere.
         let moment = moment.to_zoned(here.time_zone().clone()).ok()?;
         return if text.contains(':') { Some(moment) } else { moment.start_of_day().ok() };
     }
-    // Only now: the time of a text with a date is one, too.
+    // Parsed last: the time of a text with a date would match, too.
     if let Ok(time) = text.parse::<Time>() {
         return here.date().to_datetime(time).to_zoned(here.time_zone().clone()).ok();
     }
@@ -55,8 +55,8 @@ fn resolve_local(text: &str, here: &Zoned) -> Option<Zoned> {
     here.checked_sub(span.abs()).ok()
 }
 
-/// A time of ours, in RFC 3339 and UTC, as its reader gets it: on a terminal by the clock of this place, with its offset
-/// from UTC; elsewhere, and where it is no time, as it is.
+/// Formats an RFC 3339 time in UTC for the user. On a terminal: local time with its offset from UTC. Otherwise, and if
+/// it is no time, unchanged.
 pub fn format_local(moment: &str) -> String {
     static LOCAL_ZONE: LazyLock<Option<TimeZone>> =
         LazyLock::new(|| std::io::stdout().is_terminal().then(TimeZone::system));
@@ -91,7 +91,7 @@ mod tests {
             assert!(parse(text, now).is_ok(), "{text}");
         }
         assert!(parse("yesterday-ish", now).is_err());
-        // Wherever this runs, they differ by so much.
+        // The difference is the same in every time zone.
         let between = |from: &str, to: &str| {
             parse(to, now).unwrap_or(now).duration_since(parse(from, now).unwrap_or(now)).as_secs()
         };
@@ -99,7 +99,7 @@ mod tests {
         assert_eq!(between("2026-01-12", "2026-01-12 00:30"), 1800);
     }
 
-    /// What is meant in that zone at that time there, in UTC.
+    /// Resolves `text` at the local time `now` in `zone`, in UTC.
     fn parse_to_utc(zone: &str, now: &str, text: &str) -> String {
         let zone = TimeZone::posix(zone).or_else(|_| TimeZone::get(zone)).unwrap();
         let now =
@@ -120,7 +120,7 @@ mod tests {
             ("America/Los_Angeles", "2026-11-30T20:00", "2026-11-30 19:00", "2026-12-01T03:00:00"),
             ("Asia/Kathmandu", "2026-11-30T20:00", "2026-11-30 10:00", "2026-11-30T04:15:00"),
             ("<-0930>9:30", "2026-11-30T20:00", "2026-11-30T10:00:00", "2026-11-30T19:30:00"),
-            // Clocks are put forward, and back.
+            // Start and end of daylight saving time.
             ("Europe/Berlin", "2026-03-29T12:00", "2026-03-29 01:59", "2026-03-29T00:59:00"),
             ("Europe/Berlin", "2026-03-29T12:00", "2026-03-29 02:30", "2026-03-29T01:30:00"),
             ("Europe/Berlin", "2026-03-29T12:00", "today", "2026-03-28T23:00:00"),
@@ -131,7 +131,7 @@ mod tests {
             ("CET-1CEST,M3.5.0,M10.5.0/3", "2026-10-25T12:00", "today", "2026-10-24T22:00:00"),
             ("America/Sao_Paulo", "2018-11-04T12:00", "today", "2018-11-04T03:00:00"),
             ("America/Sao_Paulo", "2018-11-10T12:00", "2018-11-04", "2018-11-04T03:00:00"),
-            // Elsewhere, whatever the clock here says.
+            // A time zone that differs from the local one.
             ("Europe/Berlin", "2026-07-01T12:00", "2026-07-01T10:00:00Z", "2026-07-01T10:00:00"),
             ("Europe/Berlin", "2026-07-01T12:00", "2026-07-01 10:00-05:00", "2026-07-01T15:00:00"),
             ("Europe/Berlin", "2026-07-01T12:00", "2026-07-01T10:00[Asia/Tokyo]", "2026-07-01T01:00:00"),

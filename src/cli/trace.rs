@@ -14,20 +14,18 @@ pub struct TraceArgs {
 
 pub async fn run(context: &Context, arguments: &TraceArgs) -> Result<(), CliError> {
     if arguments.what.trim().is_empty() {
-        return Err(CliError::Usage(
-            "name what to trace: an id, an address, a record or words of a subject".into(),
-        ));
+        return Err(CliError::Usage("give an id, an address, a record or words of a subject".into()));
     }
     let client = AdminClient::open(context).await?;
     let found = client.find_trails(&arguments.what, arguments.lines).await?;
     if found.cut_off {
         eprint_line(format!(
-            "mailtrail: only the newest {MAX_SUBJECT_SCAN} subjects were searched; older mail is found by an id, an address or an \
+            "mailtrail: only the newest {MAX_SUBJECT_SCAN} subjects were searched; find older messages by id, address or \
              Odoo record"
         ));
     }
     if found.trails.is_empty() {
-        eprint_line(format!("mailtrail: no send fits {:?}", arguments.what));
+        eprint_line(format!("mailtrail: no message matches {:?}", arguments.what));
         return Err(CliError::AlreadyReported);
     }
     for trail in &found.trails {
@@ -38,7 +36,7 @@ pub async fn run(context: &Context, arguments: &TraceArgs) -> Result<(), CliErro
         }
     }
     if found.more && !context.json {
-        print_line(context.style.dim("There are older ones; -n shows more."));
+        print_line(context.style.dim("More messages match; use -n to show more."));
     }
     Ok(())
 }

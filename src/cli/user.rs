@@ -18,7 +18,7 @@ pub fn run(context: &Context, command: &UserCommand) -> Result<(), CliError> {
 
 fn hash_password(context: &Context) -> Result<(), CliError> {
     let failed =
-        |error: &dyn std::fmt::Display| CliError::Other(format!("the password cannot be read: {error}"));
+        |error: &dyn std::fmt::Display| CliError::Other(format!("cannot read the password: {error}"));
     let password = if std::io::stdin().is_terminal() {
         let password = rpassword::prompt_password("Password: ").map_err(|error| failed(&error))?;
         let again = rpassword::prompt_password("Once more: ").map_err(|error| failed(&error))?;

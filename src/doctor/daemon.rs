@@ -114,7 +114,7 @@ fn evaluate_queue(shapes: &[QueueShape], most: u64) -> CheckResult {
 }
 
 fn evaluate_breaker(view: &BreakerView) -> CheckResult {
-    let (name, reason) = (view.upstream.as_str(), view.reason.as_deref().unwrap_or("no reason is known"));
+    let (name, reason) = (view.upstream.as_str(), view.reason.as_deref().unwrap_or("no reason given"));
     match (view.state.as_str(), &view.paused_until) {
         ("closed", None) => CheckResult::ok("breaker", name, "it is closed: mail goes"),
         ("closed", Some(until)) => {

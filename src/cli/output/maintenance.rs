@@ -7,7 +7,7 @@ use mailtrail_relay::admin::{MaintenanceCallback, MaintenanceEvent};
 use mailtrail_store::Store;
 use std::io;
 
-/// What is shown, and how it ended.
+/// Prints the events of a maintenance command and keeps its result.
 pub(crate) struct MaintenanceOutput<'a> {
     pub context: &'a Context,
     progress: Option<ProgressReporter>,
@@ -15,7 +15,6 @@ pub(crate) struct MaintenanceOutput<'a> {
 }
 
 impl<'a> MaintenanceOutput<'a> {
-    /// An empty one.
     pub(crate) fn new(context: &'a Context) -> Self {
         Self { context, progress: None, result: None }
     }
@@ -24,7 +23,7 @@ impl<'a> MaintenanceOutput<'a> {
         self.progress = Some(ProgressReporter::new(what));
     }
 
-    /// What the daemon does.
+    /// Prints the events of work in the daemon.
     pub(crate) async fn print_remote(
         &mut self,
         mut lines: NdjsonStream<MaintenanceEvent>,
@@ -35,7 +34,7 @@ impl<'a> MaintenanceOutput<'a> {
         Ok(())
     }
 
-    /// What is done here.
+    /// Runs `work` in this process and prints its events.
     pub(crate) fn run_offline(
         &mut self,
         store: &Store,
@@ -105,19 +104,17 @@ fn format_event(step: &MaintenanceEvent) -> String {
             text
         }
         MaintenanceEvent::Contradiction { what } => {
-            format!(
-                "contradiction: {what}\n  `mailtrail store rebuild` makes the ledger anew from the journal"
-            )
+            format!("contradiction: {what}\n  `mailtrail store rebuild` rebuilds the ledger from the journal")
         }
         MaintenanceEvent::Verified { whole, segments, bytes, records, sends, queued } => {
-            let whole = if *whole { "the store is whole" } else { "all else is whole" };
+            let whole = if *whole { "the store is intact" } else { "everything else is intact" };
             format!(
-                "{whole}: {segments} segments with {bytes} bytes and {records} records; the ledger has {sends} sends, \
-                 of which {queued} wait"
+                "{whole}: {segments} segments with {bytes} bytes and {records} records; the ledger has {sends} messages, \
+                 {queued} of them queued"
             )
         }
         MaintenanceEvent::Rebuilt { records } => {
-            format!("the ledger is new: {records} records of the journal are in it")
+            format!("the ledger is rebuilt from {records} records of the journal")
         }
         MaintenanceEvent::BackedUp { directory, segments, bytes, until } => format!(
             "{}: {segments} segments with {bytes} bytes, everything before {}",
@@ -137,20 +134,23 @@ fn format_erased(step: &MaintenanceEvent) -> String {
         return String::new();
     };
     let mut text = match (pseudonym, records) {
-        (_, 0) => "nothing mentions the address".to_owned(),
-        (Some(pseudonym), _) => format!("the address is erased; {pseudonym} stands in its place"),
+        (_, 0) => "no data mentions the address".to_owned(),
+        (Some(pseudonym), _) => format!("the address is erased; {pseudonym} replaces it"),
         (None, _) => "the address would be erased".to_owned(),
     };
     text.push_str(&format!(
-        "\n  records {records}  sends {sends}  reports {reports}  mail from outside {inbound}  messages and payloads \
+        "\n  records {records}  messages {sends}  events {reports}  inbound messages {inbound}  bodies and payloads \
          {bodies}"
     ));
     if !waiting.is_empty() {
-        text.push_str(&format!("\n  not before this is done, which waits: {}", waiting.join(" ")));
+        text.push_str(&format!(
+            "\n  these queued messages have to be sent or deleted first: {}",
+            waiting.join(" ")
+        ));
     }
     if *suppressed {
         text.push_str(
-            "\n  it stays on the suppression list, which only recognises it when it is named (`suppress check`, \
+            "\n  it stays suppressed: the list holds a keyed hash of it, which is found by address (`suppress check`, \
              `suppress remove`)",
         );
     }

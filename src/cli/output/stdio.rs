@@ -2,26 +2,27 @@
 
 use std::io::{ErrorKind, Write};
 
-/// Prints one line.
+/// Prints a line on standard output.
 pub fn print_line(line: impl std::fmt::Display) {
     write_stdout(format!("{line}\n").as_bytes());
 }
 
-/// Writes all of that to standard output. A reader that has gone, as `head` does, has seen enough: the program ends
-/// quietly and well. Any other failure ends it with 1, since what was asked for is not all there.
+/// Writes to standard output and flushes. If the reader has closed it, as `head` does, the process exits with 0. After
+/// any other error it exits with 1, because the output is incomplete.
 pub fn write_stdout(bytes: &[u8]) {
     let mut out = std::io::stdout();
     match out.write_all(bytes).and_then(|()| out.flush()) {
         Ok(()) => {}
         Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
         Err(error) => {
-            eprint_line(format!("mailtrail: standard output cannot be written: {error}"));
+            eprint_line(format!("mailtrail: cannot write to standard output: {error}"));
             std::process::exit(1);
         }
     }
 }
 
-/// Says one line on standard error. Where nothing reads it, the exit code still tells the same.
+/// Prints a line on standard error, within `STDERR_TIMEOUT`. If nothing reads it, the exit code still reports the
+/// error.
 pub fn eprint_line(line: impl std::fmt::Display) {
     let line = format!("{line}\n");
     let (written, wait) = std::sync::mpsc::channel();
@@ -34,13 +35,13 @@ pub fn eprint_line(line: impl std::fmt::Display) {
     }
 }
 
-/// For the reader of standard error to take a line.
+/// Time for the reader of standard error to accept a line.
 pub const STDERR_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Prints a JSON object on one line.
 pub fn print_json(value: &impl serde::Serialize) {
     match serde_json::to_string(value) {
         Ok(line) => print_line(line),
-        Err(error) => eprint_line(format!("mailtrail: an answer cannot be written as JSON: {error}")),
+        Err(error) => eprint_line(format!("mailtrail: cannot write a response as JSON: {error}")),
     }
 }

@@ -3,29 +3,29 @@ use mailtrail_mail::{Timestamp, TrackingId};
 use std::ops::Range;
 use terminal_size::{Width, terminal_size};
 
-/// Colours, where they are wanted.
+/// Text style: coloured or plain.
 #[derive(Clone, Copy, Debug)]
 pub struct Style {
     is_enabled: bool,
 }
 
 impl Style {
-    /// Colours or none.
+    /// Style with or without colours.
     pub fn new(is_enabled: bool) -> Self {
         Self { is_enabled }
     }
 
-    /// What the eye looks for first.
+    /// Emphasized text.
     pub fn bold(self, text: &str) -> String {
         self.apply_ansi("1", text)
     }
 
-    /// What matters less.
+    /// Text of lower importance.
     pub fn dim(self, text: &str) -> String {
         self.apply_ansi("2", text)
     }
 
-    /// A state or event in the colour of its news.
+    /// Colours `padded` by the state or event `word`.
     pub fn color_state(self, word: &str, padded: &str) -> String {
         let code = match word {
             "delivered" | "opened" | "clicked" => "32",
@@ -36,7 +36,7 @@ impl Style {
         self.apply_ansi(code, padded)
     }
 
-    /// How something stands.
+    /// Colours `padded` by the status of a check.
     pub fn color_status(self, status: CheckStatus, padded: &str) -> String {
         let code = match status {
             CheckStatus::Ok => "32",
@@ -51,8 +51,8 @@ impl Style {
     }
 }
 
-/// Rows in columns of equal width on a terminal, as wide as that is, with tabs between the cells elsewhere. On a narrow
-/// terminal texts are cut, figures, ids and times never: where a row still has no room it goes on in a second line.
+/// Formats a table. On a terminal: columns within its width; elsewhere: cells separated by tabs. On a narrow terminal,
+/// texts are cut, but never numbers, ids and times; a row without enough room continues on a second line.
 pub fn format_table(header: &[&str], rows: &[Vec<String>], terminal: bool) -> Vec<String> {
     if !terminal {
         return rows.iter().map(|row| row.join("\t")).collect();
@@ -67,7 +67,7 @@ fn layout_columns(header: &[&str], rows: &[Vec<String>], most: usize) -> Vec<Str
     let cells = |column: usize| all().filter_map(move |row| row.get(column));
     let width = |column| cells(column).map(|cell| cell.chars().count()).max().unwrap_or(0);
     let mut widths: Vec<_> = (0..header.len()).map(width).collect();
-    // The first is what a row is called by.
+    // The first column identifies the row, so it is never cut.
     let stays = |column| column == 0 || cells(column).any(|cell| is_unbreakable(cell));
     let least =
         |(column, width): (usize, &usize)| if stays(column) { *width } else { MIN_COLUMN_WIDTH.min(*width) };
@@ -95,13 +95,13 @@ fn layout_columns(header: &[&str], rows: &[Vec<String>], most: usize) -> Vec<Str
     text.filter(|line| !line.is_empty()).collect()
 }
 
-/// Whether a cell is of use as a whole only: a number, an id that is copied, or a time.
+/// Whether a cell must not be cut: a number, an id or a time.
 fn is_unbreakable(cell: &str) -> bool {
     let is_number = cell.parse::<u64>().is_ok();
     is_number || cell.parse::<TrackingId>().is_ok() || Timestamp::parse_rfc3339(cell).is_some()
 }
 
-/// The columns of each line that a row takes: one where that is wide enough for all at their least widths, else several.
+/// Distributes the columns over as few lines as their minimum widths allow.
 fn wrap_columns(least: &[usize], most: usize) -> Vec<Range<usize>> {
     let (mut lines, mut start, mut used) = (Vec::new(), 0, 0);
     for (column, width) in least.iter().enumerate() {
@@ -115,12 +115,12 @@ fn wrap_columns(least: &[usize], most: usize) -> Vec<Range<usize>> {
     lines
 }
 
-/// By how much the second and each further line of a row is set in.
+/// Indentation of the second and later lines of a row.
 fn line_indent(line: &Range<usize>) -> usize {
     if line.start == 0 { 0 } else { CONTINUATION_INDENT }
 }
 
-/// Takes from the widest columns, down to their `least` widths, until a line of them fits.
+/// Shrinks the widest columns, down to their `least` widths, until the line fits.
 fn shrink_to_fit(widths: &mut [usize], least: &[usize], most: usize) {
     let gaps = COLUMN_GAP.len() * widths.len().saturating_sub(1);
     while widths.iter().sum::<usize>() + gaps > most {
@@ -130,7 +130,7 @@ fn shrink_to_fit(widths: &mut [usize], least: &[usize], most: usize) {
     }
 }
 
-/// A cell that fits its column.
+/// Cuts a cell to the width of its column.
 fn truncate(cell: &str, width: usize) -> String {
     if cell.chars().count() <= width {
         return cell.to_owned();
@@ -140,7 +140,7 @@ fn truncate(cell: &str, width: usize) -> String {
 
 const COLUMN_GAP: &str = "  ";
 const CONTINUATION_INDENT: usize = 4;
-/// Characters to which a column may be cut: with fewer it says nothing.
+/// Minimum width of a cut column, in characters.
 const MIN_COLUMN_WIDTH: usize = 6;
 
 #[cfg(test)]
@@ -163,7 +163,7 @@ mod tests {
             lines(30),
             ["ID          TO           STATE", "01K54Z8Q3V  ada.lovela…  held", "01K54Z8Q3W  b@ü.net"]
         );
-        // Narrower than that, a row takes several lines.
+        // On a narrower terminal, a row takes several lines.
         assert_eq!(lines(21)[2..], ["01K54Z8Q3V  ada.love…", "    held", "01K54Z8Q3W  b@ü.net"]);
         assert_eq!(lines(1)[3..6], ["01K54Z8Q3V", "    ada.l…", "    held"]);
     }

@@ -1,11 +1,11 @@
-//! Trails as text.
+//! Formats trails as text.
 
 use crate::cli::output::{Style, print_line};
 use crate::cli::time_expr;
 use mailtrail_relay::TimelineEntry;
 use mailtrail_relay::admin::{RecipientView, TrailView};
 
-/// One send for people: the verdict on each recipient first, then what happened, then what comes next.
+/// Prints a trail: the state of each recipient, then the timeline, then the next action.
 pub fn print_trail(trail: &TrailView, paint: Style) {
     print_line(format!("{}  {}", paint.bold(&trail.id), trail.subject));
     let sender = if trail.from.is_empty() { "<>" } else { &trail.from };
@@ -52,7 +52,7 @@ fn format_recipient(recipient: &RecipientView, paint: Style) -> String {
     }
 }
 
-/// One line of what happened.
+/// Formats one entry of the timeline.
 pub fn format_timeline_entry(fact: &TimelineEntry, recipients: usize, paint: Style) -> String {
     let event = paint.color_state(&fact.event, &format!("{:<12}", fact.event));
     let mut parts = Vec::new();
@@ -75,7 +75,7 @@ pub fn format_timeline_entry(fact: &TimelineEntry, recipients: usize, paint: Sty
         .to_owned()
 }
 
-/// The operator that did it, if one did.
+/// Name of the operator, if an operator caused the entry.
 pub fn format_operator(fact: &TimelineEntry) -> Option<String> {
     let operator = fact.name.as_ref().filter(|_| fact.source == "operator")?;
     Some(if fact.text.is_some() { format!("by {operator}:") } else { format!("by {operator}") })

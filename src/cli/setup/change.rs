@@ -3,7 +3,7 @@
 use crate::cli::{print_json, print_line};
 use serde_json::Value;
 
-/// Says what was done, or would be: `done`, `what` and `id`; people get the `more` that is known about it.
+/// Prints a change, made or planned: `done`, `what` and `id`. Text output adds `more`.
 pub fn print_change(as_json: bool, dry_run: bool, told: &Value, more: &str) {
     if as_json {
         let mut told = told.clone();

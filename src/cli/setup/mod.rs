@@ -1,4 +1,4 @@
-//! `mailtrail setup`: what others need before mailtrail can work with them.
+//! `mailtrail setup`: registers webhooks at the provider and installs the server actions in Odoo.
 
 mod change;
 mod odoo;
@@ -12,8 +12,7 @@ pub enum SetupCommand {
     /// Register webhooks for all events at Mailgun; other webhooks stay
     #[command(after_help = "Example: mailtrail setup mailgun --url https://relay.example.com --dry-run")]
     Mailgun(webhooks::SetupWebhooksArgs),
-    /// Have Brevo tell this relay every kind of event, with the token as it is configured; the webhooks of others stay as
-    /// they are
+    /// Register a webhook for all events at Brevo, with the configured token; other webhooks stay
     #[command(after_help = "Example: mailtrail setup brevo --url https://relay.example.com --dry-run")]
     Brevo(webhooks::SetupWebhooksArgs),
     /// Create or update the server actions in Odoo and the group that may run them

@@ -1,4 +1,4 @@
-//! `mailtrail setup odoo`: the server actions in Odoo, and the group whose members may run them.
+//! `mailtrail setup odoo`: installs the server actions in Odoo and the group whose members may run them.
 
 use crate::cli::setup::change::print_change;
 use crate::cli::{CliError, Context, config_source, eprint_line};
@@ -15,39 +15,39 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// The administrator's password or API key is asked for, or read from standard input.
+/// Reads the administrator's password or API key from the terminal or from standard input.
 #[derive(Debug, clap::Args)]
 pub struct SetupOdooArgs {
-    /// The [[sink]] whose url and database are meant [default: the only one of kind "odoo"]
+    /// [[sink]] with the url and database to use [default: the only one of kind "odoo"]
     #[arg(long)]
     sink: Option<String>,
-    /// Where Odoo answers [default: the sink's]
+    /// URL of Odoo [default: the sink's]
     #[arg(long)]
     url: Option<Url>,
-    /// The database [default: the sink's]
+    /// Database [default: the sink's]
     #[arg(long)]
     database: Option<String>,
-    /// An extra trust anchor [default: the sink's]
+    /// Additional CA certificate file [default: the sink's]
     #[arg(long)]
     ca_file: Option<PathBuf>,
     /// An administrator's login
     #[arg(long, default_value = "admin")]
     login: String,
-    /// The login of the integration user, who is put into the group
+    /// Login of the integration user; added to the group
     #[arg(long)]
     user: Option<String>,
-    /// Also make the server action that hands mail from outside to Odoo's mail gateway
+    /// Also install the server action that delivers inbound mail to Odoo's mail gateway
     #[arg(long)]
     inbound: bool,
-    /// Take out what was made
+    /// Remove the actions and the group
     #[arg(long, conflicts_with_all = ["user", "inbound"])]
     remove: bool,
-    /// Only say what would be done
+    /// Only list the changes
     #[arg(long)]
     dry_run: bool,
 }
 
-/// Sets Odoo up, or takes that back.
+/// Installs or removes the server actions.
 pub async fn run(context: &Context, arguments: &SetupOdooArgs) -> Result<(), CliError> {
     let settings = resolve_settings(context, arguments)?;
     let mut odoo = OdooSetup {
@@ -66,7 +66,7 @@ pub async fn run(context: &Context, arguments: &SetupOdooArgs) -> Result<(), Cli
     made.map_err(|fault| to_cli_error(&fault))
 }
 
-/// Where to go, and as whom.
+/// Returns the Odoo server and the login.
 fn resolve_settings(context: &Context, arguments: &SetupOdooArgs) -> Result<OdooConnection, CliError> {
     let known = match (&arguments.url, &arguments.database) {
         (Some(_), Some(_)) => None,
@@ -95,16 +95,16 @@ fn find_configured_sink(context: &Context, name: Option<&str>) -> Result<OdooSet
     match (sinks.next(), sinks.next()) {
         (Some(only), None) => Ok(only),
         (None, _) => {
-            Err(CliError::Usage("no such [[sink]] of kind \"odoo\"; name --url and --database".to_owned()))
+            Err(CliError::Usage("no such [[sink]] of kind \"odoo\"; give --url and --database".to_owned()))
         }
-        (Some(_), Some(_)) => {
-            Err(CliError::Usage("there are several [[sink]]s of kind \"odoo\"; name one: --sink".to_owned()))
-        }
+        (Some(_), Some(_)) => Err(CliError::Usage(
+            "there are several [[sink]]s of kind \"odoo\"; select one with --sink".to_owned(),
+        )),
     }
 }
 
 fn read_password(login: &str) -> Result<Secret, CliError> {
-    let unread = |error: std::io::Error| CliError::Other(format!("the password cannot be read: {error}"));
+    let unread = |error: std::io::Error| CliError::Other(format!("cannot read the password: {error}"));
     let password = if std::io::stdin().is_terminal() {
         rpassword::prompt_password(format!("Password or API key of {login:?}: ")).map_err(unread)?
     } else {
@@ -127,18 +127,18 @@ fn to_cli_error(fault: &OdooError) -> CliError {
     }
 }
 
-/// An administrator's session.
+/// Session of an administrator, with the records that it has created.
 struct OdooSetup {
     client: OdooClient,
     dry_run: bool,
     json: bool,
-    /// Records that were made: model, number, and what they are.
+    /// Created records: model, id, kind and name.
     created_records: Vec<(&'static str, u64, &'static str, String)>,
 }
 
-/// What there is before anything is changed.
+/// Objects that exist before anything is changed.
 struct ExistingObjects {
-    /// The fields of server actions and of users that hold their groups: Odoo 19 has other names.
+    /// Names of the group fields of server actions and of users; they differ in Odoo 19.
     action_groups_field: String,
     user_groups_field: String,
     group: Option<(u64, String)>,
@@ -146,7 +146,7 @@ struct ExistingObjects {
 }
 
 impl OdooSetup {
-    /// Looks everything up first: what is wrong is found before anything is changed.
+    /// Looks everything up first, so that errors are found before anything is changed.
     async fn install(&mut self, user: Option<&str>, inbound: bool) -> Result<(), OdooError> {
         let found = self.find_existing(user).await?;
         let group = match &found.group {
@@ -197,7 +197,7 @@ impl OdooSetup {
         })
     }
 
-    /// The action's number; none in a dry run that would make it.
+    /// Returns the id of the action; `None` in a dry run that would create it.
     async fn install_action(
         &mut self,
         action: ServerAction,
@@ -209,7 +209,7 @@ impl OdooSetup {
         let only = json!([[6, 0, [group.unwrap_or_default()]]]);
         let what = format!("{name}, version {version}");
         let Some(number) = known else {
-            // It belongs to some model; the code goes its own ways.
+            // A server action needs a model; the code does not use it.
             let model = self.find_record("ir.model", "model", "mail.notification").await?;
             let values =
                 json!({ "name": name, "model_id": model, "state": "code", "code": code, groups: only });
@@ -237,7 +237,7 @@ impl OdooSetup {
         Ok(self.print_change("updated", "server action", Some(number), &what))
     }
 
-    /// Writes where the actions are into the group's comment, which the integration user may read.
+    /// Writes the ids of the actions into the group's comment, which the integration user may read.
     async fn write_action_ids(
         &mut self,
         found: &ExistingObjects,
@@ -256,13 +256,13 @@ impl OdooSetup {
         self.write_record("res.groups", group, json!({ "comment": comment })).await
     }
 
-    /// Takes out what this run made before it failed.
+    /// Deletes the records that this run has created before it failed.
     async fn roll_back(&mut self) {
         for (model, id, what, name) in std::mem::take(&mut self.created_records).into_iter().rev() {
             match self.client.call_method(model, "unlink", json!([[id]]), json!({})).await {
                 Ok(_) => drop(self.print_change("removed", what, Some(id), &name)),
                 Err(fault) => {
-                    eprint_line(format!("mailtrail: {what} {id} ({name}) is left behind: {fault}"));
+                    eprint_line(format!("mailtrail: cannot remove {what} {id} ({name}): {fault}"));
                 }
             }
         }
@@ -283,7 +283,7 @@ impl OdooSetup {
         Ok(())
     }
 
-    /// What the model calls its groups.
+    /// Returns the name of the groups field; it differs between Odoo versions.
     async fn find_groups_field(&mut self, model: &str) -> Result<String, OdooError> {
         let named = json!([["groups_id", "group_ids"]]);
         let fields =
@@ -291,7 +291,7 @@ impl OdooSetup {
         let name = ["group_ids", "groups_id"].into_iter().find(|name| fields.get(name).is_some());
         name.map(str::to_owned).ok_or_else(|| OdooError::NotFound {
             operation: format!("{model}.fields_get"),
-            text: "it has no groups; this version of Odoo is not known".to_owned(),
+            text: "it has no groups field; this version of Odoo is not supported".to_owned(),
         })
     }
 
@@ -303,7 +303,7 @@ impl OdooSetup {
         Ok(found[0].as_u64())
     }
 
-    /// The new record; none in a dry run.
+    /// Returns the id of the new record; `None` in a dry run.
     async fn create_record(
         &mut self,
         model: &'static str,
@@ -337,10 +337,10 @@ impl OdooSetup {
     }
 }
 
-/// The server actions, in the order in which they are made.
+/// The server actions, in the order of creation.
 const SERVER_ACTIONS: [ServerAction; 2] = [EVENTS_ACTION, INBOUND_ACTION];
 
-/// The version in the first line of the action's code.
+/// Parses the version from the first line of an action's code.
 fn parse_version(code: &str) -> Option<u64> {
     let (_, rest) = code.lines().next()?.split_once("version ")?;
     rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()

@@ -1,4 +1,4 @@
-//! The webhooks of a provider that lead here.
+//! Registration of webhooks at a provider.
 
 use crate::cli::setup::change::print_change;
 use crate::cli::{CliError, Context, config_source, print_json, print_line};
@@ -12,20 +12,20 @@ use serde_json::json;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-/// Needs the upstream's api_key. What is as it should be is kept, so it may be run again at any time.
+/// Requires the upstream's api_key. Webhooks that are already correct are kept, so the command may be repeated.
 #[derive(Debug, clap::Args)]
 pub struct SetupWebhooksArgs {
-    /// Where the provider reaches this relay, as https://relay.example.com; /webhooks/<upstream> is put behind it unless
-    /// it stands there
+    /// URL at which the provider reaches this relay, such as https://relay.example.com; the path /webhooks/<upstream>
+    /// is added if it is missing
     #[arg(long)]
     url: Url,
-    /// The [[upstream]] that is meant [default: the only one of this provider]
+    /// [[upstream]] to register [default: the only one of this provider]
     #[arg(long, value_name = "NAME")]
     upstream: Option<String>,
-    /// Take this address out again
+    /// Remove the webhooks with this URL
     #[arg(long)]
     remove: bool,
-    /// Only say what would be done
+    /// Only list the changes
     #[arg(long)]
     dry_run: bool,
 }
@@ -68,7 +68,7 @@ pub async fn run(
     Ok(())
 }
 
-/// The upstream that is meant.
+/// Selects the upstream by name, or the only one of the provider.
 fn select_upstream<'a>(
     config: &'a Config,
     provider: Provider,
@@ -94,8 +94,7 @@ fn select_upstream<'a>(
     }
 }
 
-/// The address of an upstream's webhooks behind the one that was named. Events are not told in clear, except on this
-/// machine.
+/// Returns the URL for the webhooks of an upstream. Plain HTTP is accepted for loopback only.
 fn webhook_url(named: &Url, upstream: &str) -> Result<Url, String> {
     let host = named.host_str().unwrap_or_default().trim_matches(['[', ']']);
     let local = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
@@ -107,11 +106,9 @@ fn webhook_url(named: &Url, upstream: &str) -> Result<Url, String> {
         || named.query().is_some()
         || named.fragment().is_some()
     {
-        return Err(
-            "--url has no login, no query and no fragment; what proves the provider is taken from the \
+        return Err("--url takes no login, query or fragment; the webhook credentials come from the \
                     configuration"
-                .to_owned(),
-        );
+            .to_owned());
     }
     let mut url = named.clone();
     let (path, ours) = (named.path().trim_end_matches('/'), format!("/webhooks/{upstream}"));
@@ -126,8 +123,7 @@ fn connect_provider_api(upstream: &Upstream) -> Result<ProviderApi, CliError> {
             (Provider::Mailgun, None) => "domain and api_key_file",
             _ => "api_key_file",
         };
-        let text =
-            format!("upstream {name}: webhooks are registered with the account's key; give {needed} there");
+        let text = format!("upstream {name}: registering webhooks requires an API key; set {needed}");
         return Err(CliError::Configuration(text));
     };
     let trusted = tls::build_connector(upstream.transport.ca_file.as_deref());
@@ -137,9 +133,7 @@ fn connect_provider_api(upstream: &Upstream) -> Result<ProviderApi, CliError> {
 
 fn to_cli_error(fault: &ApiError) -> CliError {
     let remedy = match fault {
-        ApiError::Rejected { .. } => {
-            "; change what it names, or take out at the provider what is no longer needed"
-        }
+        ApiError::Rejected { .. } => "; correct the named value, or remove unused webhooks at the provider",
         _ => "",
     };
     CliError::Other(format!("{fault}{remedy}"))
@@ -150,7 +144,7 @@ fn print_webhook_change(context: &Context, arguments: &SetupWebhooksArgs, change
     let more = match kind {
         WebhookChangeKind::Created | WebhookChangeKind::Removed => format!("{url}: {}", details.join(", ")),
         WebhookChangeKind::Updated => format!("{url}: now also {}", details.join(", ")),
-        WebhookChangeKind::Unchanged => format!("{url}: every kind of event is told to it; nothing to do"),
+        WebhookChangeKind::Unchanged => format!("{url}: registered for every event; nothing to do"),
         WebhookChangeKind::Absent => format!("{url}: nothing to do"),
     };
     let told = json!({ "done": kind.as_str(), "what": "webhook", "id": id, "name": url, "changed": details });
@@ -158,23 +152,21 @@ fn print_webhook_change(context: &Context, arguments: &SetupWebhooksArgs, change
 }
 
 fn describe_other_webhook(url: &str) -> String {
-    format!(
-        "{url} is registered, too, and was left alone; if it is yours and old: the same with --remove --url {url}"
-    )
+    format!("{url} is also registered and was not changed; to remove it, repeat with --remove --url {url}")
 }
 
-/// What nobody does by a provider's API.
+/// Steps that the provider's API does not offer.
 fn manual_steps(config: &Config, upstream: &Upstream, url: &Url) -> Vec<String> {
     let name = &upstream.transport.name;
     let mut remains = Vec::new();
     match config.http_address {
-        None => remains.push("give [http] an address, so that webhooks are received".to_owned()),
+        None => remains.push("set `address` in [http], so that webhooks are received".to_owned()),
         Some(here) if config.http_tls != HttpTls::None => remains.push(format!(
-            "{} leads to {here}, where a certificate of a public authority is shown for that name",
+            "{} resolves to {here}, and the certificate there is issued for that name by a public CA",
             url.authority(),
         )),
         Some(here) if url.scheme() == "https" => remains.push(format!(
-            "the web server of {} passes {} on to http://{here}/webhooks/{name}, under a certificate of a public authority",
+            "the web server of {} forwards {} to http://{here}/webhooks/{name}, with a certificate of a public CA",
             url.host_str().unwrap_or_default(),
             url.path(),
         )),
@@ -182,10 +174,9 @@ fn manual_steps(config: &Config, upstream: &Upstream, url: &Url) -> Vec<String> 
     }
     if upstream.transport.provider == Provider::Mailgun && upstream.webhook_signing_keys.is_empty() {
         remains
-            .push("give webhook_signing_key_file: without Mailgun's key every webhook is refused".to_owned());
+            .push("set webhook_signing_key_file: without Mailgun's key every webhook is rejected".to_owned());
     }
-    remains
-        .push("mailtrail doctor looks whether they arrive, mailtrail send-test ADDRESS tries it".to_owned());
+    remains.push("check with `mailtrail doctor`, try it with `mailtrail send-test ADDRESS`".to_owned());
     remains
 }
 

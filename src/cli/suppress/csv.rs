@@ -1,9 +1,9 @@
-//! The list as CSV (RFC 4180): what one writes the other reads.
+//! The suppression list as CSV (RFC 4180). Exported files can be imported.
 
 use mailtrail_relay::admin::{SuppressionEntry, SuppressionView, UNKNOWN_TIME};
 use std::io::{self, Read};
 
-/// The entries of a sheet, each with the number of its line; what is wrong with it otherwise, all of it.
+/// Parses a CSV file into entries, each with its line number. The error lists all faults.
 pub fn read_csv(source: impl Read) -> Result<Vec<(u64, SuppressionEntry)>, String> {
     let mut reader = csv::ReaderBuilder::new().from_reader(source);
     let header = reader.headers().map_err(|error| format!("line 1: {error}"))?.clone();
@@ -24,7 +24,7 @@ pub fn read_csv(source: impl Read) -> Result<Vec<(u64, SuppressionEntry)>, Strin
     if entries.is_empty() { Err("the file holds no entries".to_owned()) } else { Ok(entries) }
 }
 
-/// What is said about lines that cannot be taken.
+/// Formats the errors of invalid lines.
 pub fn format_bad_lines(bad: &[String]) -> String {
     let shown: Vec<_> = bad.iter().take(MAX_REPORTED_ERRORS).map(String::as_str).collect();
     let more = bad.len().saturating_sub(MAX_REPORTED_ERRORS);
@@ -43,7 +43,7 @@ fn format_csv_error(error: &csv::Error) -> String {
     }
 }
 
-/// The sheet of these entries.
+/// Formats entries as CSV.
 pub fn write_csv(entries: &[SuppressionView]) -> io::Result<Vec<u8>> {
     let mut writer = csv::Writer::from_writer(Vec::new());
     writer.write_record(COLUMN_NAMES)?;
@@ -62,20 +62,20 @@ pub fn write_csv(entries: &[SuppressionView]) -> io::Result<Vec<u8>> {
     writer.into_inner().map_err(|error| io::Error::other(error.to_string()))
 }
 
-/// Where each column stands.
+/// Index of each known column.
 struct ColumnMap([Option<usize>; COLUMN_NAMES.len()]);
 
 impl ColumnMap {
     fn from_header(header: &csv::StringRecord) -> Result<Self, String> {
         let mut places = [None; COLUMN_NAMES.len()];
         for (place, name) in header.iter().enumerate() {
-            // Excel begins its files so.
+            // Excel starts its files with a byte order mark.
             let name = name.trim_start_matches('\u{feff}').trim();
             let known = COLUMN_NAMES.iter().position(|known| known.eq_ignore_ascii_case(name));
             let column =
                 known.ok_or_else(|| format!("line 1: no column is called {name:?}; {IMPORT_HELP}"))?;
             if places[column].replace(place).is_some() {
-                return Err(format!("line 1: {name:?} stands there twice"));
+                return Err(format!("line 1: duplicate column {name:?}"));
             }
         }
         if places[0].is_none() {
@@ -100,7 +100,7 @@ impl ColumnMap {
     }
 }
 
-/// Nothing there would mean now to who reads it.
+/// Times in the local time zone mean nothing in a file, so `today` and the like are rejected.
 fn format_times(times: &[String]) -> String {
     if times.is_empty() { UNKNOWN_TIME.to_owned() } else { times.join(" ") }
 }
@@ -108,12 +108,12 @@ fn format_times(times: &[String]) -> String {
 const COLUMN_NAMES: [&str; 8] =
     ["address", "upstream", "reason", "scope", "times", "source", "expires", "words"];
 
-/// For people who make such a file.
-pub const IMPORT_HELP: &str = "The first line names the columns, in any order: address; and if wanted upstream (empty: all), reason \
+/// Format of the file, for the help.
+pub const IMPORT_HELP: &str = "The first line names the columns, in any order: address; and optionally upstream (empty: all), reason \
 (complaint, hard-bounce, manual, unsubscribe, soft-bounce; default manual), scope (all, bulk), times (RFC 3339, several \
-with blanks between them, or unknown; default now), source (default import), expires (RFC 3339), words.";
+separated by spaces, or unknown; default now), source (default import), expires (RFC 3339), words.";
 
-/// Bad lines that are named.
+/// Maximum number of reported lines.
 const MAX_REPORTED_ERRORS: usize = 100;
 
 #[cfg(test)]
@@ -156,7 +156,7 @@ mod tests {
             ("", "line 1: the column \"address\" is missing"),
             ("email\na@b.c\n", "line 1: no column is called \"email\""),
             ("address,words\na@b.c,x\nb@b.c\n", "line 3: has 1 fields, the header has 2"),
-            ("address,ADDRESS\na,b\n", "line 1: \"ADDRESS\" stands there twice"),
+            ("address,ADDRESS\na,b\n", "line 1: duplicate column \"ADDRESS\""),
             ("address\n", "the file holds no entries"),
         ] {
             let error = read_csv(text.as_bytes()).unwrap_err();

@@ -78,7 +78,7 @@ taken off there where its entry is older.\nExample: mailtrail suppress sync --dr
     },
 }
 
-/// Which entries are wanted.
+/// Filter of the list.
 #[derive(Debug, clap::Args)]
 pub struct SuppressionFilterArgs {
     /// Only this reason
@@ -194,7 +194,7 @@ impl SuppressionFilterArgs {
     }
 }
 
-/// Entries that fit, at most `most`.
+/// Fetches at most `most` entries that match the filter.
 async fn fetch_entries(
     context: &Context,
     client: &AdminClient,
@@ -223,7 +223,7 @@ async fn check_address(context: &Context, client: &AdminClient, address: &str) -
         return Ok(());
     }
     if !context.json {
-        eprint_line(format!("mailtrail: mail to {address} goes"));
+        eprint_line(format!("mailtrail: {address} is not suppressed"));
     }
     Err(CliError::AlreadyReported)
 }
@@ -260,7 +260,7 @@ fn print_entries(context: &Context, entries: &[SuppressionView]) {
     format_table(&header, &rows, terminal).iter().for_each(print_line);
 }
 
-/// What others say who know the address.
+/// Prints the hints that contact providers have sent about the address.
 fn print_hints(context: &Context, hints: &[HintView]) {
     if context.json {
         hints.iter().for_each(print_json);
@@ -323,7 +323,7 @@ async fn remove_addresses(
     };
     let acts = if addresses.iter().any(|address| address == "ALL") {
         if addresses.len() > 1 {
-            return Err(CliError::Usage("ALL stands alone".to_owned()));
+            return Err(CliError::Usage("ALL excludes other addresses".to_owned()));
         }
         let verb = "remove".to_owned();
         let order = SuppressionRequest { verb, all: Some(entry), dry_run: *dry_run, ..Default::default() };
@@ -334,7 +334,7 @@ async fn remove_addresses(
     print_results(context, &acts)
 }
 
-/// An entry for each of the addresses; those from standard input stand on lines of their own.
+/// Returns an entry for each address; standard input has one address per line.
 fn collect_entries(
     addresses: &[String],
     entry: &SuppressionEntry,
@@ -346,14 +346,14 @@ fn collect_entries(
         if address == "-" {
             let mut text = String::new();
             let read = io::stdin().read_to_string(&mut text);
-            read.map_err(|error| CliError::Usage(format!("standard input cannot be read: {error}")))?;
+            read.map_err(|error| CliError::Usage(format!("cannot read standard input: {error}")))?;
             text.lines().map(str::trim).filter(|line| !line.is_empty()).for_each(&mut push);
         } else {
             push(address);
         }
     }
     if entries.is_empty() {
-        eprint_line("mailtrail: no addresses came from standard input");
+        eprint_line("mailtrail: no addresses on standard input");
         return Err(CliError::AlreadyReported);
     }
     Ok(entries)
@@ -373,7 +373,7 @@ async fn send_changes(
     Ok(acts)
 }
 
-/// Every address that something was done with, and on standard error those that it was not; not well unless all were.
+/// Prints changed addresses on standard output and the others on standard error. Fails unless all were changed.
 fn print_results(context: &Context, acts: &[SuppressionResult]) -> Result<(), CliError> {
     for act in acts {
         match &act.why {
@@ -383,7 +383,7 @@ fn print_results(context: &Context, acts: &[SuppressionResult]) -> Result<(), Cl
         }
     }
     if acts.is_empty() {
-        eprint_line("mailtrail: no entry fits");
+        eprint_line("mailtrail: no entry matches");
     }
     let notes: BTreeSet<_> = acts.iter().filter_map(|act| act.there.as_ref()).collect();
     if !context.json {
@@ -425,14 +425,14 @@ async fn import_csv(
         print_json(&serde_json::json!({ "lines": acts.len(), "imported": done, "same": acts.len() - done }));
     } else {
         let would = if dry_run { "would be " } else { "" };
-        print_line(format!("{done} {would}imported, {} are as the file says already", acts.len() - done));
+        print_line(format!("{done} {would}imported, {} unchanged", acts.len() - done));
     }
     Ok(())
 }
 
 fn export_csv(file: Option<&Path>, entries: &[SuppressionView]) -> Result<(), CliError> {
     let name = || file.map_or_else(|| "standard output".to_owned(), |file| file.display().to_string());
-    let failed = |error: io::Error| CliError::Other(format!("{} cannot be written: {error}", name()));
+    let failed = |error: io::Error| CliError::Other(format!("cannot write {}: {error}", name()));
     let text = csv::write_csv(entries).map_err(failed)?;
     match file {
         Some(file) => std::fs::write(file, text).map_err(failed),
@@ -443,5 +443,5 @@ fn export_csv(file: Option<&Path>, entries: &[SuppressionView]) -> Result<(), Cl
     }
 }
 
-/// Entries of one request.
+/// Maximum number of entries in one request.
 const ENTRIES_PER_REQUEST: usize = 10_000;

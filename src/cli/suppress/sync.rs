@@ -1,4 +1,4 @@
-//! `suppress sync`: shows what the daemon does while it does it.
+//! `suppress sync`: shows the progress of the daemon.
 
 use crate::cli::admin_client::AdminClient;
 use crate::cli::{CliError, Context, eprint_line, print_json, print_line};
@@ -21,19 +21,19 @@ pub async fn sync_lists(
     page.finish()
 }
 
-/// What is shown: on a terminal a line that moves, what is done in numbers, what would be done in full.
+/// Output of a synchronization: progress on a terminal, applied changes as counts, planned changes in full.
 struct SyncOutput<'a> {
     context: &'a Context,
     dry_run: bool,
     progress_bar: ProgressBar,
-    /// Addresses by upstream and act.
+    /// Addresses by upstream and action.
     counts: BTreeMap<String, UpstreamCounts>,
     has_failed: bool,
 }
 
 #[derive(Default)]
 struct UpstreamCounts {
-    /// Entries that the provider has.
+    /// Number of entries on the provider's list.
     read: u64,
     changes: BTreeMap<String, u64>,
 }
@@ -68,7 +68,7 @@ impl<'a> SyncOutput<'a> {
         }
         let acts: u64 = counts.changes.values().sum();
         let progress =
-            format!("{upstream}: {} entries of the provider's read, {acts} differences", counts.read);
+            format!("{upstream}: {} entries of the provider's list read, {acts} differences", counts.read);
         self.has_failed |= refused.is_some();
         let shown = !matches!(step, SuppressionSyncEvent::Read { .. } | SuppressionSyncEvent::Waiting { .. });
         match step {
@@ -76,9 +76,7 @@ impl<'a> SyncOutput<'a> {
                 print_json(&SuppressionSyncProgress { upstream: upstream.clone(), step: step.clone() })
             }
             SuppressionSyncEvent::Waiting { seconds } => {
-                let waits = format!(
-                    "{upstream}: the provider takes no more requests for now; goes on in {seconds} s"
-                );
+                let waits = format!("{upstream}: rate limit of the provider; continues in {seconds} s");
                 self.progress_bar.set_message(waits.clone());
                 if self.progress_bar.is_hidden() {
                     eprint_line(format!("mailtrail: {waits}"));
@@ -86,8 +84,8 @@ impl<'a> SyncOutput<'a> {
             }
             SuppressionSyncEvent::Unread { unread, first } => {
                 let text = format!(
-                    "{upstream}: {unread} entries of the provider's cannot be read and are passed over, and nothing is \
-                     ended; the first: {first}"
+                    "{upstream}: {unread} entries of the provider's list cannot be decoded and are skipped; no entry is \
+                     removed; the first: {first}"
                 );
                 self.progress_bar.suspend(|| eprint_line(format!("mailtrail: {text}")));
             }
@@ -107,7 +105,7 @@ impl<'a> SyncOutput<'a> {
         let of = |act: &str| counts.changes.get(act).copied().unwrap_or_default();
         let would = if self.dry_run { "would be " } else { "" };
         let text = format!(
-            "{upstream}: the provider lists {}; here {would}{} taken in and {} ended, there {would}{} added and {} removed",
+            "{upstream}: the provider lists {}; here {would}{} added and {} removed, there {would}{} added and {} removed",
             counts.read,
             of("taken-in"),
             of("ended"),

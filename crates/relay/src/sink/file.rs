@@ -37,7 +37,7 @@ impl FileSink {
         match written {
             Ok(Ok(())) => DeliveryResult { processed: items.len(), ..DeliveryResult::default() },
             Ok(Err(error)) => {
-                let why = format!("{} cannot be written: {error}", self.settings.path.display());
+                let why = format!("cannot write {}: {error}", self.settings.path.display());
                 DeliveryResult { retry_reason: Some(why), ..DeliveryResult::default() }
             }
             Err(_) => DeliveryResult {
