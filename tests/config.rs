@@ -240,11 +240,11 @@ fn client_certificates_need_listener_and_user() {
     assert_eq!(warnings(trusted, certified), [""; 0]);
     assert_eq!(
         warnings("", certified),
-        ["user: has certificates, but no [[listener]] has a client_ca_file; they log nobody in"]
+        ["user: has certificates, but no [[listener]] has a client_ca_file; they have no effect"]
     );
     assert_eq!(
         warnings(trusted, ""),
-        ["listener: has a client_ca_file, but no [[user]] has certificates; they log nobody in"]
+        ["listener: has a client_ca_file, but no [[user]] has certificates; it has no effect"]
     );
 }
 
@@ -307,9 +307,7 @@ fn reads_and_renders_admin_access_and_http_tls() {
     );
     assert_eq!(
         said(&config),
-        [
-            "admin.address: can be reached from other machines; the token and what is asked cross the network in clear"
-        ]
+        ["admin.address: can be reached from other machines; token and data cross the network unencrypted"]
     );
     let shown = config.to_toml();
     assert!(!shown.contains("hunter2") && shown.contains("token = \"******\""), "{shown}");
@@ -412,7 +410,7 @@ fn polls_provider_api_where_key_is_configured() {
     for (config, expected) in [
         (
             read("mailgun", key),
-            "upstream[0].api_key: is of no use without domain: the provider's events cannot be asked for",
+            "upstream[0].api_key: has no effect without domain: the provider's events cannot be polled",
         ),
         (read("plain", key), "upstream[0].api_key: has no meaning with provider = \"plain\""),
         (

@@ -174,7 +174,7 @@ async fn names_unregistered_webhook_events() {
     let (code, findings) = scene.run_doctor_json(&[]).await;
     assert_eq!((code, findings_not_ok(&findings)), (0, vec!["webhooks warn".to_owned()]));
     let what = find_check(&findings, "webhooks")["what"].as_str().unwrap().to_owned();
-    assert_eq!(what, "no webhook of ours is told temporary_fail, complained, unsubscribed, clicked");
+    assert_eq!(what, "no webhook of this relay is registered for temporary_fail, complained, unsubscribed, clicked");
     assert_eq!(scene.run_doctor_text(&["--nagios"]).await.0, 1);
     assert!(scene.process.terminate().await.success());
 }
@@ -285,7 +285,7 @@ async fn checks_upstream_api_with_key() {
     scene.process.configure(&over_api.join("\n"));
     let (code, findings) = scene.run_doctor_json(&[]).await;
     assert_eq!(code, 0, "{findings:#?}");
-    assert_eq!(find_check(&findings, "login")["what"], "the API takes the key");
+    assert_eq!(find_check(&findings, "login")["what"], "the API accepts the key");
     scene
         .process
         .configure(&over_api.join("\n").replace("api_key_file = \"key\"", "api_key_file = \"wrong\""));

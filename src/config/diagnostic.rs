@@ -1,16 +1,16 @@
 use std::fmt;
 use std::path::PathBuf;
 
-/// Something to say about the configuration: where, about which key, and what.
+/// A fault or warning of the configuration: location, key and message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// The configuration file.
+    /// Path of the configuration file.
     pub file: PathBuf,
-    /// Where it was found.
+    /// Line of the file or environment variable.
     pub location: Location,
-    /// The key with its path, such as `upstream[0].port`; empty where it concerns the whole file.
+    /// Key with its path, such as `upstream[0].port`; empty if it concerns the whole file.
     pub key: String,
-    /// The value and what is allowed.
+    /// Value and allowed values.
     pub message: String,
 }
 
@@ -28,18 +28,18 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// Where something was found, in the order of reporting.
+/// Location of a fault, in the order of reporting.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Location {
-    /// A line of the file, from 1.
+    /// Line number, from 1.
     Line(usize),
-    /// The file as a whole: what is missing has no line.
+    /// The file as a whole, for missing keys.
     File,
-    /// An environment variable.
+    /// Name of an environment variable.
     Variable(String),
 }
 
-/// All that is wrong with a configuration; never empty. Displays one per line.
+/// All faults of a configuration; never empty. Displays one per line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError(Vec<Diagnostic>);
 
@@ -49,7 +49,7 @@ impl ConfigError {
         Self(findings)
     }
 
-    /// One after the other, by line.
+    /// Iterates over the faults in the order of their lines.
     pub fn iter(&self) -> std::slice::Iter<'_, Diagnostic> {
         self.0.iter()
     }

@@ -1,11 +1,11 @@
-//! What makes one configuration another.
+//! Differences between two configurations.
 
 use crate::config::settings::Config;
 use mailtrail_trail::Routing;
 
 impl Config {
-    /// This configuration as far as a process that runs with `running` can take it on, and the keys that wait for a
-    /// restart: they stay as they are.
+    /// Returns the part of this configuration that a process running with `running` can apply, and the keys that change
+    /// only with a restart; those keep their running values.
     pub fn limit_to_reloadable(mut self, running: &Self) -> (Self, Vec<&'static str>) {
         let mut waiting = Vec::new();
         if self.data_dir != running.data_dir {
@@ -27,9 +27,9 @@ impl Config {
         (self, waiting)
     }
 
-    /// The sections in which the two differ.
+    /// Sections that differ between the two.
     pub fn changed_sections(&self, other: &Self) -> Vec<&'static str> {
-        // Whoever adds a field is made to name its section here.
+        // Destructured without `..`, so that a new field requires its section here.
         let Self {
             hostname,
             data_dir,

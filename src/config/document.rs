@@ -1,4 +1,5 @@
-//! The file and the environment as one tree of values, each with its place. It knows no keys.
+//! The configuration file and the environment as one tree of values with their locations. Keys are not interpreted
+//! here.
 
 use crate::config::diagnostic::Location;
 use crate::config::parse_context::ParseContext;
@@ -7,7 +8,7 @@ use std::fmt;
 use std::ops::Range;
 use toml::de::{DeTable, DeValue};
 
-/// A value and where it stands. It has no `Debug`: it may be a secret.
+/// A value and its location. Has no `Debug`, because it may be a secret.
 pub(crate) struct SpannedValue {
     pub location: Location,
     pub value: Value,
@@ -19,7 +20,7 @@ impl SpannedValue {
     }
 }
 
-/// What TOML can say, as far as a configuration needs it.
+/// TOML values that a configuration uses.
 pub(crate) enum Value {
     String(String),
     Integer(i64),
@@ -27,11 +28,11 @@ pub(crate) enum Value {
     Boolean(bool),
     Array(Vec<SpannedValue>),
     Table(Table),
-    /// A date, or a number that does not fit.
+    /// A date, or a number out of range.
     Unsupported(String),
 }
 
-/// Keys and their values.
+/// Values by key.
 pub(crate) type Table = BTreeMap<String, SpannedValue>;
 
 impl Value {
@@ -61,7 +62,7 @@ impl fmt::Display for Value {
     }
 }
 
-/// Parses `text` and lays the overrides of the environment over it. With a syntax error there is no tree.
+/// Parses `text` and applies the overrides of the environment. Returns `None` after a syntax error.
 pub(crate) fn parse_document(text: &str, reading: &ParseContext<'_>) -> Option<Table> {
     let (table, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
@@ -119,8 +120,8 @@ impl TomlSource<'_> {
     }
 }
 
-/// `MAILTRAIL_SERVER__DATA_DIR` stands above `data_dir` in `[server]`. Variables without two underscores are not
-/// ours to judge: they may be named by a `${...}`.
+/// Applies overrides: `MAILTRAIL_SERVER__DATA_DIR` overrides `data_dir` in `[server]`. Variables without two
+/// underscores are ignored, because a `${...}` may name them.
 fn apply_env_overrides(root: &mut Table, reading: &ParseContext<'_>) {
     for (variable, value) in reading.environment {
         let Some((section, key)) = variable.strip_prefix(ENV_PREFIX).and_then(|name| name.split_once("__"))
@@ -138,7 +139,7 @@ fn apply_env_overrides(root: &mut Table, reading: &ParseContext<'_>) {
             continue;
         }
         let empty = || SpannedValue { location: Location::File, value: Value::Table(Table::new()) };
-        // A section of the wrong kind is reported when it is read.
+        // A section of the wrong type is reported when it is read.
         if let Value::Table(table) = &mut root.entry(section).or_insert_with(empty).value {
             table.insert(key, SpannedValue { location, value: Value::String(value.clone()) });
         }
@@ -147,7 +148,7 @@ fn apply_env_overrides(root: &mut Table, reading: &ParseContext<'_>) {
 
 const ENV_PREFIX: &str = "MAILTRAIL_";
 
-/// The sections that exist once, so that a variable can name their keys.
+/// Sections that occur once, so that a variable can name their keys.
 const SINGLETON_SECTIONS: [&str; 11] = [
     "server",
     "tls",

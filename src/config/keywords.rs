@@ -1,4 +1,4 @@
-//! The words of closed sets, one table for reading and showing.
+//! Keywords of closed sets: one table for parsing and formatting.
 
 use crate::logging::{AddressRedaction, LogFormat};
 use mailtrail_net::provider_api;
@@ -10,15 +10,15 @@ use mailtrail_trail::provider::{Provider, Region};
 use mailtrail_trail::suppression::{SuppressionMode, UnsubscribeScope};
 use tracing::Level;
 
-/// Words and what they stand for.
+/// Keywords and their values.
 pub(crate) type Keywords<T> = [(&'static str, T)];
 
-/// The word for a value.
+/// Returns the keyword of a value.
 pub(crate) fn keyword_of<T: PartialEq>(words: &Keywords<T>, value: &T) -> &'static str {
     words.iter().find(|(_, known)| known == value).map_or("", |(word, _)| word)
 }
 
-/// `"one", "two"`
+/// Formats a list as `"one", "two"`.
 pub(crate) fn quote_list<'a>(words: impl Iterator<Item = &'a str>) -> String {
     words.map(|word| format!("{word:?}")).collect::<Vec<_>>().join(", ")
 }
@@ -26,7 +26,7 @@ pub(crate) fn quote_list<'a>(words: impl Iterator<Item = &'a str>) -> String {
 pub(crate) const LISTENER_TLS_MODES: [(&str, ListenerTls); 3] =
     [("starttls", ListenerTls::StartTls), ("implicit", ListenerTls::Implicit), ("none", ListenerTls::None)];
 
-/// Whether the webhook listener speaks TLS.
+/// Values of `tls` in `[http]`.
 pub(crate) const HTTP_TLS_MODES: [(&str, bool); 2] = [("none", false), ("implicit", true)];
 
 pub(crate) const AUTHENTICATION_MODES: [(&str, Authentication); 2] =
@@ -41,7 +41,7 @@ pub(crate) const PROVIDER_NAMES: [(&str, Provider); 3] = [
 pub(crate) const REGION_NAMES: [(&str, Region); 2] =
     [(Region::Us.as_str(), Region::Us), (Region::Eu.as_str(), Region::Eu)];
 
-/// How messages go to an upstream.
+/// Transport of an upstream.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TransportKind {
     Smtp,
@@ -87,7 +87,7 @@ pub(crate) enum SinkType {
     File,
 }
 
-/// What mail from outside is delivered by.
+/// Kind of an inbound target.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum InboundTransport {
     Smtp,
@@ -103,10 +103,10 @@ pub(crate) const INBOUND_TRANSPORTS: [(&str, InboundTransport); 4] = [
     ("odoo", InboundTransport::Odoo),
 ];
 
-/// Whether machines' answers are delivered.
+/// Values of `auto_replies`: whether automatic replies are delivered.
 pub(crate) const AUTO_REPLY_MODES: [(&str, bool); 2] = [("hold", false), ("deliver", true)];
 
-/// What a `[[source]]` is.
+/// Kind of a `[[source]]`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SourceType {
     Generic,
@@ -119,21 +119,21 @@ pub(crate) const SOURCE_TYPES: [(&str, SourceType); 2] =
 pub(crate) const SUPPRESSION_MODES: [(&str, SuppressionMode); 3] =
     [("report", SuppressionMode::Report), ("reject", SuppressionMode::Reject), ("off", SuppressionMode::Off)];
 
-/// What an unsubscription keeps back.
+/// Scope of an unsubscription.
 pub(crate) const UNSUBSCRIBE_SCOPES: [(&str, UnsubscribeScope); 3] = [
     ("refused", UnsubscribeScope::AsProvider),
     ("bulk", UnsubscribeScope::Bulk),
     ("all", UnsubscribeScope::All),
 ];
 
-/// Who hears of failures.
+/// Values of `failures` in `[reports]`: recipient of DSNs.
 pub(crate) const DSN_RECIPIENTS: [(&str, bool); 2] = [("sender", true), ("nobody", false)];
 
-/// How Odoo is told.
+/// Write-back modes of the Odoo sink.
 pub(crate) const ODOO_MODES: [(&str, OdooMode); 2] =
     [("action", OdooMode::Action), ("report", OdooMode::Dsn)];
 
-/// What becomes of who unsubscribes.
+/// Actions of the Odoo sink on an unsubscription.
 pub(crate) const ODOO_UNSUBSCRIBE_ACTIONS: [(&str, Option<UnsubscribeAction>); 3] = [
     (UnsubscribeAction::OptOut.as_str(), Some(UnsubscribeAction::OptOut)),
     (UnsubscribeAction::Blacklist.as_str(), Some(UnsubscribeAction::Blacklist)),

@@ -14,13 +14,14 @@ use mailtrail_trail::suppression::SuppressionSettings;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Reads the file at `path`; `environment` holds the overrides, what `${...}` names, and `CREDENTIALS_DIRECTORY`.
+/// Loads the file at `path`. `environment` provides the overrides, the variables of `${...}` and
+/// `CREDENTIALS_DIRECTORY`.
 pub fn load(path: &Path, environment: &BTreeMap<String, String>) -> Result<Config, ConfigError> {
     parse(&read_text(path, environment)?, path, environment)
 }
 
-/// Where a relay with that file keeps its data and answers questions. Nothing else is read, so whoever asks needs
-/// neither its secrets nor a file without faults.
+/// Reads only the data directory and the administration socket, so that commands need neither access to the secrets nor
+/// a valid file.
 pub fn read_paths(
     path: &Path,
     environment: &BTreeMap<String, String>,
@@ -34,7 +35,7 @@ pub fn read_paths(
     reading.finish().map(|_| (data_dir, admin.socket))
 }
 
-/// The listeners of a relay with that file. As with [`whereabouts`], nothing else is read.
+/// Reads only the listeners, like [`read_paths`].
 pub fn read_listeners(
     path: &Path,
     environment: &BTreeMap<String, String>,
@@ -51,7 +52,7 @@ pub fn read_listeners(
     reading.finish().map(|_| listeners)
 }
 
-/// The suppression rules of a relay with that file. As with [`whereabouts`], nothing else is read.
+/// Reads only the suppression settings, like [`read_paths`].
 pub fn read_suppression_settings(
     path: &Path,
     environment: &BTreeMap<String, String>,
@@ -72,7 +73,7 @@ fn read_text(path: &Path, environment: &BTreeMap<String, String>) -> Result<Stri
     })
 }
 
-/// Reads `text` as if it stood in the file `path`: its folder is where relative paths begin.
+/// Parses `text` as the content of the file `path`, whose directory is the base of relative paths.
 pub fn parse(text: &str, path: &Path, environment: &BTreeMap<String, String>) -> Result<Config, ConfigError> {
     let reading = ParseContext::new(path, environment);
     let Some(root) = document::parse_document(text, &reading) else { return Err(reading.into_error()) };
@@ -151,7 +152,10 @@ fn build_config(mut root: Section<'_>) -> Config {
         );
     }
     if config.http_address.is_none() && !config.inbound_targets.is_empty() {
-        root.add_warning("http", "has no address, so no mail from outside can arrive although [[inbound.target]] says where it goes");
+        root.add_warning(
+            "http",
+            "has no address, so no inbound mail can arrive although [[inbound.target]] is configured",
+        );
     }
     if config.http_address.is_some()
         && config.http_tls == HttpTls::Implicit(None)
@@ -176,18 +180,18 @@ fn warn_unused_certificates(root: &Section<'_>, config: &Config) {
     if certified && !trusted {
         root.add_warning(
             "user",
-            "has certificates, but no [[listener]] has a client_ca_file; they log nobody in",
+            "has certificates, but no [[listener]] has a client_ca_file; they have no effect",
         );
     }
     if trusted && !certified {
         root.add_warning(
             "listener",
-            "has a client_ca_file, but no [[user]] has certificates; they log nobody in",
+            "has a client_ca_file, but no [[user]] has certificates; it has no effect",
         );
     }
 }
 
-/// Whether all connections that are allowed fit what this process can be allowed to open.
+/// Warns if the configured connections need more file descriptors than this process may open.
 fn warn_descriptor_limit(root: &Section<'_>, config: &Config) {
     let needed = config.required_descriptors();
     if let Some(allowed) = descriptors::hard_limit().filter(|allowed| *allowed < needed) {
@@ -207,13 +211,13 @@ fn warn_double_bounces(root: &Section<'_>, config: &Config) {
     if config.send_dsns && config.sinks.iter().any(shows_bounces) {
         root.add_warning(
             "reports",
-            "are sent although a sink tells Odoo of failures; where they reach Odoo, too, it counts a bounce twice: \
+            "are sent although a sink reports failures to Odoo; if they also reach Odoo, it counts a bounce twice: \
              failures = \"nobody\" stops them",
         );
     }
 }
 
-/// The sections `[[key]]`, of which there must be one.
+/// Returns the sections `[[key]]`; reports a fault if there is none.
 fn required_subsections<'a>(root: &mut Section<'a>, key: &str) -> Vec<Section<'a>> {
     let absent = !root.contains_key(key);
     let sections = root.subsections(key);

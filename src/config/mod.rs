@@ -1,7 +1,7 @@
-//! The configuration: what the TOML file and the environment say, checked, and made of each module's own settings.
+//! Configuration: reads the TOML file and the environment, validates them and builds the settings of each module.
 //!
-//! One run reports every fault, each with its key, line, value and what is allowed there. A secret's value appears
-//! in no fault, no warning and no output. Nothing here reads the process environment by itself.
+//! One run reports every fault, each with key, line, value and allowed values. No fault, warning or output contains the
+//! value of a secret. The environment is always passed in, never read here.
 
 mod diagnostic;
 mod diff;

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// One reading of one file: where things are looked up, and what was found wrong.
+/// State of one parse: environment and collected diagnostics.
 pub(crate) struct ParseContext<'a> {
     file: &'a Path,
     pub environment: &'a BTreeMap<String, String>,
@@ -37,29 +37,29 @@ impl<'a> ParseContext<'a> {
         Diagnostic { file: self.file.into(), location, key: key.into(), message }
     }
 
-    /// A relative path belongs to the folder of the file.
+    /// Resolves a path relative to the directory of the file.
     pub fn resolve_path(&self, path: &Path) -> PathBuf {
         self.file.parent().unwrap_or(Path::new("")).join(path)
     }
 
-    /// A file that must exist already: systemd's credentials come first.
+    /// Resolves the path of an existing file; systemd's credentials take precedence.
     pub fn resolve_existing(&self, path: &Path) -> PathBuf {
         let credential =
             self.environment.get("CREDENTIALS_DIRECTORY").map(|folder| Path::new(folder).join(path));
         credential.filter(|path| path.exists()).unwrap_or_else(|| self.resolve_path(path))
     }
 
-    /// A secret was read from there.
+    /// Records that a secret was read from this file.
     pub fn record_secret_file(&self, path: PathBuf) {
         self.secret_files.borrow_mut().push(path);
     }
 
-    /// Where secrets were read from.
+    /// Files from which secrets were read.
     pub fn secret_files(&self) -> Vec<PathBuf> {
         self.secret_files.borrow().clone()
     }
 
-    /// The warnings, unless there are faults.
+    /// Returns the warnings, or the faults if there are any.
     pub fn finish(self) -> Result<Vec<Diagnostic>, ConfigError> {
         if !self.errors.borrow().is_empty() {
             return Err(self.into_error());
@@ -69,7 +69,7 @@ impl<'a> ParseContext<'a> {
         Ok(warnings)
     }
 
-    /// What was wrong.
+    /// Returns the collected faults.
     pub fn into_error(self) -> ConfigError {
         ConfigError::new(self.errors.into_inner())
     }

@@ -23,8 +23,8 @@ use std::path::Path;
 use std::time::Duration;
 
 impl Config {
-    /// The effective configuration as TOML: every key that this version acts on, with its value. Secrets and
-    /// password hashes stand as `"******"`.
+    /// Formats the effective configuration as TOML: every key with its value. Secrets and password hashes are shown as
+    /// `"******"`.
     pub fn to_toml(&self) -> String {
         let mut page = TomlWriter::default();
         page.section("[server]");
@@ -84,7 +84,7 @@ impl Config {
     }
 }
 
-/// TOML as it is written.
+/// TOML writer.
 #[derive(Default)]
 struct TomlWriter(String);
 
@@ -212,7 +212,7 @@ impl TomlWriter {
             SourceKind::ActiveCampaign { secrets, suppress } => {
                 (SourceType::ActiveCampaign, secrets, None, Some(suppress))
             }
-            // Those are upstreams.
+            // These are written with their upstreams.
             SourceKind::Mailgun { .. } | SourceKind::Brevo(_) => return,
         };
         self.string("kind", keyword_of(&SOURCE_TYPES, &reporter));
@@ -450,16 +450,16 @@ impl TomlWriter {
     }
 
     fn literal(&mut self, key: &str, value: impl Display) {
-        // A String takes everything.
+        // Writing to a String cannot fail.
         let _ = writeln!(self.0, "{key} = {value}");
     }
 }
 
-/// A URL as it may be shown: a password or a query in it may be a secret.
+/// Masks the password and the query of a URL, which may be secrets.
 fn redact_password(url: &Url) -> Url {
     let mut url = url.clone();
     if url.password().is_some() {
-        // It has a host, so it may have a password.
+        // A URL with a host accepts a password.
         let _ = url.set_password(Some(SECRET_MASK));
     }
     if url.query().is_some() {
@@ -468,21 +468,21 @@ fn redact_password(url: &Url) -> Url {
     url
 }
 
-/// The address of an endpoint as it may be shown: of such as chats have everything but the host is a secret.
+/// Masks everything but the host of an endpoint's URL: for chat services the path is a secret.
 fn redact_secrets(url: &Url) -> Url {
     let mut url = redact_password(url);
     if url.path() != "/" {
         url.set_path(SECRET_MASK);
     }
     if !url.username().is_empty() {
-        // It has a host, so it may have a user.
+        // A URL with a host accepts a user name.
         let _ = url.set_username(SECRET_MASK);
     }
     url.set_fragment(None);
     url
 }
 
-/// A TOML basic string.
+/// Formats a TOML basic string.
 fn quote_string(text: &str) -> String {
     let mut quoted = String::from('"');
     for character in text.chars() {

@@ -1,4 +1,4 @@
-//! The three ways to give a secret. No message here holds a secret's value.
+//! The three ways to give a secret: literal, `${NAME}` and file. No message contains the value of a secret.
 
 use crate::config::document::{SpannedValue, Value};
 use crate::config::section::Section;
@@ -6,17 +6,17 @@ use mailtrail_mail::Secret;
 use std::path::Path;
 
 impl Section<'_> {
-    /// `key` or `key_file`.
+    /// Reads `key` or `key_file`.
     pub fn secret(&mut self, key: &str) -> Option<Secret> {
         self.secrets(key, 1).pop()
     }
 
-    /// `key` or `key_file` of something that may stand in the file itself, as a password hash does.
+    /// Reads `key` or `key_file`. The value may be a literal in the file, as a password hash is.
     pub fn password_hash(&mut self, key: &str) -> Option<Secret> {
         self.value_or_file(key, 1, Self::secret_or_env_variable).pop()
     }
 
-    /// `key` or `key_file`, each one text or (where `most` is above one) a list of them.
+    /// Reads `key` or `key_file`, each a text or (if `most` is above one) a list of texts.
     pub fn secrets(&mut self, key: &str, most: usize) -> Vec<Secret> {
         self.value_or_file(key, most, Self::inline_secret)
     }
@@ -109,7 +109,7 @@ fn strip_newline(text: &str) -> &str {
     line.strip_suffix('\r').unwrap_or(line)
 }
 
-/// The name in `${NAME}`.
+/// Returns the name in `${NAME}`.
 fn env_variable_name(text: &str) -> Option<&str> {
     let name = text.strip_prefix("${")?.strip_suffix('}')?;
     let named = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');

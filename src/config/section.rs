@@ -1,4 +1,4 @@
-//! Takes typed values out of sections and notes every fault on the way.
+//! Reads typed values from sections and collects every fault.
 
 use crate::config::diagnostic::Location;
 use crate::config::document::{SpannedValue, Table, Value};
@@ -13,7 +13,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// A table whose keys are taken one by one; what is left at the end is unknown.
+/// A table whose keys are taken one by one; keys left at the end are unknown.
 pub(crate) struct Section<'a> {
     pub context: &'a ParseContext<'a>,
     key_path: String,
@@ -28,7 +28,7 @@ impl<'a> Section<'a> {
         Self { context, key_path, location, entries, valid: Cell::new(true) }
     }
 
-    /// The path of this section, or of a key in it.
+    /// Path of this section, or of a key in it.
     pub fn key_path(&self, key: &str) -> String {
         match (self.key_path.as_str(), key) {
             ("", key) => key.into(),
@@ -37,7 +37,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// Where a key stands; the section itself where the key is absent.
+    /// Location of a key, or of the section if the key is absent.
     pub fn location(&self, key: &str) -> Location {
         self.entries.get(key).map_or(&self.location, |(place, _)| place).clone()
     }
@@ -46,7 +46,7 @@ impl<'a> Section<'a> {
         self.entries.contains_key(key)
     }
 
-    /// Whether everything taken so far was as it should be: what follows from wrong values is not worth a fault.
+    /// Whether no fault was found so far; consequences of invalid values are not reported.
     pub fn is_valid(&self) -> bool {
         self.valid.get()
     }
@@ -60,7 +60,7 @@ impl<'a> Section<'a> {
         self.context.add_warning(self.location(key), &self.key_path(key), message.into());
     }
 
-    /// A key without a default.
+    /// Reports a fault if a key without a default is missing.
     pub fn require_key(&self, key: &str) {
         if !self.contains_key(key) {
             self.add_error(key, "is required");
@@ -71,7 +71,7 @@ impl<'a> Section<'a> {
         self.entries.get_mut(key).and_then(|(_, value)| value.take())
     }
 
-    /// The heart of all typed methods: a value that `convert` refuses is a fault.
+    /// Basis of the typed methods: reports a fault if `convert` rejects the value.
     pub fn convert<T>(
         &mut self,
         key: &str,
@@ -86,7 +86,7 @@ impl<'a> Section<'a> {
         converted
     }
 
-    /// A text that `convert` takes.
+    /// Reads a text that `convert` accepts.
     pub fn parse<T>(
         &mut self,
         key: &str,
@@ -96,7 +96,7 @@ impl<'a> Section<'a> {
         self.convert(key, expected, |value| value.as_text().and_then(convert))
     }
 
-    /// A text of at least one character, none of them a control character.
+    /// Reads a text of at least one character, without control characters.
     pub fn text(&mut self, key: &str) -> Option<String> {
         self.parse(key, "a text", |text| is_single_line(text).then(|| text.into()))
     }
@@ -150,7 +150,7 @@ impl<'a> Section<'a> {
         })
     }
 
-    /// One of a closed set.
+    /// Reads a keyword of a closed set.
     pub fn keyword<T: Copy>(&mut self, key: &str, words: &Keywords<T>) -> Option<T> {
         let expected = format!("one of {}", quote_list(words.iter().map(|(word, _)| *word)));
         self.parse(key, expected, |text| {
@@ -158,12 +158,12 @@ impl<'a> Section<'a> {
         })
     }
 
-    /// A path that may not exist yet.
+    /// Reads a path that need not exist.
     pub fn file_path(&mut self, key: &str) -> Option<PathBuf> {
         self.text(key).map(|path| self.context.resolve_path(Path::new(&path)))
     }
 
-    /// A file that must be there; an empty text means none.
+    /// Reads the path of an existing file; an empty text means none.
     pub fn existing_file(&mut self, key: &str) -> Option<PathBuf> {
         let text = self.parse(key, "a path", |text| Some(text.to_owned()))?;
         let path = self.context.resolve_existing(Path::new(&text));
@@ -179,7 +179,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// A list of texts that `convert` takes; each that it refuses is a fault of its own.
+    /// Reads a list of texts. Each text that `convert` rejects is a fault of its own.
     pub fn list<T>(
         &mut self,
         key: &str,
@@ -204,7 +204,7 @@ impl<'a> Section<'a> {
         Some(list)
     }
 
-    /// The section `[key]`; an empty one where it is absent.
+    /// Returns the section `[key]`, empty if it is absent.
     pub fn subsection(&mut self, key: &str) -> Section<'a> {
         let expected = format!("a section [{}]", self.key_path(key));
         let table = self.convert_owned(key, &expected, |value| match value {
@@ -214,7 +214,7 @@ impl<'a> Section<'a> {
         Section::new(self.context, self.key_path(key), self.location(key), table.unwrap_or_default())
     }
 
-    /// The sections `[[key]]`, where there are any.
+    /// Returns the sections `[[key]]`, if there are any.
     pub fn subsections(&mut self, key: &str) -> Option<Vec<Section<'a>>> {
         let expected = format!("a list of sections [[{}]]", self.key_path(key));
         let nodes = self.convert_owned(key, &expected, |value| match value {
@@ -248,7 +248,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// Nothing more is known here.
+    /// Reports every key that was not taken as unknown.
     pub fn reject_unknown(self) {
         for (key, (place, value)) in &self.entries {
             let what = match value {

@@ -15,69 +15,69 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tracing::Level;
 
-/// Everything that an operator decides.
+/// The complete configuration.
 #[derive(Clone)]
 pub struct Config {
-    /// Our name in greetings, EHLO and Received.
+    /// Name of the relay in the SMTP greeting, EHLO and Received.
     pub hostname: String,
-    /// Where everything that lasts is kept. Default `/var/lib/mailtrail`.
+    /// Directory of the store and other persistent files. Default: `/var/lib/mailtrail`.
     pub data_dir: PathBuf,
-    /// Where clients connect; at least one.
+    /// SMTP listeners; at least one.
     pub listeners: Vec<submission::Listener>,
-    /// The listeners' certificate; without it a self-signed pair is made under `data_dir`.
+    /// Certificate of the listeners. Without it, a self-signed pair is created under `data_dir`.
     pub certificate: Option<CertificateFiles>,
-    /// Who may log in.
+    /// Users of the listeners.
     pub users: Vec<submission::User>,
-    /// What one session may cost.
+    /// Limits of an SMTP session.
     pub limits: mailtrail_smtp::Limits,
-    /// What holds clients back that guess or send too much.
+    /// Limits on failed logins and on the message rate of a client.
     pub login_policy: submission::LoginPolicy,
-    /// Where mail goes, in the order of preference; at least one.
+    /// Upstreams in the order of preference; at least one.
     pub upstreams: Vec<Upstream>,
-    /// Which mail goes where, and which goes first.
+    /// Choice of upstream and priority of messages.
     pub routing: Routing,
-    /// Where webhooks are received, if anywhere.
+    /// Address of the webhook listener, if there is one.
     pub http_address: Option<SocketAddr>,
-    /// What is spoken there. Default HTTP in clear.
+    /// TLS of the webhook listener. Default: none.
     pub http_tls: HttpTls,
-    /// Whom that serves, and how many at once.
+    /// Trusted proxies and connection limits of the webhook listener.
     pub webhook_settings: webhook::WebhookSettings,
-    /// Who reports besides the upstreams' providers.
+    /// Senders of webhooks besides the upstreams' providers.
     pub sources: Vec<webhook::WebhookSource>,
-    /// Where operators ask.
+    /// Administration API.
     pub admin: AdminSettings,
-    /// What is logged, and how.
+    /// Program log.
     pub log: LogSettings,
-    /// How long things are kept.
+    /// Retention of messages, bodies and events.
     pub retention: Retention,
-    /// Whether senders get reports on what failed.
+    /// Whether senders receive DSNs.
     pub send_dsns: bool,
-    /// How long a message is looked for among those before it; `None` when it is not.
+    /// Window of the duplicate check; `None` if it is off.
     pub dedup_window: Option<Duration>,
-    /// Which addresses get no mail.
+    /// Rules of the suppression list.
     pub suppression: suppression::SuppressionSettings,
-    /// How often that list and the providers' are brought together; `None` when they are not by themselves. Default 24 h.
+    /// Interval of the synchronization with the providers' lists; `None` if it is off. Default: 24 h.
     pub suppression_sync_interval: Option<Duration>,
-    /// The test mail, if there is one.
+    /// Periodic test message, if configured.
     pub heartbeat: Option<heartbeat::HeartbeatSettings>,
-    /// Who is told what becomes of the mail.
+    /// Receivers of events.
     pub sinks: Vec<sink::SinkSettings>,
-    /// What holds for mail from outside.
+    /// Rules for inbound messages.
     pub inbound_rules: webhook::InboundRules,
-    /// Where mail from outside goes.
+    /// Targets of inbound messages.
     pub inbound_targets: Vec<inbound::TargetSettings>,
-    /// From where on figures are an alarm.
+    /// Thresholds of the alarms.
     pub alarm_thresholds: thresholds::Thresholds,
-    /// Who is told of alarms.
+    /// Notifications about alarms.
     pub alarm_notifications: notifier::AlarmNotifications,
-    /// What is allowed, but should be known.
+    /// Warnings about valid settings.
     pub warnings: Vec<Diagnostic>,
-    /// The files that secrets were read from.
+    /// Files from which secrets were read.
     pub secret_files: Vec<PathBuf>,
 }
 
 impl Config {
-    /// Descriptors that are in use when every listener and upstream has as many connections as it may.
+    /// File descriptors in use when every listener and upstream has its maximum number of connections.
     pub fn required_descriptors(&self) -> u64 {
         let upstreams: usize = self.upstreams.iter().map(|upstream| upstream.transport.connections).sum();
         let webhooks = self
@@ -90,34 +90,34 @@ impl Config {
     }
 }
 
-/// As `show` has it: a derived form would print password hashes.
+/// Displayed as TOML, because a derived form would show password hashes.
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.to_toml())
     }
 }
 
-/// A certificate and its key, both PEM.
+/// PEM files of a certificate and its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateFiles {
-    /// The certificate, followed by its chain.
+    /// Certificate, followed by its chain.
     pub certificate: PathBuf,
-    /// The private key.
+    /// Private key, PKCS #8, PKCS #1 or SEC 1.
     pub private_key: PathBuf,
 }
 
-/// Whether the webhook listener speaks TLS.
+/// TLS of the webhook listener.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum HttpTls {
-    /// It does not: a web server in front of it does.
+    /// Plain HTTP, for a reverse proxy in front.
     #[default]
     None,
-    /// From the first byte on, with this certificate, or with the listeners'.
+    /// TLS from the first byte, with this certificate or the listeners'.
     Implicit(Option<CertificateFiles>),
 }
 
 impl HttpTls {
-    /// What addresses there begin with.
+    /// Scheme of the listener's URLs.
     pub fn url_scheme(&self) -> &'static str {
         match self {
             Self::None => "http",
@@ -126,46 +126,46 @@ impl HttpTls {
     }
 }
 
-/// One upstream and how its mail is retried.
+/// An upstream with its retry policy and API access.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Upstream {
-    /// How it is reached.
+    /// Connection settings.
     pub transport: transport::Settings,
-    /// When a message is tried again.
+    /// Retry schedule of messages.
     pub retry: queue::RetryPolicy,
-    /// The account behind it, where its key is known.
+    /// Access to the provider's API, if a key is configured.
     pub provider_api: Option<provider_api::ProviderApiSettings>,
-    /// How the account is asked for events; `None`: not at all.
+    /// Polling of events; `None` if it is off.
     pub reconcile: Option<reconcile::PollSettings>,
-    /// What Mailgun's webhooks are signed with: none, one, or two while the key changes.
+    /// Mailgun's signing keys: none, one, or two during a key change.
     pub webhook_signing_keys: Vec<Secret>,
-    /// What Brevo's webhooks prove themselves with.
+    /// Credentials of Brevo's webhooks.
     pub webhook_auth: WebhookAuth,
 }
 
-/// Where operators ask.
+/// Settings of the administration API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdminSettings {
-    /// The unix socket. Default `admin.sock` in the data directory.
+    /// Path of the Unix socket. Default: `admin.sock` in the data directory.
     pub socket: PathBuf,
-    /// The metrics and, with a token, the API, if anywhere.
+    /// Address of the metrics and, with a token, of the API and the web page.
     pub address: Option<SocketAddr>,
-    /// What an operator proves himself with there; without one there is no API.
+    /// Bearer token of operators at `address`; without one there is no API.
     pub token: Option<Secret>,
-    /// Names that operators may call this machine by there, in small letters, besides those of loopback.
+    /// Accepted names in the Host header besides loopback, in lower case.
     pub hosts: Vec<String>,
 }
 
-/// What is logged, and how.
+/// Settings of the program log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogSettings {
-    /// The least important level that is written. Default info.
+    /// Lowest level that is written. Default: info.
     pub level: Level,
-    /// In which form. Default text.
+    /// Format of the lines. Default: text.
     pub format: LogFormat,
-    /// How mail addresses are written. Default in full.
+    /// Redaction of mail addresses. Default: none.
     pub address_redaction: AddressRedaction,
-    /// Where journald listens. Default `/run/systemd/journal/socket`.
+    /// Socket of journald. Default: `/run/systemd/journal/socket`.
     pub journald_socket: PathBuf,
 }
 
@@ -181,5 +181,5 @@ impl Default for LogSettings {
     }
 }
 
-/// Descriptors in use beside connections: the store's, listeners, what reads messages.
+/// File descriptors besides connections: the store, listeners, message files.
 const RESERVED_DESCRIPTORS: u64 = 256;

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::net::SocketAddr;
 
-/// What may be taken only once: addresses to listen on, names of users, routes, upstreams, sources, sinks and targets.
+/// Names in use: listen addresses, users, routes, upstreams, sources, sinks and targets.
 #[derive(Default)]
 pub(crate) struct UniqueNames {
     used: BTreeMap<(NameKind, String), String>,
 }
 
-/// Names of different kinds do not collide.
+/// Kinds of names; names of different kinds do not collide.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum NameKind {
     Address,
@@ -24,7 +24,7 @@ pub(crate) enum NameKind {
 }
 
 impl UniqueNames {
-    /// Takes a name; the second to take it is at fault.
+    /// Claims a name; a second claim is a fault.
     pub fn insert_name(&mut self, kind: NameKind, section: &Section<'_>, key: &str, name: &str) {
         match self.used.entry((kind, name.into())) {
             Entry::Occupied(first) => section.add_error(key, format!("{name:?} is already {}", first.get())),
@@ -34,14 +34,14 @@ impl UniqueNames {
         }
     }
 
-    /// Takes an address; port 0 is a new port each time.
+    /// Claims an address; port 0 never collides.
     pub fn insert_address(&mut self, section: &Section<'_>, key: &str, address: SocketAddr) {
         if address.port() != 0 {
             self.insert_name(NameKind::Address, section, key, &address.to_string());
         }
     }
 
-    /// Reads the `address` of a section that listens.
+    /// Reads and claims the `address` of a listening section.
     pub fn read_listen_address(&mut self, section: &mut Section<'_>) -> Option<SocketAddr> {
         let example = "an address with a port, such as \"127.0.0.1:2525\"";
         let address = section.parse("address", example, |text| text.parse().ok())?;

@@ -1,4 +1,4 @@
-//! Durations, sizes and rates as texts, both ways.
+//! Parses and formats durations, sizes, rates, quotas and networks.
 
 use ipnet::IpNet;
 use jiff::{Span, SpanRelativeTo};
@@ -8,17 +8,16 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 pub(crate) const ONE_MINUTE: Duration = Duration::from_secs(60);
-/// 24 hours.
 pub(crate) const ONE_DAY: Duration = Duration::from_secs(86_400);
 
-/// `"30s"`, `"500ms"`, `"2d"`, `"1h 30min"`. A day is 24 hours.
+/// Parses `"30s"`, `"500ms"`, `"2d"`, `"1h 30min"`. A day has 24 hours.
 pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     let span: Span = text.trim().parse().ok()?;
     let duration = span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?;
     Duration::try_from(duration).ok()
 }
 
-/// In the largest unit that leaves no rest.
+/// Formats a duration in the largest unit without a remainder.
 pub(crate) fn format_duration(duration: Duration) -> String {
     let millis = duration.as_millis();
     let unit = DURATION_UNITS.iter().find(|(_, unit)| millis > 0 && millis.is_multiple_of(*unit));
@@ -28,7 +27,7 @@ pub(crate) fn format_duration(duration: Duration) -> String {
 const DURATION_UNITS: [(&str, u128); 5] =
     [("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1000), ("ms", 1)];
 
-/// `"25MiB"`, `"1GiB"`, `"4096B"`.
+/// Parses a size such as `"25MiB"`, `"1GiB"` or `"4096B"`.
 pub(crate) fn parse_size(text: &str) -> Option<u64> {
     let text = text.trim();
     let digits = text.find(|character: char| !character.is_ascii_digit())?;
@@ -37,7 +36,7 @@ pub(crate) fn parse_size(text: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(*unit)
 }
 
-/// In the largest unit that leaves no rest.
+/// Formats a size in the largest unit without a remainder.
 pub(crate) fn format_size(size: u64) -> String {
     let unit = SIZE_UNITS.iter().find(|(_, unit)| size > 0 && size.is_multiple_of(*unit));
     unit.map_or_else(|| "0B".into(), |(word, unit)| format!("{}{word}", size / unit))
@@ -45,7 +44,7 @@ pub(crate) fn format_size(size: u64) -> String {
 
 const SIZE_UNITS: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
-/// `"600/min"`: how many, in which unit of time. A month has 30 days.
+/// Parses `"600/min"`: number per unit of time. A month has 30 days.
 pub(crate) fn parse_rate(text: &str) -> Option<Rate> {
     let (number, word) = text.split_once('/')?;
     let count = number.trim().parse().ok().filter(|number| *number > 0)?;
@@ -53,18 +52,18 @@ pub(crate) fn parse_rate(text: &str) -> Option<Rate> {
     Some(Rate { count, per: Duration::from_secs(*seconds) })
 }
 
-/// As [`rate`] reads it.
+/// Formats a rate, the inverse of [`parse_rate`].
 pub(crate) fn format_rate(rate: Rate) -> String {
     let unit = RATE_UNITS.iter().find(|(_, seconds)| rate.per.as_secs() == *seconds);
     unit.map_or_else(String::new, |(word, _)| format!("{}/{word}", rate.count))
 }
 
-/// `"50000/month"`: recipients of an upstream's plan, a day or a calendar month.
+/// Parses `"50000/month"`: recipients per day or calendar month, the plan of an upstream.
 pub(crate) fn parse_upstream_quota(text: &str) -> Option<QuotaLimit> {
     parse_user_quota(text).filter(|plan| plan.period != QuotaPeriod::Hour)
 }
 
-/// The same of a client's, or an hour.
+/// Parses the quota of a client: recipients per hour, day or calendar month.
 pub(crate) fn parse_user_quota(text: &str) -> Option<QuotaLimit> {
     let (number, word) = text.split_once('/')?;
     let recipients = number.trim().parse().ok().filter(|number| *number > 0)?;
@@ -72,42 +71,42 @@ pub(crate) fn parse_user_quota(text: &str) -> Option<QuotaLimit> {
     Some(QuotaLimit { recipients, period: *period })
 }
 
-/// As [`quota`] and [`client_quota`] read it.
+/// Formats a quota, the inverse of [`parse_upstream_quota`] and [`parse_user_quota`].
 pub(crate) fn format_quota(plan: QuotaLimit) -> String {
     let word = QUOTA_PERIODS.iter().find(|(_, period)| *period == plan.period).map_or("", |(word, _)| word);
     format!("{}/{word}", plan.recipients)
 }
 
-/// `"0.1%"`: a part of one.
+/// Parses `"0.1%"` as a fraction of one.
 pub(crate) fn parse_percentage(text: &str) -> Option<f64> {
     let number: f64 = text.trim().strip_suffix('%')?.trim().parse().ok()?;
     (0.0..=100.0).contains(&number).then_some(number / 100.0)
 }
 
-/// As [`percent`] reads it.
+/// Formats a percentage, the inverse of [`parse_percentage`].
 pub(crate) fn format_percentage(part: f64) -> String {
     format!("{}%", (part * 1e8).round() / 1e6)
 }
 
-/// What a percentage looks like, for faults.
+/// Description of a percentage in faults.
 pub(crate) const EXPECTED_PERCENTAGE: &str = "a percentage from \"0%\" to \"100%\"";
 
-/// What a quota looks like, for faults.
+/// Description of an upstream's quota in faults.
 pub(crate) const EXPECTED_UPSTREAM_QUOTA: &str = "a quota such as \"50000/month\" (day, month)";
 
-/// The same of a client's.
+/// Description of a client's quota in faults.
 pub(crate) const EXPECTED_USER_QUOTA: &str = "a quota such as \"10000/day\" (hour, day, month)";
 
 const QUOTA_PERIODS: [(&str, QuotaPeriod); 3] =
     [("hour", QuotaPeriod::Hour), ("day", QuotaPeriod::Day), ("month", QuotaPeriod::Month)];
 
-/// What a rate looks like, for faults.
+/// Description of a rate in faults.
 pub(crate) const EXPECTED_RATE: &str = "a rate such as \"600/min\" (s, min, h, day, month)";
 
 const RATE_UNITS: [(&str, u64); 5] =
     [("s", 1), ("min", 60), ("h", 3600), ("day", 86_400), ("month", 30 * 86_400)];
 
-/// A network, or a single address.
+/// Parses a network or a single address.
 pub(crate) fn parse_network(text: &str) -> Option<IpNet> {
     let address = || text.parse::<IpAddr>().ok().map(IpNet::from);
     text.parse::<IpNet>().ok().or_else(address).map(|network| network.trunc())

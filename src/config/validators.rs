@@ -1,19 +1,19 @@
-//! The forms that names must have.
+//! Syntax checks of names, hosts and patterns.
 
 use std::net::IpAddr;
 
-/// Whether a text says something and stays on its line.
+/// Whether a text is not blank and has no control characters.
 pub(crate) fn is_single_line(text: &str) -> bool {
     !text.trim().is_empty() && !text.contains(char::is_control)
 }
 
-/// Whether it can be a part of a path and of a metric's label.
+/// Whether a text can be part of a path and of a metric label.
 pub(crate) fn is_slug(text: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     !text.is_empty() && text.bytes().all(fits)
 }
 
-/// A domain name (RFC 1123 section 2.1) or an IP address.
+/// Whether a text is a domain name (RFC 1123 section 2.1) or an IP address.
 pub(crate) fn is_hostname(text: &str) -> bool {
     let label = |label: &str| {
         let fits = label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
@@ -27,19 +27,19 @@ pub fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
-/// `*`, an address, or `*` with a domain behind its `@`.
+/// Whether a text is `*`, an address, or `*@` with a domain.
 pub(crate) fn is_address_pattern(text: &str) -> bool {
     let complete = |(local, domain): (&str, &str)| !local.is_empty() && !domain.is_empty();
     text == "*"
         || (is_single_line(text) && !text.contains(' ') && text.rsplit_once('@').is_some_and(complete))
 }
 
-/// A header's name.
+/// Whether a text is a header field name.
 pub(crate) fn is_header_name(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
-/// A header's name, or its beginning and `*`.
+/// Whether a text is a header field name, or a prefix followed by `*`.
 pub(crate) fn is_header_pattern(text: &str) -> bool {
     text == "*" || is_header_name(text.strip_suffix('*').unwrap_or(text))
 }

@@ -5,7 +5,7 @@ use mailtrail_net::tls;
 use mailtrail_relay::submission::ListenerTls;
 use std::time::Duration;
 
-/// The certificates of the listeners, each once.
+/// Checks the certificates of the listeners, each once.
 pub(super) fn check_certificates(config: &Config, now: Timestamp) -> Vec<CheckResult> {
     let mail = config.listeners.iter().any(|listener| listener.tls != ListenerTls::None);
     let mail = mail.then_some(("listeners", config.certificate.as_ref()));
@@ -25,7 +25,7 @@ fn check_certificate(listener: &str, files: Option<&CertificateFiles>, now: Time
         return CheckResult::ok(CHECK_NAME, listener, "it is self-signed, and does not expire");
     };
     let subject = files.certificate.display().to_string();
-    // Whatever serves must belong together, too.
+    // Certificate and key must also belong together.
     let pair = tls::load_certified_key(&files.certificate, &files.private_key).and_then(tls::build_acceptor);
     let expiry = pair.and_then(|_| tls::file_expiry(&files.certificate));
     match expiry {
@@ -34,7 +34,7 @@ fn check_certificate(listener: &str, files: Option<&CertificateFiles>, now: Time
     }
 }
 
-/// How a certificate stands that expires then.
+/// Evaluates the expiry of a certificate.
 pub(super) fn evaluate_expiry(
     subject: &str,
     expiry: Option<Timestamp>,
@@ -62,7 +62,7 @@ pub(super) fn evaluate_expiry(
 
 const CHECK_NAME: &str = "certificate";
 const INSPECT_REMEDY: &str = "look at it with openssl x509 -text";
-/// So long before its end it is spoken of.
+/// Remaining validity that is reported as a warning.
 const EXPIRY_WARNING: Duration = Duration::from_secs(14 * 86_400);
 
 #[cfg(test)]

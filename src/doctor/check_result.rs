@@ -1,33 +1,32 @@
-/// What one look found.
+/// Result of one check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckResult {
-    /// What was looked at: one of a few words, such as `login` or `spf`.
+    /// Name of the check, such as `login` or `spf`.
     pub check: &'static str,
-    /// Whose: an upstream, a domain, a file; empty where there is only one.
+    /// Checked upstream, domain or file; empty if there is only one.
     pub subject: String,
-    /// How it stands.
     pub status: CheckStatus,
-    /// What was seen.
+    /// Observed facts, without secrets.
     pub message: String,
-    /// What helps; empty where nothing needs help.
+    /// Suggested fix; empty if none is needed.
     pub remedy: String,
 }
 
-/// How something stands, the best first.
+/// Status of a check, the best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CheckStatus {
-    /// As it should be.
+    /// In order.
     Ok,
-    /// It could not be found out.
+    /// Not determined.
     Unknown,
-    /// It works, and will not for ever, or not as well as it could.
+    /// Works, but not permanently or not as well as possible.
     Warn,
-    /// It does not work.
+    /// Does not work.
     Fail,
 }
 
 impl CheckStatus {
-    /// The word for it.
+    /// Name of the status in the output.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -39,13 +38,13 @@ impl CheckStatus {
 }
 
 impl CheckResult {
-    /// Something that is as it should be.
+    /// Result of a passed check.
     pub fn ok(check: &'static str, subject: impl Into<String>, what: impl Into<String>) -> Self {
         let (subject, message) = (subject.into(), what.into());
         Self { check, subject, status: CheckStatus::Ok, message, remedy: String::new() }
     }
 
-    /// Something that is not.
+    /// Result of a check that did not pass.
     pub fn problem(
         status: CheckStatus,
         check: &'static str,
@@ -57,8 +56,7 @@ impl CheckResult {
         Self { check, subject, status, message, remedy }
     }
 
-    /// An error of ours: it says what is wrong and, behind its last semicolon, what helps; `otherwise` stands in for
-    /// that.
+    /// Result from an error text: the part after the last semicolon is the remedy, `otherwise` if there is none.
     pub fn from_error(
         status: CheckStatus,
         check: &'static str,

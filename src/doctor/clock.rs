@@ -1,4 +1,4 @@
-//! Our time and the providers'.
+//! Checks the clock against a provider's.
 
 use crate::config::{Config, Upstream};
 use crate::doctor::check_result::{CheckResult, CheckStatus};
@@ -11,7 +11,7 @@ use reqwest::{Client, Url, redirect};
 use std::path::Path;
 use std::time::Duration;
 
-/// Compares our clock with the first provider that answers.
+/// Compares the clock with that of the first provider that responds.
 pub(super) async fn check_clock(config: &Config, clock: Clock) -> Vec<CheckResult> {
     for upstream in &config.upstreams {
         let Some(url) = api_url(upstream) else { continue };
@@ -24,12 +24,12 @@ pub(super) async fn check_clock(config: &Config, clock: Clock) -> Vec<CheckResul
         CheckStatus::Unknown,
         CHECK_NAME,
         "",
-        "no provider's API tells its time",
+        "no provider's API has responded",
         remedy,
     )]
 }
 
-/// Where an API is.
+/// URL of the provider's API.
 fn api_url(upstream: &Upstream) -> Option<Url> {
     let account = upstream.provider_api.as_ref().map(|account| account.base_url.clone());
     let api = || upstream.transport.api.as_ref().map(|api| api.base_url.clone());
@@ -41,7 +41,7 @@ fn api_url(upstream: &Upstream) -> Option<Url> {
     account.or_else(api).or_else(|| usual?.parse().ok())
 }
 
-/// The `Date` of an answer (RFC 9110 section 6.6.1), whatever else it says. Nobody is told who asks.
+/// Returns the `Date` of a response (RFC 9110 section 6.6.1) with any status. The request has no credentials.
 async fn fetch_date(url: Url, ca_file: Option<&Path>) -> Option<Timestamp> {
     let client = Client::builder()
         .tls_backend_preconfigured(tls::build_client_config(ca_file).ok()?)
@@ -67,10 +67,10 @@ fn evaluate_skew(ours: Timestamp, theirs: Timestamp) -> CheckResult {
 }
 
 const CHECK_NAME: &str = "clock";
-/// The next provider is to have a chance, too.
+/// Short enough to leave time for the next provider.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 const SKEW_WARNING: Duration = Duration::from_secs(30);
-/// Signatures of webhooks are refused for their age from here on, or soon.
+/// From this difference on, webhook signatures are rejected for their age, or will be soon.
 const SKEW_FAILURE: Duration = Duration::from_secs(300);
 
 #[cfg(test)]

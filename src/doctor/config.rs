@@ -3,7 +3,7 @@ use crate::doctor::check_result::{CheckResult, CheckStatus};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// What is allowed and should be known, and who else can read the secrets.
+/// Reports the configuration's warnings and world-readable secrets.
 pub(super) fn check_config(config: &Config) -> Vec<CheckResult> {
     let mut findings: Vec<_> = config
         .warnings
@@ -35,13 +35,13 @@ pub(super) fn check_config(config: &Config) -> Vec<CheckResult> {
     findings
 }
 
-/// What is said of a configuration with faults.
+/// Reports the faults of an invalid configuration.
 pub fn from_config_error(faults: &ConfigError) -> Vec<CheckResult> {
     let finding = |fault| CheckResult::from_error(CheckStatus::Fail, CHECK_NAME, "", fault, CONFIG_REMEDY);
     faults.iter().map(|fault| CheckResult { subject: fault.key.clone(), ..finding(fault) }).collect()
 }
 
-/// Whether others than its owner and its group may read it.
+/// Whether users other than owner and group may read the file.
 fn is_world_readable(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0)
 }
@@ -60,4 +60,4 @@ fn world_readable_secret(path: &Path) -> CheckResult {
 
 const CHECK_NAME: &str = "configuration";
 const SECRETS_CHECK: &str = "secrets";
-const CONFIG_REMEDY: &str = "the shipped config/mailtrail.toml says of each key what it may be";
+const CONFIG_REMEDY: &str = "see the shipped config/mailtrail.toml for the allowed values";

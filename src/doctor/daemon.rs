@@ -1,4 +1,4 @@
-//! The daemon and, where it does not answer, the store.
+//! Checks the daemon or, if it does not respond, the store.
 
 use crate::config::Config;
 use crate::doctor::check_result::{CheckResult, CheckStatus};
@@ -28,8 +28,9 @@ pub(super) async fn check_daemon(config: &Config) -> Vec<CheckResult> {
             )]
         }
         Err(error) => {
-            let what = format!("no daemon answers: {error}");
-            let remedy = "start it: systemctl start mailtrail, or mailtrail serve; its log says why it ended";
+            let what = format!("no daemon responds: {error}");
+            let remedy =
+                "start it: systemctl start mailtrail, or mailtrail serve; its log shows why it ended";
             vec![
                 CheckResult::problem(CheckStatus::Fail, CHECK_NAME, subject, what, remedy),
                 check_store(&config.data_dir).await,
@@ -38,7 +39,7 @@ pub(super) async fn check_daemon(config: &Config) -> Vec<CheckResult> {
     }
 }
 
-/// What it says of itself.
+/// Reports the state of the running daemon.
 async fn check_running_daemon(config: &Config, subject: String) -> Vec<CheckResult> {
     match fetch_state(&config.admin.socket).await {
         Ok((breakers, shapes, alarms)) => {
@@ -49,21 +50,21 @@ async fn check_running_daemon(config: &Config, subject: String) -> Vec<CheckResu
             findings
         }
         Err(error) => {
-            let what = format!("it does not answer as it should: {}", error_chain::root_cause(&error));
-            let remedy = "its log says why; after an upgrade restart it: systemctl restart mailtrail";
+            let what = format!("cannot read its state: {}", error_chain::root_cause(&error));
+            let remedy = "see its log; after an upgrade restart it: systemctl restart mailtrail";
             vec![CheckResult::problem(CheckStatus::Fail, CHECK_NAME, subject, what, remedy)]
         }
     }
 }
 
-/// What the daemon alone can answer at a path.
+/// Returns the challenge of a path, which only the running daemon can answer.
 pub(super) async fn request_challenge(socket: &Path, path: &str) -> Result<ProbeChallenge, reqwest::Error> {
     let place = ProbeQuery { path: path.to_owned() };
     let answer = build_client(socket)?.get(api_url("probe")).query(&place).send().await?;
     answer.error_for_status()?.json().await
 }
 
-/// The hosts that the running relay's upstreams are at, by their names, where it answers.
+/// Hosts of the running relay's upstreams by name; empty without a daemon.
 pub(super) async fn upstream_hosts(socket: &Path) -> BTreeMap<String, String> {
     let asked = match build_client(socket) {
         Ok(client) => get_json::<Vec<BreakerView>>(&client, "breakers").await,
@@ -85,7 +86,7 @@ async fn fetch_state(
 
 fn build_client(socket: &Path) -> Result<Client, reqwest::Error> {
     let client = Client::builder().unix_socket(socket);
-    // Nothing is encrypted on the socket; the client asks for TLS all the same.
+    // The socket is not encrypted, but the client requires a TLS configuration.
     match tls::build_client_config(None) {
         Ok(tls) => client.tls_backend_preconfigured(tls).build(),
         Err(_) => client.build(),
@@ -102,12 +103,12 @@ async fn get_json<T: DeserializeOwned>(client: &Client, question: &str) -> Resul
 
 fn evaluate_queue(shapes: &[QueueShape], most: u64) -> CheckResult {
     let waiting: u64 = shapes.iter().map(|shape| shape.total).sum();
-    // The ages behind the last of the minutes.
+    // Messages older than the last age class in minutes.
     let old: u64 =
         shapes.iter().filter_map(|shape| shape.ages.get(QueueShape::AGE_LIMITS_MINUTES.len())).sum();
-    let what = format!("{waiting} recipients wait, {old} of them for longer than a day");
+    let what = format!("{waiting} recipients are queued, {old} of them for longer than a day");
     if waiting >= most || old > 0 {
-        let remedy = "mailtrail queue shape and mailtrail queue list tell for whom and why";
+        let remedy = "see mailtrail queue shape and mailtrail queue list";
         return CheckResult::problem(CheckStatus::Warn, "queue", "", what, remedy);
     }
     CheckResult::ok("queue", "", what)
@@ -116,9 +117,9 @@ fn evaluate_queue(shapes: &[QueueShape], most: u64) -> CheckResult {
 fn evaluate_breaker(view: &BreakerView) -> CheckResult {
     let (name, reason) = (view.upstream.as_str(), view.reason.as_deref().unwrap_or("no reason given"));
     match (view.state.as_str(), &view.paused_until) {
-        ("closed", None) => CheckResult::ok("breaker", name, "it is closed: mail goes"),
+        ("closed", None) => CheckResult::ok("breaker", name, "it is closed: messages are sent"),
         ("closed", Some(until)) => {
-            let what = format!("the upstream wants no mail until {until}: {reason}");
+            let what = format!("the upstream accepts no mail until {until}: {reason}");
             CheckResult::problem(
                 CheckStatus::Warn,
                 "breaker",
@@ -129,7 +130,7 @@ fn evaluate_breaker(view: &BreakerView) -> CheckResult {
         }
         (state, _) => {
             let status = if state == "open" { CheckStatus::Fail } else { CheckStatus::Warn };
-            let remedy = format!("mend the cause; mailtrail breaker close {name} tries at once");
+            let remedy = format!("fix the cause; `mailtrail breaker close {name}` retries at once");
             CheckResult::problem(status, "breaker", name, format!("it is {state}: {reason}"), remedy)
         }
     }
@@ -138,11 +139,11 @@ fn evaluate_breaker(view: &BreakerView) -> CheckResult {
 fn to_result(view: &AlarmView) -> CheckResult {
     let subject = format!("{} {}", view.alarm, view.subject);
     let (text, since) = (&view.text, &view.since);
-    let (what, remedy) = text.rsplit_once("; ").unwrap_or((text, "the log tells more"));
+    let (what, remedy) = text.rsplit_once("; ").unwrap_or((text, "see the log"));
     CheckResult::problem(CheckStatus::Warn, "alarm", subject.trim(), format!("since {since}: {what}"), remedy)
 }
 
-/// Reads the store where nobody else has it.
+/// Reads the store, if no other process holds it.
 async fn check_store(data_dir: &Path) -> CheckResult {
     let (subject, directory) = (data_dir.display().to_string(), data_dir.to_owned());
     let open = move || Store::open_read_only(&directory, Clock::System).map(|(_, report)| report);

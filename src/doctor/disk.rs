@@ -3,7 +3,7 @@ use mailtrail_store::{FreeSpace, LOW_BYTES};
 use rustix::fs::{Access, access, statvfs};
 use std::path::Path;
 
-/// Whether there is room for mail.
+/// Checks free space and inodes.
 pub(super) fn check_disk(data_dir: &Path) -> Vec<CheckResult> {
     let subject = data_dir.display().to_string();
     if !data_dir.is_dir() {
@@ -24,7 +24,7 @@ pub(super) fn check_disk(data_dir: &Path) -> Vec<CheckResult> {
                 CheckStatus::Fail,
                 DATA_DIR_CHECK,
                 &*subject,
-                format!("it cannot be written: {error}"),
+                format!("cannot write there: {error}"),
                 remedy,
             )
         }
@@ -32,7 +32,7 @@ pub(super) fn check_disk(data_dir: &Path) -> Vec<CheckResult> {
     let room = match statvfs(data_dir) {
         Ok(disk) => evaluate_free_space(&subject, FreeSpace::from_statvfs(&disk)),
         Err(error) => {
-            let what = format!("its room is not known: {error}");
+            let what = format!("cannot read the free space: {error}");
             CheckResult::problem(CheckStatus::Unknown, DISK_CHECK, subject, what, "look at it with df")
         }
     };

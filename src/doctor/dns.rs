@@ -1,4 +1,4 @@
-//! What the world is told about a sending domain: SPF (RFC 7208), DKIM (RFC 6376), DMARC (RFC 7489), MX.
+//! Checks the DNS records of a sending domain: SPF (RFC 7208), DKIM (RFC 6376), DMARC (RFC 7489), MX.
 
 use crate::doctor::check_result::{CheckResult, CheckStatus};
 use hickory_resolver::TokioResolver;
@@ -12,7 +12,7 @@ use mailtrail_trail::provider::Provider;
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
-/// What asks about domains.
+/// Builds the resolver.
 pub(super) fn build_resolver(address: Option<SocketAddr>) -> Result<TokioResolver, CheckResult> {
     let builder = match address {
         Some(address) => {
@@ -27,7 +27,7 @@ pub(super) fn build_resolver(address: Option<SocketAddr>) -> Result<TokioResolve
         None => TokioResolver::builder_tokio(),
     };
     builder.and_then(|builder| builder.build()).map_err(|error| {
-        let what = format!("nobody can be asked: {error}");
+        let what = format!("cannot start the resolver: {error}");
         CheckResult::problem(
             CheckStatus::Unknown,
             "dns",
@@ -38,16 +38,16 @@ pub(super) fn build_resolver(address: Option<SocketAddr>) -> Result<TokioResolve
     })
 }
 
-/// A domain, and who is asked.
+/// Checks of one domain.
 pub(super) struct DomainChecks {
     pub resolver: TokioResolver,
     pub domain: String,
-    /// Who sends for it.
+    /// Provider that sends for the domain.
     pub provider: Provider,
 }
 
 impl DomainChecks {
-    /// Looks at all of it; the account, where there is one, says what should be there.
+    /// Runs all checks. The provider's API, if given, supplies the expected records.
     pub async fn run(&self, account: Option<ProviderApi>) -> Vec<CheckResult> {
         let (mut findings, mut known) = (Vec::new(), None);
         if let Some(account) = account {
@@ -84,24 +84,24 @@ impl DomainChecks {
     }
 
     fn evaluate_state(&self, domain: &SendingDomain) -> CheckResult {
-        let state = format!("the provider says: {}", domain.state);
+        let state = format!("state at the provider: {}", domain.state);
         if domain.is_active {
             return CheckResult::ok("domain", &*self.domain, state);
         }
-        let remedy = "the provider's panel says what it misses: mostly its DNS records";
+        let remedy = "see the provider's control panel; DNS records are the usual cause";
         self.problem(CheckStatus::Fail, "domain", state, remedy)
     }
 
-    /// Whether the provider may send, says the domain itself or whom it includes.
+    /// Checks that the SPF policy of the domain, or one that it includes, authorizes the provider.
     async fn check_spf(&self) -> CheckResult {
         let wanted = match self.provider {
             Provider::Mailgun => Some("mailgun.org"),
-            // The envelope's sender is a name of Brevo's own.
+            // Brevo's envelope sender has a domain of its own.
             Provider::Brevo | Provider::Plain => None,
         };
         let (mut names, mut seen) = (VecDeque::from([self.domain.clone()]), BTreeSet::new());
         while let Some(name) = names.pop_front() {
-            // More are an error for receivers, too (RFC 7208 section 4.6.4).
+            // Receivers fail with more lookups, too (RFC 7208 section 4.6.4).
             if !seen.insert(name.clone()) || seen.len() > MAX_SPF_LOOKUPS {
                 continue;
             }
@@ -135,7 +135,7 @@ impl DomainChecks {
         )
     }
 
-    /// What is wrong with the policies of the domain itself.
+    /// Returns the fault in the domain's own policies, if there is one.
     fn check_own_spf(&self, policies: &[String]) -> Option<CheckResult> {
         let include = match self.provider {
             Provider::Mailgun => "v=spf1 include:mailgun.org ~all",
@@ -159,7 +159,7 @@ impl DomainChecks {
         }
     }
 
-    /// Whether the keys are there that the provider signs with; only it knows their selectors.
+    /// Checks the provider's DKIM keys; only the provider knows their selectors.
     async fn check_dkim(&self, known: Option<&SendingDomain>) -> CheckResult {
         let records = known.map(|domain| domain.dns_records.as_slice()).unwrap_or_default();
         let keys: Vec<_> = records.iter().filter(|record| record.name.contains("._domainkey.")).collect();
@@ -167,7 +167,7 @@ impl DomainChecks {
             return CheckResult::ok("dkim", &*self.domain, "the provider has found its key");
         }
         if keys.is_empty() {
-            let what = "the selector is not known";
+            let what = "unknown selector";
             return self.problem(
                 CheckStatus::Unknown,
                 "dkim",
@@ -176,7 +176,7 @@ impl DomainChecks {
             );
         }
         for key in &keys {
-            // A name that leads on to the provider's is followed.
+            // A CNAME to the provider's record is followed.
             let texts = match self.lookup_txt(&key.name).await {
                 Ok(texts) => texts,
                 Err(error) => return self.lookup_failed("dkim", &error),
@@ -187,7 +187,7 @@ impl DomainChecks {
             };
             if !texts.iter().any(good) {
                 let what = if texts.is_empty() { "there is no key at" } else { "there is another key at" };
-                let remedy = format!("make {} {} say: {}", key.kind, key.name, key.value);
+                let remedy = format!("set {} {} to: {}", key.kind, key.name, key.value);
                 return self.problem(CheckStatus::Fail, "dkim", format!("{what} {}", key.name), remedy);
             }
         }
@@ -195,7 +195,7 @@ impl DomainChecks {
         CheckResult::ok("dkim", &*self.domain, format!("the provider's key is there: {}", names.join(", ")))
     }
 
-    /// The policy of the domain, or of one above it.
+    /// Checks the DMARC policy of the domain or of a parent domain.
     async fn check_dmarc(&self) -> CheckResult {
         let mut name = self.domain.as_str();
         loop {
@@ -225,11 +225,11 @@ impl DomainChecks {
         )
     }
 
-    /// Whether the domain takes mail; some receivers refuse what cannot be answered.
+    /// Checks that the domain receives mail; some receivers reject senders that cannot be answered.
     async fn check_mx(&self) -> CheckResult {
         match self.lookup(&self.domain, RecordType::MX).await {
             Ok(records) if records.is_empty() => {
-                let what = "there is no MX record, so bounces and answers to it reach nobody";
+                let what = "there is no MX record, so bounces and replies cannot be delivered";
                 self.problem(
                     CheckStatus::Warn,
                     "mx",
@@ -254,16 +254,16 @@ impl DomainChecks {
     async fn lookup_txt(&self, name: &str) -> Result<Vec<String>, NetError> {
         let found = self.lookup(name, RecordType::TXT).await?;
         let text = |data: &RData| match data {
-            // The pieces are one text (RFC 7208 section 3.3).
+            // The strings of a record are one text (RFC 7208 section 3.3).
             RData::TXT(txt) => Some(String::from_utf8_lossy(&txt.txt_data.concat()).into_owned()),
             _ => None,
         };
         Ok(found.iter().filter_map(text).collect())
     }
 
-    /// The records of that kind; none where the name does not exist.
+    /// Returns the records of a type; none if the name does not exist.
     async fn lookup(&self, name: &str, kind: RecordType) -> Result<Vec<RData>, NetError> {
-        // The dot keeps this machine's search list out.
+        // The final dot disables the search list of this machine.
         let name = format!("{}.", name.trim_end_matches('.'));
         match self.resolver.lookup(name, kind).await {
             Ok(lookup) => {
@@ -296,7 +296,7 @@ impl DomainChecks {
     }
 }
 
-/// Whether somebody who knows says that there is none.
+/// Whether the error is an authoritative answer without records.
 fn is_no_records(error: &NetError) -> bool {
     use hickory_resolver::net::DnsError;
     matches!(
@@ -314,7 +314,7 @@ fn is_dmarc(text: &str) -> bool {
     text.split(';').next().is_some_and(|version| strip_whitespace(version) == "v=DMARC1")
 }
 
-/// The domains whose policies count as well.
+/// Domains with policies that also apply: `include` and `redirect`.
 fn included_domains(policy: &str) -> Vec<String> {
     let term = |term: &str| {
         let term = term.trim_start_matches(['+', '?', '~']).to_ascii_lowercase();
@@ -324,23 +324,23 @@ fn included_domains(policy: &str) -> Vec<String> {
     policy.split_ascii_whitespace().filter_map(term).collect()
 }
 
-/// Whether it is the domain, or below it.
+/// Whether `name` is the domain or a subdomain.
 fn is_same_or_subdomain(name: &str, domain: &str) -> bool {
     name.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
-/// Blanks mean nothing in a list of tags (RFC 6376 section 3.2), nor does a semicolon at its end.
+/// Removes white space, which has no meaning in a tag list (RFC 6376 section 3.2), and a final semicolon.
 fn strip_whitespace(text: &str) -> String {
     let text: String = text.chars().filter(|c| !c.is_whitespace()).collect();
     text.trim_end_matches(';').to_owned()
 }
 
-/// The key in a DKIM record.
+/// Returns the public key of a DKIM record.
 fn dkim_public_key(text: &str) -> Option<String> {
     strip_whitespace(text).split(';').find_map(|tag| tag.strip_prefix("p=")).map(str::to_owned)
 }
 
-/// Names that are looked up for one policy at most.
+/// Maximum number of names looked up for one policy.
 const MAX_SPF_LOOKUPS: usize = 10;
 
 #[cfg(test)]

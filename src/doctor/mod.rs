@@ -1,7 +1,7 @@
-//! Whether everything that mail needs is in order, and what helps where it is not.
+//! Checks everything that delivery depends on and suggests fixes.
 //!
-//! Every look ends in `Finding`s, within the time that it is given, and changes nothing: not here, not at the provider,
-//! not in Odoo. What cannot be found out is unknown, never taken for good. No secret stands in a finding.
+//! Every check returns results within its timeout and changes nothing: neither here nor at the provider nor in
+//! Odoo. A result that cannot be determined is `unknown`, never `ok`. No result contains a secret.
 
 mod certificate;
 mod check_result;
@@ -31,18 +31,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// What is to be looked at besides what the configuration names, and how.
+/// Options of a run, in addition to the configuration.
 #[derive(Clone, Debug)]
 pub struct DoctorOptions {
-    /// Domains that mail comes from.
+    /// Sending domains to check.
     pub domains: Vec<String>,
-    /// Who is asked about them; `None`: whom this machine asks.
+    /// DNS server; `None`: the system's.
     pub resolver: Option<SocketAddr>,
-    /// How long each look may take.
+    /// Timeout of each check.
     pub timeout: Duration,
 }
 
-/// Looks at everything, at much of it at once; the findings stand in the order of the way that mail takes.
+/// Runs all checks, most of them concurrently. The results are in the order of a message's path.
 pub async fn run_checks(config: &Config, question: &DoctorOptions, clock: Clock) -> Vec<CheckResult> {
     let mut findings = config::check_config(config);
     findings.extend(disk::check_disk(&config.data_dir));
@@ -51,7 +51,7 @@ pub async fn run_checks(config: &Config, question: &DoctorOptions, clock: Clock)
         with_timeout(question, "daemon", "", CheckStatus::Fail, daemon::check_daemon(config)),
         with_timeout(question, "clock", "", CheckStatus::Unknown, clock::check_clock(config, clock)),
     ];
-    // Whoever does not answer is said not to by another look.
+    // A daemon that does not respond is reported by its own check.
     let running = tokio::time::timeout(question.timeout, daemon::upstream_hosts(&config.admin.socket)).await;
     let running = running.unwrap_or_default();
     for upstream in &config.upstreams {
@@ -75,7 +75,7 @@ pub async fn run_checks(config: &Config, question: &DoctorOptions, clock: Clock)
     for (domain, provider, account) in sending_domains(config, question, clock) {
         let named = question.domains.iter().any(|named| fold_domain(named) == fold_domain(&domain));
         if !named && is_local_only(config, &domain, &running) {
-            let what = "its provider is a sandbox on this machine, so nobody asks the DNS; --domain does";
+            let what = "its provider is a sandbox on this machine, so its DNS is not checked; use --domain to check it";
             findings.push(CheckResult::ok("dns", domain, what));
             continue;
         }
@@ -98,18 +98,17 @@ pub async fn run_checks(config: &Config, question: &DoctorOptions, clock: Clock)
     findings
 }
 
-/// What is said of an upstream whose place the sandbox has taken in the running relay: its provider is not asked.
+/// Result for an upstream that the running relay has replaced with the sandbox: its provider is not contacted.
 fn check_sandboxed(upstream: &Upstream, running: &BTreeMap<String, String>) -> Option<CheckResult> {
     let (name, configured) = (&upstream.transport.name, upstream.transport.destination_host());
     let host = running.get(name).filter(|host| is_loopback(host) && !is_loopback(configured))?;
-    let what = format!("the running relay sends to {host}, not to {configured}: nobody logs in there");
-    let remedy =
-        "that is so with `serve --sandbox`; for real mail take --sandbox out of its options and restart it";
+    let what = format!("the running relay sends to {host}, not to {configured}: the login is not checked");
+    let remedy = "`serve --sandbox` does this; for real mail remove --sandbox and restart the relay";
     Some(CheckResult::problem(CheckStatus::Unknown, "login", name, what, remedy))
 }
 
-/// Whether no mail of that domain leaves this machine: the host of each provider that it is sent by is this one. A plain
-/// server here may send it on.
+/// Whether mail of the domain never leaves this machine, because all its providers are local. A plain server on this
+/// machine may forward mail.
 fn is_local_only(config: &Config, domain: &str, running: &BTreeMap<String, String>) -> bool {
     let own = |upstream: &&Upstream| {
         let of_upstream = upstream.transport.domain.as_deref();
@@ -123,7 +122,7 @@ fn is_local_only(config: &Config, domain: &str, running: &BTreeMap<String, Strin
     own.peek().is_some() && own.all(here)
 }
 
-/// A look that ends in time.
+/// Limits a check to its timeout.
 fn with_timeout<'a>(
     question: &DoctorOptions,
     check: &'static str,
@@ -135,19 +134,13 @@ fn with_timeout<'a>(
     async move {
         tokio::time::timeout(patience, all).await.unwrap_or_else(|_| {
             let what = format!("no answer within {} s", patience.as_secs());
-            vec![CheckResult::problem(
-                late,
-                check,
-                subject,
-                what,
-                "look at the network, or give it longer: --timeout",
-            )]
+            vec![CheckResult::problem(late, check, subject, what, "check the network, or raise --timeout")]
         })
     }
     .boxed()
 }
 
-/// The sending domains, each once, with the provider that sends for it and the account that knows it.
+/// Sending domains, each once, with the provider and its API.
 fn sending_domains(
     config: &Config,
     question: &DoctorOptions,
@@ -155,7 +148,7 @@ fn sending_domains(
 ) -> Vec<(String, Provider, Option<ProviderApi>)> {
     let of_upstreams =
         config.upstreams.iter().filter_map(|upstream| Some((upstream.transport.domain.clone()?, upstream)));
-    // Somebody else's domain is sent by the upstream that mail takes first.
+    // Mail of other domains is sent by the first upstream.
     let first = config.upstreams.first();
     let named = question.domains.iter().filter_map(|domain| Some((domain.clone(), first?)));
     let mut seen = BTreeSet::new();

@@ -1,5 +1,5 @@
-//! Whether what is registered at the provider leads to this daemon: it is asked through the registered address what only
-//! it can answer.
+//! Checks that the registered webhooks lead to this daemon: requests an answer through the registered URL that only
+//! this daemon can give.
 
 use crate::config::Config;
 use crate::doctor::check_result::{CheckResult, CheckStatus};
@@ -12,8 +12,7 @@ use mailtrail_relay::admin::ProbeChallenge;
 use reqwest::{Client, Url, redirect};
 use std::time::Duration;
 
-/// Asks through each address of an upstream's webhooks; it is enough that one leads here. Without a daemon there is
-/// nobody to ask.
+/// Probes each webhook URL of an upstream; one that leads here suffices. Returns `None` without a daemon.
 pub(super) async fn check_round_trip(
     config: &Config,
     name: &str,
@@ -26,7 +25,7 @@ pub(super) async fn check_round_trip(
     urls.dedup();
     let probe = daemon::request_challenge(&config.admin.socket, &format!("/webhooks/{name}")).await.ok()?;
     let client = Client::builder()
-        // Providers trust public authorities and nobody else.
+        // Providers trust public CAs only.
         .tls_backend_preconfigured(tls::build_client_config(None).ok()?)
         .no_proxy()
         .redirect(redirect::Policy::none())
@@ -46,13 +45,13 @@ pub(super) async fn check_round_trip(
     findings.await.into_iter().min_by_key(|finding| finding.status)
 }
 
-/// What came back.
+/// Response to a probe.
 enum ProbeReply {
-    /// Our own answer.
+    /// The answer of this daemon.
     Ours,
-    /// Another one, with this status.
+    /// Another answer, with its status.
     Foreign(u16),
-    /// None, because of this.
+    /// No answer, with the cause.
     None(String),
 }
 
@@ -81,32 +80,32 @@ fn evaluate_reply(name: &str, url: &str, heard: ProbeReply, here: &str) -> Check
             format!("{url}: its certificate is not trusted: {cause}"),
             "give the web server a certificate of a public authority for that name, with its chain".to_owned(),
         ),
-        // The provider may see more of the network than this machine does.
+        // The provider may reach addresses that this machine does not.
         ProbeReply::None(cause) => (
             CheckStatus::Warn,
-            format!("{url} cannot be reached from this machine: {cause}"),
+            format!("cannot reach {url} from this machine: {cause}"),
             "look at the name's DNS records, the firewall and the web server; if only this machine is kept out, \
              mailtrail send-test tells whether events come"
                 .to_owned(),
         ),
         ProbeReply::Foreign(status @ 300..=399) => (
             CheckStatus::Fail,
-            format!("{url} answers {status}: it leads elsewhere"),
-            "register the address that it leads to; providers follow nobody".to_owned(),
+            format!("{url} answers {status}: a redirect"),
+            "register the target of the redirect; providers do not follow redirects".to_owned(),
         ),
         ProbeReply::Foreign(status @ (401 | 403)) => (
             CheckStatus::Fail,
-            format!("{url} answers {status}: the web server keeps requests out"),
+            format!("{url} answers {status}: the web server rejects the request"),
             format!("let it pass POST on to {here} without a login"),
         ),
         ProbeReply::Foreign(status @ (502..=504)) => (
             CheckStatus::Fail,
-            format!("{url} answers {status}: the web server finds nobody behind it"),
+            format!("{url} answers {status}: the web server cannot reach its backend"),
             format!("have it pass POST on to {here}"),
         ),
         ProbeReply::Foreign(status) => (
             CheckStatus::Fail,
-            format!("{url} answers {status}, and it is not this daemon that does"),
+            format!("{url} answers {status}, but not from this daemon"),
             format!("have the web server of that name pass POST on to {here}, the path as it is there"),
         ),
     };
@@ -114,7 +113,7 @@ fn evaluate_reply(name: &str, url: &str, heard: ProbeReply, here: &str) -> Check
 }
 
 const CHECK_NAME: &str = "round-trip";
-/// Longest wait for one answer; the registration is to be told all the same.
+/// Short enough that the registration itself is still reported.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[cfg(test)]

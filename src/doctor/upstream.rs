@@ -1,4 +1,4 @@
-//! The way to an upstream: connection, TLS, login.
+//! Checks an upstream: connection, TLS, login.
 
 use crate::config::{Config, Upstream};
 use crate::doctor::certificate;
@@ -10,7 +10,7 @@ use mailtrail_net::tls::PeerCertificateInfo;
 use mailtrail_net::transport::{Connection, Settings};
 use tokio_rustls::TlsConnector;
 
-/// Logs in as mail does, and sends nothing.
+/// Logs in as for mail, but sends nothing.
 pub(super) async fn check_login(config: &Config, upstream: &Upstream, clock: Clock) -> Vec<CheckResult> {
     let settings = &upstream.transport;
     let (tls, seen) = match tls::recording_connector(settings.ca_file.as_deref()) {
@@ -38,7 +38,8 @@ async fn check_smtp_login(settings: &Settings, tls: &TlsConnector, hostname: &st
     let (name, place) = (settings.name.as_str(), format!("{}:{}", settings.host, settings.port));
     match Connection::open(settings, tls, hostname).await {
         Ok(connection) => {
-            let login = if settings.login.is_some() { "takes the login" } else { "answers without a login" };
+            let login =
+                if settings.login.is_some() { "accepts the login" } else { "responds without a login" };
             connection.quit().await;
             CheckResult::ok(CHECK_NAME, name, format!("{place} {login}"))
         }
@@ -50,8 +51,8 @@ async fn check_smtp_login(settings: &Settings, tls: &TlsConnector, hostname: &st
     }
 }
 
-/// Asks for the domain: nothing else can be asked without sending. A domain's sending key is refused there, and nobody
-/// can tell it from a wrong one.
+/// Requests the domain, the only request without a side effect. It rejects a domain's sending key, which looks like a
+/// wrong key.
 async fn check_api_key(upstream: &Upstream, tls: &TlsConnector, clock: Clock) -> CheckResult {
     let (name, domain) =
         (&*upstream.transport.name, upstream.transport.domain.as_deref().unwrap_or_default());
@@ -60,7 +61,7 @@ async fn check_api_key(upstream: &Upstream, tls: &TlsConnector, clock: Clock) ->
             CheckStatus::Unknown,
             CHECK_NAME,
             name,
-            "no api_key is known",
+            "no api_key configured",
             "give api_key_file",
         );
     };
@@ -69,7 +70,7 @@ async fn check_api_key(upstream: &Upstream, tls: &TlsConnector, clock: Clock) ->
         Err(fault) => Err(fault),
     };
     match asked {
-        Ok(Some(_)) => CheckResult::ok(CHECK_NAME, name, "the API takes the key"),
+        Ok(Some(_)) => CheckResult::ok(CHECK_NAME, name, "the API accepts the key"),
         Ok(None) => {
             let what = format!("the account has no domain {domain}");
             CheckResult::problem(
@@ -91,7 +92,7 @@ async fn check_api_key(upstream: &Upstream, tls: &TlsConnector, clock: Clock) ->
     }
 }
 
-/// The certificate that was shown, if one was.
+/// Checks the upstream's certificate, if it presented one.
 fn check_peer_certificate(name: &str, seen: &PeerCertificateInfo, clock: Clock) -> Option<CheckResult> {
     let remedy = "the provider has to renew it; nothing is sent once it has ended";
     Some(certificate::evaluate_expiry(name, Some(seen.earliest_expiry()?), clock.now(), remedy))

@@ -1,4 +1,4 @@
-//! Whether the provider reports to us.
+//! Checks that the provider's webhooks lead to this relay.
 
 use crate::config::{Config, Upstream};
 use crate::doctor::check_result::{CheckResult, CheckStatus};
@@ -8,7 +8,7 @@ use mailtrail_net::provider_api::{ProviderApi, RegisteredWebhook};
 use mailtrail_net::tls;
 use mailtrail_trail::provider::Provider;
 
-/// Asks the account which webhooks are registered.
+/// Compares the webhooks registered at the provider with the configuration.
 pub(super) async fn check_webhooks(config: &Config, upstream: &Upstream, clock: Clock) -> Vec<CheckResult> {
     let (name, provider) = (&*upstream.transport.name, upstream.transport.provider);
     if provider == Provider::Plain {
@@ -35,7 +35,7 @@ pub(super) async fn check_webhooks(config: &Config, upstream: &Upstream, clock: 
         ));
     }
     let Some(settings) = upstream.provider_api.clone() else {
-        let what = "what is registered at the provider is not known";
+        let what = "cannot check the webhooks registered at the provider";
         findings.push(CheckResult::problem(
             CheckStatus::Unknown,
             CHECK_NAME,
@@ -94,13 +94,15 @@ fn evaluate_registration(name: &str, provider: Provider, webhooks: &[RegisteredW
         missing.join(", ")
     );
     match (missing.is_empty(), ours.is_empty()) {
-        (true, _) => CheckResult::ok(CHECK_NAME, name, "every kind of event is told to a webhook of ours"),
+        (true, _) => {
+            CheckResult::ok(CHECK_NAME, name, "every event is registered for a webhook of this relay")
+        }
         (false, true) => {
             let what = format!("no webhook leads to /webhooks/{name}");
             CheckResult::problem(CheckStatus::Fail, CHECK_NAME, name, what, remedy)
         }
         (false, false) => {
-            let what = format!("no webhook of ours is told {}", missing.join(", "));
+            let what = format!("no webhook of this relay is registered for {}", missing.join(", "));
             CheckResult::problem(CheckStatus::Warn, CHECK_NAME, name, what, remedy)
         }
     }
@@ -139,7 +141,7 @@ mod tests {
         let finding = evaluate_registration("up", Provider::Mailgun, &webhooks);
         assert_eq!(
             (finding.status, &*finding.message),
-            (CheckStatus::Warn, "no webhook of ours is told complained")
+            (CheckStatus::Warn, "no webhook of this relay is registered for complained")
         );
     }
 }

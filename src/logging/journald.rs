@@ -1,8 +1,8 @@
-//! journald's native protocol (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>): one datagram an event, so that what was
-//! logged can be asked for by its fields.
+//! journald's native protocol (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>): one datagram per event, so that log
+//! entries can be selected by field.
 //!
-//! MESSAGE has the fields behind its words, as text has: `journalctl` without options shows nothing else, and so do those
-//! who watch it. Addresses are hidden in each of the fields.
+//! MESSAGE also contains the fields, like the text format, because `journalctl` without options shows nothing else.
+//! Addresses are redacted in every field.
 
 use crate::logging::redact::redact;
 use std::fmt::{Debug, Write as _};
@@ -19,12 +19,12 @@ use tracing_subscriber::layer::Context;
 #[derive(Debug)]
 pub struct JournaldSocket {
     socket: UnixDatagram,
-    /// It is named each time: a journald that starts anew has another socket there.
+    /// Connected for each datagram, because a restarted journald has a new socket.
     path: PathBuf,
 }
 
 impl JournaldSocket {
-    /// The one that listens there.
+    /// Connects to the journald at `path`.
     pub fn connect(path: &Path) -> io::Result<Self> {
         UnixDatagram::unbound()?.connect(path)?;
         Ok(Self { socket: UnixDatagram::unbound()?, path: path.to_owned() })
@@ -34,8 +34,8 @@ impl JournaldSocket {
 impl Write for JournaldSocket {
     fn write(&mut self, entry: &[u8]) -> io::Result<usize> {
         if let Err(error) = self.socket.send_to(entry, &self.path) {
-            // Under systemd that leads to the journal, too.
-            let line = format!("{} (the journal takes nothing: {error})\n", message_text(entry));
+            // Under systemd, standard error leads to the journal, too.
+            let line = format!("{} (cannot write to journald: {error})\n", message_text(entry));
             io::stderr().write_all(line.as_bytes())?;
         }
         Ok(entry.len())
@@ -46,7 +46,7 @@ impl Write for JournaldSocket {
     }
 }
 
-/// Makes entries of events.
+/// Formats tracing events as journal entries.
 #[derive(Debug)]
 pub struct JournaldLayer(pub NonBlocking);
 
@@ -54,18 +54,18 @@ impl<S: Subscriber> Layer<S> for JournaldLayer {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut words = EventFields::default();
         event.record(&mut words);
-        // It never fails: what finds no room is counted.
+        // Never fails: entries that do not fit into the channel are counted.
         let _ = self.0.clone().write_all(&words.to_entry(event.metadata()));
     }
 }
 
-/// What an event says.
+/// Message and fields of an event.
 #[derive(Default)]
 struct EventFields {
     message: String,
-    /// ` name=value` of each of the others, as text has them.
+    /// The fields as ` name=value`, as in the text format.
     formatted: String,
-    /// The same, apart.
+    /// The fields as pairs.
     values: Vec<(&'static str, String)>,
 }
 
@@ -87,7 +87,7 @@ impl EventFields {
             self.message = value;
             return;
         }
-        // Writing to a String does not fail.
+        // Writing to a String cannot fail.
         let _ = write!(self.formatted, " {}={shown}", field.name());
         self.values.push((field.name(), value));
     }
@@ -104,7 +104,7 @@ impl Visit for EventFields {
     }
 }
 
-/// Appends a field. A value of several lines is written with its length.
+/// Appends a field. A value with several lines is written with its length.
 fn append_field(entry: &mut Vec<u8>, name: &str, value: &str) {
     let value = redact(value);
     let value = &value[..value.floor_char_boundary(MAX_VALUE_BYTES)];
@@ -119,7 +119,7 @@ fn append_field(entry: &mut Vec<u8>, name: &str, value: &str) {
     entry.push(b'\n');
 }
 
-/// The text of an entry, whose first field it is, in one line.
+/// Returns the text of an entry, its first field, in one line.
 fn message_text(entry: &[u8]) -> String {
     let text = match entry.strip_prefix(b"MESSAGE\n").and_then(<[u8]>::split_first_chunk) {
         Some((length, rest)) => rest.get(..u64::from_le_bytes(*length) as usize).unwrap_or(rest),
@@ -131,7 +131,7 @@ fn message_text(entry: &[u8]) -> String {
     String::from_utf8_lossy(text).replace('\n', " ")
 }
 
-/// As syslog counts (RFC 5424 section 6.2.1).
+/// Priority by RFC 5424 section 6.2.1.
 const fn syslog_priority(level: Level) -> &'static str {
     match level {
         Level::ERROR => "3",
@@ -141,7 +141,7 @@ const fn syslog_priority(level: Level) -> &'static str {
     }
 }
 
-/// Bytes of a value; what is longer is cut. An event has a few fields, and a datagram about 200 KiB.
+/// In bytes; longer values are cut. An event has few fields, and a datagram holds about 200 KiB.
 const MAX_VALUE_BYTES: usize = 16 << 10;
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! Where the program's own log goes: standard error, which journald or a terminal reads, or the journal itself.
+//! The program log: to standard error, read by journald or a terminal, or to journald directly.
 //!
-//! No thread that logs waits for the reader of the log (`writer`): lines that are too many are lost and counted. Addresses
-//! are hidden before a line waits to be written.
+//! Threads that log never wait for the reader of the log (`writer`): excess lines are lost and counted. Addresses are
+//! redacted before a line is queued.
 
 mod journald;
 mod redact;
@@ -25,33 +25,32 @@ use tracing_subscriber::reload::{self, Handle};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, fmt};
 
-/// How log lines are written.
+/// Format of the log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// Human-readable text.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
-    /// To journald, with fields of its own.
+    /// To journald, with structured fields.
     Journald,
 }
 
-/// Where lines go.
+/// Destination and format of the log.
 #[derive(Clone, Copy, Debug)]
 pub enum LogOutput<'a> {
-    /// To standard error, for people.
+    /// Human-readable lines on standard error.
     Text {
-        /// Whether in colours.
+        /// Whether the lines are coloured.
         use_color: bool,
     },
-    /// To standard error, one JSON object a line.
+    /// JSON objects on standard error, one per line.
     Json,
-    /// To the journal that listens there; where none does, to standard error.
+    /// The journald at this socket; standard error if there is none.
     Journald(&'a Path),
 }
 
-/// Starts the log once per process; a second start changes nothing. What waits to be written is written when the guard is
-/// dropped.
+/// Starts the log, once per process; a second call changes nothing. Dropping the guard writes queued lines.
 pub fn init(level: Level, form: LogOutput<'_>, addresses: AddressRedaction) -> LogGuard {
     RedactingWriter::set_mode(addresses);
     let (filter, handle) = reload::Layer::new(env_filter(level));
@@ -82,7 +81,7 @@ pub fn init(level: Level, form: LogOutput<'_>, addresses: AddressRedaction) -> L
         let journal = path.display();
         tracing::warn!(%journal, %error, "no journald listens; the log goes to standard error: see `journal` in [log]");
     }
-    // Only tests start twice.
+    // Only tests start the log twice.
     if started.is_err() {
         return LogGuard::none();
     }
@@ -91,18 +90,18 @@ pub fn init(level: Level, form: LogOutput<'_>, addresses: AddressRedaction) -> L
     guard
 }
 
-/// The log takes what a panic says, too: standard error may have no reader.
+/// Panics are logged, too, because standard error may have no reader.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let thread = std::thread::current();
     let thread = thread.name().unwrap_or("unnamed");
     tracing::error!(thread, "{}", panic.to_string().replace('\n', " "));
 }
 
-/// Writes less or more from now on, and addresses so.
+/// Changes the level and the redaction of addresses.
 pub fn reconfigure(level: Level, addresses: AddressRedaction) {
     RedactingWriter::set_mode(addresses);
     if let Some(handle) = FILTER_HANDLE.get() {
-        // It fails for a log that is no more.
+        // Fails only after the log has ended.
         let _ = handle.reload(env_filter(level));
     }
 }
@@ -113,7 +112,7 @@ fn env_filter(level: Level) -> EnvFilter {
 
 static FILTER_HANDLE: OnceLock<Handle<EnvFilter, Registry>> = OnceLock::new();
 
-/// Shows how far a long work is: as a bar on a terminal, elsewhere in the log once it takes a while.
+/// Reports the progress of long work: as a bar on a terminal, otherwise as log lines after a while.
 #[derive(Debug)]
 pub struct ProgressReporter {
     label: &'static str,
@@ -122,12 +121,12 @@ pub struct ProgressReporter {
 }
 
 impl ProgressReporter {
-    /// Of a work that begins now.
+    /// Starts reporting.
     pub fn new(label: &'static str) -> Self {
         Self { label, bar: None, last_logged: Instant::now() }
     }
 
-    /// So much of it is done.
+    /// Reports the amount done so far.
     pub fn update(&mut self, done: u64, total: u64) {
         if std::io::stderr().is_terminal() {
             let bar = self.bar.get_or_insert_with(|| {

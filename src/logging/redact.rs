@@ -9,24 +9,24 @@ use std::sync::{LazyLock, OnceLock};
 use tracing_appender::non_blocking::NonBlocking;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// How mail addresses are written in the log.
+/// Redaction of mail addresses in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AddressRedaction {
-    /// As they are.
+    /// No redaction.
     Full,
-    /// `~1f9a03c47b21@example.net`: the local part as a code, which is the same for the same address until the program
-    /// starts anew; its key is known to nobody.
+    /// `~1f9a03c47b21@example.net`: the local part as a keyed hash. The key is random for each process, so the hash is
+    /// the same until the program restarts.
     Domain,
-    /// `~1f9a03c47b21`: all of it.
+    /// `~1f9a03c47b21`: the whole address as a keyed hash.
     Hidden,
 }
 
-/// Writes lines, with addresses as they are wanted.
+/// Formats log lines and redacts their addresses.
 #[derive(Clone, Debug)]
 pub struct RedactingWriter(pub NonBlocking);
 
 impl RedactingWriter {
-    /// From now on they are written so.
+    /// Sets the redaction of subsequent lines.
     pub fn set_mode(addresses: AddressRedaction) {
         REDACTION_MODE.store(addresses as u8, Ordering::Relaxed);
     }
@@ -40,7 +40,7 @@ impl<'a> MakeWriter<'a> for RedactingWriter {
     }
 }
 
-/// One line, which comes in one piece.
+/// Writer of one line, which arrives in one piece.
 #[derive(Debug)]
 pub struct LineWriter(NonBlocking);
 
@@ -56,7 +56,7 @@ impl Write for LineWriter {
     }
 }
 
-/// A text with its addresses as they are wanted now.
+/// Redacts the addresses in a text with the current mode.
 pub fn redact(text: &str) -> Cow<'_, str> {
     match REDACTION_MODE.load(Ordering::Relaxed) {
         wanted if wanted == AddressRedaction::Domain as u8 => {
@@ -69,7 +69,7 @@ pub fn redact(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// A line with its addresses as they are wanted. A Message-ID and the login in a URL look like one and are treated so.
+/// Redacts the addresses in a line. A Message-ID and a login in a URL look like addresses and are redacted, too.
 fn redact_with<'a>(line: &'a str, addresses: AddressRedaction, key: &[u8; 32]) -> Cow<'a, str> {
     ADDRESS_PATTERN.replace_all(line, |found: &regex::Captures<'_>| {
         let (Some(local), Some(domain)) = (found.name("local"), found.name("domain")) else {
@@ -103,10 +103,11 @@ fn pseudonym_key() -> &'static [u8; 32] {
     })
 }
 
-/// What [`as_wanted`] writes, as a number.
+/// The current [`AddressRedaction`] as a number.
 static REDACTION_MODE: AtomicU8 = AtomicU8::new(AddressRedaction::Full as u8);
 
-/// An address, quoted ones and those with `%40` for the `@` too; colours and JSON's escapes before it are not part of it.
+/// Matches an address, also quoted or with `%40` for the `@`; colour codes and JSON escapes in front are not part of
+/// it.
 static ADDRESS_PATTERN: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(
         r#"(?x) \x1b\[[0-9;]*m | \\(?:u[0-9A-Fa-f]{4}|[^u@])
@@ -159,7 +160,7 @@ mod tests {
             ),
         ] {
             let expected = |text: Option<&str>| text.map_or(line.to_owned(), |text| text.replace('A', &ada));
-            // What was replaced above has no other capital A.
+            // The redacted parts contain no other capital A.
             assert_eq!(redact_with(line, AddressRedaction::Domain, key), expected(domain), "{line}");
             assert_eq!(redact_with(line, AddressRedaction::Hidden, key), expected(hidden), "{line}");
             assert_eq!(redact_with(line, AddressRedaction::Full, key), line);

@@ -1,7 +1,7 @@
-//! The thread that writes log lines, so that no other thread waits for the reader of the log.
+//! Thread that writes log lines, so that no other thread waits for the reader of the log.
 //!
-//! Lines wait in a channel of [`LINES`]; a line that finds it full is lost and counted. Once the channel is empty again, the
-//! number of lost lines is logged and `mailtrail_log_lines_lost_total` rises.
+//! Lines are queued in a channel of [`MAX_BUFFERED_LINES`]; a line that finds it full is lost and counted. When the
+//! channel is empty again, the number of lost lines is logged and `mailtrail_log_lines_lost_total` increases.
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,30 +9,30 @@ use std::sync::{OnceLock, mpsc};
 use std::time::Duration;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 
-/// Ends the log. Dropping it writes the lines that wait, but gives up after [`FLUSH_TIMEOUT`].
+/// Ends the log. Dropping it writes the queued lines, for at most [`FLUSH_TIMEOUT`].
 #[must_use = "lines are lost that are not written when the process ends"]
 #[derive(Debug)]
 pub struct LogGuard(Option<WorkerGuard>);
 
-/// Starts the thread that writes lines to `output`, which gets each in one piece.
+/// Starts the thread; it writes each line to `output` in one piece.
 pub fn spawn_writer(output: impl Write + Send + 'static) -> (NonBlocking, LogGuard) {
     let output = CountingWriter { output, last_write_failed: false, reported_lines: 0 };
     let builder = NonBlockingBuilder::default().buffered_lines_limit(MAX_BUFFERED_LINES).thread_name("log");
     let (lines, guard) = builder.finish(output);
-    // Only tests start twice.
+    // Only tests start the log twice.
     let _ = DROPPED_LINES.set(lines.error_counter());
     (lines, LogGuard(Some(guard)))
 }
 
 impl LogGuard {
-    /// Of a log that has no thread.
+    /// Guard of a log without a thread.
     pub fn none() -> Self {
         Self(None)
     }
 }
 
 impl Drop for LogGuard {
-    /// The guard of the library may block: it writes to standard output where the channel is full.
+    /// The library's guard may block, because it writes to standard output when the channel is full.
     fn drop(&mut self) {
         let Some(guard) = self.0.take() else { return };
         let (flushed, wait) = mpsc::channel();
@@ -41,18 +41,18 @@ impl Drop for LogGuard {
             flushed.send(())
         };
         if std::thread::Builder::new().name("log-end".into()).spawn(flush).is_ok() {
-            // Either way the process ends.
+            // The process ends in either case.
             let _ = wait.recv_timeout(FLUSH_TIMEOUT);
         }
     }
 }
 
-/// An output whose lost lines are counted and reported.
+/// Output that counts and reports lost lines.
 struct CountingWriter<W> {
     output: W,
-    /// Whether the last line could not be written.
+    /// Whether writing the last line failed.
     last_write_failed: bool,
-    /// Lost lines that were reported.
+    /// Number of lost lines already reported.
     reported_lines: u64,
 }
 
@@ -66,12 +66,12 @@ impl<W: Write> Write for CountingWriter<W> {
         Ok(line.len())
     }
 
-    /// Called whenever no line waits.
+    /// Called when the channel is empty.
     fn flush(&mut self) -> io::Result<()> {
         let lost = count_lost_lines();
         if lost > self.reported_lines {
             metrics::counter!("mailtrail_log_lines_lost_total").absolute(lost);
-            // A report to an output that fails would be one more lost line.
+            // Reporting to a failing output would lose one more line.
             if !self.last_write_failed {
                 let lines = lost - self.reported_lines;
                 self.reported_lines = lost;
@@ -82,7 +82,7 @@ impl<W: Write> Write for CountingWriter<W> {
     }
 }
 
-/// Lines so far that found the channel full or could not be written.
+/// Lines that found the channel full or could not be written.
 fn count_lost_lines() -> u64 {
     let dropped = DROPPED_LINES.get().map_or(0, ErrorCounter::dropped_lines);
     UNWRITTEN_LINES.load(Ordering::Relaxed) + dropped as u64
@@ -90,7 +90,7 @@ fn count_lost_lines() -> u64 {
 
 static DROPPED_LINES: OnceLock<ErrorCounter> = OnceLock::new();
 static UNWRITTEN_LINES: AtomicU64 = AtomicU64::new(0);
-/// Lines that wait for their writing, some 200 bytes each.
+/// Maximum number of queued lines, about 200 bytes each.
 const MAX_BUFFERED_LINES: usize = 8192;
-/// For the lines that wait at the end.
+/// Time for queued lines at the end of the process.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);

@@ -1,4 +1,4 @@
-//! `[alarms]`: from where on something is an alarm, and who is told.
+//! `[alarms]`: thresholds and recipients of notifications.
 
 use crate::config::section::Section;
 use crate::config::sections::webhook_endpoint::read_url;
@@ -11,7 +11,7 @@ use mailtrail_relay::monitoring::Thresholds;
 use mailtrail_store::RESERVED_BYTES;
 use std::time::Duration;
 
-/// Reads it; `upstreams` are the names that there are.
+/// Reads the section; `upstreams` are the configured names.
 pub(crate) fn read_alarms(root: &mut Section<'_>, upstreams: &[&str]) -> (Thresholds, AlarmNotifications) {
     let mut section = root.subsection("alarms");
     let (thresholds, usual) = (read_thresholds(&mut section), AlarmNotifications::default());
@@ -64,7 +64,7 @@ fn read_webhook(section: &mut Section<'_>) -> Option<webhook_client::WebhookEndp
         _ => {}
     }
     if url.as_ref().is_some_and(|url| url.scheme() == "http") && !allow_private_address {
-        section.add_warning("webhook_url", "is not https: whoever is on the way reads the alarms");
+        section.add_warning("webhook_url", "is not https: alarms cross the network unencrypted");
     }
     Some(webhook_client::WebhookEndpoint {
         url: url?,
@@ -94,5 +94,5 @@ fn read_email(section: &mut Section<'_>, upstreams: &[&str]) -> Option<EmailSett
     Some(EmailSettings { recipients, sender: from?, preferred_upstream })
 }
 
-/// How long a request and its answer may take.
+/// Default timeout of a notification request, with its response.
 const WEBHOOK_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,10 +1,10 @@
-//! What is changed in the header of mail: keys of `[[user]]`, and of `[[listener]]` for clients without a login.
+//! Header cleanup: keys of `[[user]]`, and of `[[listener]]` for clients without a login.
 
 use crate::config::keywords::quote_list;
 use crate::config::section::Section;
 use mailtrail_mail::HeaderCleanup;
 
-/// Reads them; what is not given is changed.
+/// Reads the keys; a cleanup that is not configured is on.
 pub(crate) fn read_cleanup(section: &mut Section<'_>) -> HeaderCleanup {
     let HeaderCleanup { drop_headers, replace_unusable, convert_mbox_line, rewrite_list_unsubscribe } =
         HeaderCleanup::default();

@@ -1,4 +1,4 @@
-//! `[inbound]`: mail from outside, and where it goes.
+//! `[inbound]`: rules and targets of inbound mail.
 
 use crate::config::keywords::{AUTO_REPLY_MODES, INBOUND_TRANSPORTS, InboundTransport, UPSTREAM_TLS_MODES};
 use crate::config::section::Section;
@@ -80,7 +80,7 @@ fn read_smtp_target(section: &mut Section<'_>, protocol: Protocol) -> Option<Smt
     let port = section.integer("port", 1..=u16::MAX).unwrap_or(usual);
     let security = section.keyword("tls", &UPSTREAM_TLS_MODES).unwrap_or(Security::StartTls);
     if security == Security::None && host.as_deref().is_some_and(|host| !is_loopback(host)) {
-        section.add_warning("tls", "is \"none\": whoever is on the way to the target reads the mail");
+        section.add_warning("tls", "is \"none\": mail crosses the network unencrypted");
     }
     let ca_file = section.existing_file("ca_file");
     let has_password = section.contains_key("password") || section.contains_key("password_file");
@@ -93,5 +93,5 @@ fn read_smtp_target(section: &mut Section<'_>, protocol: Protocol) -> Option<Smt
     Some(SmtpSettings { protocol, host: host?, port, security, ca_file, login })
 }
 
-/// How long Odoo may take for a mail.
+/// Default timeout of a delivery to Odoo.
 const DEFAULT_ODOO_TIMEOUT: Duration = Duration::from_secs(120);

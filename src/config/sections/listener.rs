@@ -1,4 +1,4 @@
-//! `[[listener]]`: where clients connect, and who may.
+//! `[[listener]]`: address, TLS and access of an SMTP listener.
 
 use crate::config::keywords::{AUTHENTICATION_MODES, LISTENER_TLS_MODES};
 use crate::config::section::Section;
@@ -10,7 +10,7 @@ use mailtrail_relay::submission::{Listener, ListenerTls};
 use mailtrail_smtp::Authentication;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Reads one; `users` is how many could log in.
+/// Reads a listener; `users` is the number of configured users.
 pub(crate) fn read_listener(
     mut section: Section<'_>,
     users: usize,
@@ -53,11 +53,11 @@ fn check_listener(listener: &Listener, users: usize, section: &Section<'_>) {
         section.add_error("auth", "\"required\" needs at least one [[user]]");
     }
     if listener.allow.is_empty() {
-        section.add_error("allow", "an empty list is not a list of networks; nobody could connect");
+        section.add_error("allow", "an empty list allows no client");
     }
     let plain = listener.tls == ListenerTls::None;
     if plain && listener.require_tls {
-        section.add_error("require_tls", "true contradicts tls = \"none\"; nobody could send");
+        section.add_error("require_tls", "true contradicts tls = \"none\"; no client could send");
     }
     if plain && listener.client_ca.is_some() {
         section.add_error("client_ca_file", "certificates need TLS, and tls is \"none\"");
@@ -67,13 +67,13 @@ fn check_listener(listener: &Listener, users: usize, section: &Section<'_>) {
             format!("{network} is neither loopback nor private; passwords would cross it without TLS");
         section.add_error("allow", message);
     }
-    // Halves of the internet are the internet.
+    // Two halves of the address space cover all of it.
     if !login && IpNet::aggregate(&listener.allow).iter().any(|network| network.prefix_len() == 0) {
         section.add_error("allow", "the whole internet with auth = \"none\" is an open relay");
     }
 }
 
-/// Networks nest or are disjoint, so both ends tell for all between.
+/// Private ranges and networks nest or are disjoint, so it suffices to check both ends.
 fn is_private(network: &IpNet) -> bool {
     [network.network(), network.broadcast()].iter().all(|end| match end {
         IpAddr::V4(end) => end.is_loopback() || end.is_private() || end.is_link_local(),

@@ -1,4 +1,4 @@
-//! The sections that exist once, and those that this version only checks.
+//! Readers of the sections: one module for each array of tables, the single sections here.
 
 pub(crate) mod alarms;
 mod cleanup;
@@ -34,7 +34,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// `[server]`: our name and where we keep things.
+/// Reads `[server]`: host name and data directory.
 pub(crate) fn read_server(root: &mut Section<'_>) -> (String, PathBuf) {
     let mut section = root.subsection("server");
     section.require_key("hostname");
@@ -45,7 +45,7 @@ pub(crate) fn read_server(root: &mut Section<'_>) -> (String, PathBuf) {
     (hostname.unwrap_or_default(), data_dir)
 }
 
-/// `[tls]`.
+/// Reads `[tls]`: the listeners' certificate.
 pub(crate) fn read_tls(root: &mut Section<'_>) -> Option<CertificateFiles> {
     let mut section = root.subsection("tls");
     let files = read_certificate_files(&mut section);
@@ -53,7 +53,7 @@ pub(crate) fn read_tls(root: &mut Section<'_>) -> Option<CertificateFiles> {
     files
 }
 
-/// `certificate` and `private_key`, both or neither.
+/// Reads `certificate` and `private_key`, both or neither.
 fn read_certificate_files(section: &mut Section<'_>) -> Option<CertificateFiles> {
     for (key, other) in [("certificate", "private_key"), ("private_key", "certificate")] {
         if section.contains_key(key) && !section.contains_key(other) {
@@ -64,7 +64,7 @@ fn read_certificate_files(section: &mut Section<'_>) -> Option<CertificateFiles>
     files.map(|(certificate, private_key)| CertificateFiles { certificate, private_key })
 }
 
-/// `[limits]`.
+/// Reads `[limits]`: limits of sessions and logins.
 pub(crate) fn read_limits(root: &mut Section<'_>) -> (Limits, LoginPolicy) {
     let mut section = root.subsection("limits");
     let usual = Limits::default();
@@ -103,7 +103,7 @@ fn read_login_policy(section: &mut Section<'_>) -> LoginPolicy {
     }
 }
 
-/// `[http]`.
+/// Reads `[http]`: the webhook listener.
 pub(crate) fn read_http(
     root: &mut Section<'_>,
     claims: &mut UniqueNames,
@@ -129,7 +129,7 @@ pub(crate) fn read_http(
     (address, tls, settings)
 }
 
-/// `[admin]`.
+/// Reads `[admin]`: the administration API.
 pub(crate) fn read_admin(root: &mut Section<'_>, data_dir: &Path, claims: &mut UniqueNames) -> AdminSettings {
     let mut section = root.subsection("admin");
     let socket = section.file_path("socket").unwrap_or_else(|| data_dir.join("admin.sock"));
@@ -146,8 +146,8 @@ pub(crate) fn read_admin(root: &mut Section<'_>, data_dir: &Path, claims: &mut U
     let hosts = section.list("hosts", "a host name or an address without a port", host).unwrap_or_default();
     if address.is_some_and(|address| !address.ip().is_loopback()) {
         let risk = match &token {
-            Some(_) => "the token and what is asked cross the network in clear",
-            None => "everyone who reaches it reads the figures",
+            Some(_) => "token and data cross the network unencrypted",
+            None => "the metrics are public there",
         };
         section.add_warning("address", format!("can be reached from other machines; {risk}"));
     }
@@ -158,7 +158,7 @@ pub(crate) fn read_admin(root: &mut Section<'_>, data_dir: &Path, claims: &mut U
     AdminSettings { socket, address, token, hosts }
 }
 
-/// `[log]`.
+/// Reads `[log]`: level, format and redaction.
 pub(crate) fn read_log(root: &mut Section<'_>) -> LogSettings {
     let mut section = root.subsection("log");
     let usual = LogSettings::default();
@@ -174,7 +174,7 @@ pub(crate) fn read_log(root: &mut Section<'_>) -> LogSettings {
     log
 }
 
-/// `[retention]`: how long things are kept.
+/// Reads `[retention]`: retention of messages, bodies and events.
 pub(crate) fn read_retention(root: &mut Section<'_>) -> Retention {
     let usual = Retention::default();
     let mut section = root.subsection("retention");
@@ -188,7 +188,8 @@ pub(crate) fn read_retention(root: &mut Section<'_>) -> Retention {
     retention
 }
 
-/// `[reports]`: whether senders hear of failures. Odoo, where a sink shows them, would count a bounce twice.
+/// Reads `[reports]`: whether senders receive DSNs. Off by default with an Odoo sink, because Odoo would count a bounce
+/// twice.
 pub(crate) fn read_reports(root: &mut Section<'_>, sinks: &[Sink]) -> bool {
     let mut section = root.subsection("reports");
     let failures = section.keyword("failures", &DSN_RECIPIENTS);
@@ -196,7 +197,7 @@ pub(crate) fn read_reports(root: &mut Section<'_>, sinks: &[Sink]) -> bool {
     failures.unwrap_or(!sinks.iter().any(|sink| matches!(sink.kind, SinkKind::Odoo(_))))
 }
 
-/// `[heartbeat]`: the test mail, if there is to be one.
+/// Reads `[heartbeat]`: the periodic test message, if configured.
 pub(crate) fn read_heartbeat(root: &mut Section<'_>) -> Option<heartbeat::HeartbeatSettings> {
     if !root.contains_key("heartbeat") {
         return None;
@@ -215,7 +216,7 @@ pub(crate) fn read_heartbeat(root: &mut Section<'_>) -> Option<heartbeat::Heartb
     Some(heartbeat::HeartbeatSettings { recipient: to?, sender: from?, interval, timeout })
 }
 
-/// `[duplicates]`: how long a message is looked for among those before it.
+/// Reads `[duplicates]`: the window of the duplicate check.
 pub(crate) fn read_duplicates(root: &mut Section<'_>) -> Option<Duration> {
     let mut section = root.subsection("duplicates");
     let window = section.parse("window", "\"off\" or a duration from \"1s\" to \"30d\"", |text| {
@@ -226,5 +227,5 @@ pub(crate) fn read_duplicates(root: &mut Section<'_>) -> Option<Duration> {
     window.flatten()
 }
 
-/// Characters: what nobody guesses.
+/// In characters; shorter tokens can be guessed.
 const MIN_TOKEN_CHARS: usize = 16;

@@ -1,4 +1,4 @@
-//! `[[sink]]` with `kind = "odoo"`.
+//! Keys of `[[sink]]` with `kind = "odoo"`.
 
 use crate::config::keywords::{ODOO_MODES, ODOO_UNSUBSCRIBE_ACTIONS};
 use crate::config::section::Section;
@@ -38,12 +38,12 @@ pub(crate) fn read_odoo_sink(
     Some(OdooSettings { login, instance, mode, action_id, status_options, hostname: hostname.to_owned() })
 }
 
-/// Where a database is, and who logs in there; `patience` is the usual timeout.
+/// Reads the server, the database and the login; `patience` is the default timeout.
 pub(crate) fn read_odoo_login(section: &mut Section<'_>, patience: Duration) -> Option<odoo::OdooConnection> {
     ["url", "database", "username"].iter().for_each(|key| section.require_key(key));
     let url = section.parse("url", "a text", |text| Some(parse_url(text)));
     if url == Some(None) {
-        // The value is not shown: a password may stand in it.
+        // The value is not shown, because it may contain a password.
         section.add_error("url", "is not an http:// or https:// address without login");
     }
     let url = url.flatten();
@@ -51,7 +51,7 @@ pub(crate) fn read_odoo_login(section: &mut Section<'_>, patience: Duration) -> 
     if url.as_ref().is_some_and(|url| url.scheme() == "http") && !host.is_some_and(is_loopback) {
         section.add_warning(
             "url",
-            "is not https: whoever is on the way reads the API key, and what is about the mail",
+            "is not https: the API key and data about messages cross the network unencrypted",
         );
     }
     let (database, username) = (section.text("database"), section.text("username"));
@@ -72,7 +72,7 @@ pub(crate) fn read_odoo_login(section: &mut Section<'_>, patience: Duration) -> 
     })
 }
 
-/// Where Odoo answers; who logs in there stands elsewhere.
+/// Parses the URL of Odoo, which must not contain a login.
 fn parse_url(text: &str) -> Option<Url> {
     let url: Url = text.parse().ok()?;
     let anonymous = url.username().is_empty() && url.password().is_none();

@@ -1,4 +1,4 @@
-//! `api_key` and `[upstream.reconcile]`: the account behind an upstream, and how it is asked.
+//! `api_key` and `[upstream.reconcile]`: access to the provider's API, and polling of its events.
 
 use crate::config::keywords::EVENT_APIS;
 use crate::config::section::Section;
@@ -10,15 +10,13 @@ use mailtrail_relay::reconcile;
 use mailtrail_trail::provider::{Provider, Region};
 use reqwest::Url;
 
-/// What an upstream says about its API, whatever it is used for.
+/// The API keys of an upstream, before their use is decided.
 pub(crate) struct ApiKeyEntry {
-    /// The name under which the key stands, or would.
+    /// Configuration key in use, or the one to name in a fault.
     pub key_name: &'static str,
-    /// Whether it stands there.
     pub is_present: bool,
-    /// The key.
     pub key: Option<Secret>,
-    /// Where the API begins, if that is said.
+    /// Base URL of the API, if configured.
     pub base_url: Option<Url>,
 }
 
@@ -29,14 +27,14 @@ impl ApiKeyEntry {
         let key = section.secret("api_key");
         let base_url = section.parse("api_base_url", "a text", |text| Some(parse_base_url(text)));
         if base_url == Some(None) {
-            // The value is not shown: a key may stand in it.
+            // The value is not shown, because it may contain a key.
             section.add_error("api_base_url", EXPECTED_BASE_URL);
         }
         Self { key_name, is_present, key, base_url: base_url.flatten() }
     }
 }
 
-/// The account, and how it is asked for events.
+/// Reads the API settings and the polling of events.
 pub(crate) fn read_provider_api(
     section: &mut Section<'_>,
     upstream: &str,
@@ -63,7 +61,7 @@ pub(crate) fn read_provider_api(
             ),
             (Provider::Brevo, _) => (ProviderKind::Brevo, ProviderKind::BREVO_BASE_URL),
             (Provider::Mailgun, None) => {
-                let why = "is of no use without domain: the provider's events cannot be asked for";
+                let why = "has no effect without domain: the provider's events cannot be polled";
                 return key.is_present.then(|| section.add_warning(key.key_name, why)).and(None);
             }
             (Provider::Plain, _) => {
@@ -93,7 +91,7 @@ pub(crate) fn read_provider_api(
     (account, settings)
 }
 
-/// Scheme, host and port of an address where a key may be sent.
+/// Parses scheme, host and port of a URL that may receive a key.
 fn parse_base_url(text: &str) -> Option<Url> {
     let url: Url = text.parse().ok()?;
     let host = url.host_str()?.trim_matches(['[', ']']);

@@ -1,11 +1,11 @@
-//! `[[route]]` and `[bulk]`: which mail goes where, and which goes first.
+//! `[[route]]` and `[bulk]`: choice of upstream and priority.
 
 use crate::config::section::Section;
 use crate::config::unique_names::{NameKind, UniqueNames};
 use crate::config::validators::{is_address_pattern, is_header_name, is_slug};
 use mailtrail_trail::{HeaderMatch, Match, Route, Routing};
 
-/// Reads both; `upstreams` and `users` are the names that there are.
+/// Reads both; `upstreams` and `users` are the configured names.
 pub(crate) fn read_routing(
     root: &mut Section<'_>,
     upstreams: &[&str],
@@ -78,7 +78,7 @@ fn parse_header_match(text: &str) -> Option<HeaderMatch> {
     sound.then(|| HeaderMatch { name: name.to_owned(), value: value.map(str::to_owned) })
 }
 
-/// As [`read`] reads it.
+/// Formats a header condition, the inverse of parsing.
 pub(crate) fn format_header_match(field: &HeaderMatch) -> String {
     match &field.value {
         Some(value) => format!("{}: {value}", field.name),
@@ -86,7 +86,7 @@ pub(crate) fn format_header_match(field: &HeaderMatch) -> String {
     }
 }
 
-/// What newsletters have, Odoo's among them.
+/// Header fields of newsletters, Odoo's included.
 const DEFAULT_BULK_HEADERS: [&str; 3] = ["List-Unsubscribe", "Precedence: bulk", "Precedence: list"];
-/// Recipients from which on a mail is bulk.
+/// Minimum number of recipients of a bulk message.
 const DEFAULT_BULK_RECIPIENTS: usize = 50;

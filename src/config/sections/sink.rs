@@ -1,4 +1,4 @@
-//! `[[sink]]`: who is told what becomes of the mail.
+//! `[[sink]]`: a receiver of events.
 
 use crate::config::keywords::{SINK_TYPES, SinkType};
 use crate::config::section::Section;
@@ -10,7 +10,7 @@ use mailtrail_relay::sink::{FileSettings, SinkFilter, SinkKind, SinkSettings};
 use mailtrail_trail::TrailEventKind;
 use std::time::Duration;
 
-/// Reads one; `hostname` is our name.
+/// Reads a sink; `hostname` is the relay's name.
 pub(crate) fn read_sink(
     mut section: Section<'_>,
     hostname: &str,

@@ -1,4 +1,4 @@
-//! `[[source]]`: who reports besides the upstreams' providers.
+//! `[[source]]`: a sender of webhooks besides the upstreams' providers.
 
 use crate::config::keywords::{SOURCE_TYPES, SourceType};
 use crate::config::section::Section;
@@ -6,7 +6,7 @@ use crate::config::unique_names::{NameKind as Claim, UniqueNames};
 use crate::config::validators::is_slug;
 use mailtrail_relay::webhook::{HintSuppression, SourceKind, WebhookSource};
 
-/// Reads one; `upstreams` are the names that there are, with which it shares the paths of webhooks.
+/// Reads a source; `upstreams` are the configured names, which share the webhook paths.
 pub(crate) fn read_source(
     mut section: Section<'_>,
     upstreams: &[&str],
@@ -26,7 +26,7 @@ pub(crate) fn read_source(
     }
     let secrets = section.secrets("secret", 2);
     if secrets.iter().any(|secret| secret.expose().len() < MIN_SECRET_CHARS) {
-        // Whoever guesses it is believed.
+        // A guessed secret authenticates a forged webhook.
         section.add_warning(
             key,
             format!("is shorter than {MIN_SECRET_CHARS} characters; `openssl rand -hex 32` makes a good one"),
@@ -56,7 +56,7 @@ pub(crate) fn read_source(
             if upstream.is_some() {
                 section.add_error(
                     "upstream",
-                    "belongs to kind = \"generic\"; ActiveCampaign knows of no mail of ours",
+                    "belongs to kind = \"generic\"; ActiveCampaign's events do not refer to messages",
                 );
             }
             Some(SourceKind::ActiveCampaign {
@@ -70,5 +70,5 @@ pub(crate) fn read_source(
     Some(WebhookSource { name: name?, kind: kind? })
 }
 
-/// Characters of a secret that nobody guesses.
+/// In characters; shorter secrets can be guessed.
 const MIN_SECRET_CHARS: usize = 16;

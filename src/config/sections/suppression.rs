@@ -1,4 +1,4 @@
-//! `[suppression]`: which addresses get no mail.
+//! `[suppression]`: rules of the suppression list.
 
 use crate::config::keywords::{SUPPRESSION_MODES, UNSUBSCRIBE_SCOPES};
 use crate::config::section::Section;
@@ -7,7 +7,7 @@ use crate::config::units::ONE_DAY;
 use mailtrail_trail::suppression::SuppressionSettings;
 use std::time::Duration;
 
-/// Reads it; also how often our list and the providers' are brought together, if they are.
+/// Reads the section. The second value is the interval of the synchronization with the providers, if enabled.
 pub(crate) fn read_suppression(root: &mut Section<'_>) -> (SuppressionSettings, Option<Duration>) {
     let usual = SuppressionSettings::default();
     let mut section = root.subsection("suppression");
@@ -34,7 +34,7 @@ pub(crate) fn read_suppression(root: &mut Section<'_>) -> (SuppressionSettings, 
     (settings, sync.unwrap_or(Some(ONE_DAY)))
 }
 
-/// How long something counts; `Some(None)`: for ever.
+/// Reads the lifetime of an entry; `Some(None)` means no expiry.
 fn read_expiry(section: &mut Section<'_>, key: &str) -> Option<Option<Duration>> {
     section.parse(key, "\"never\" or a duration from \"1d\" to \"3650d\"", |text| {
         let allowed = |duration: &Duration| (ONE_DAY..=ONE_DAY * 3650).contains(duration);
@@ -42,8 +42,8 @@ fn read_expiry(section: &mut Section<'_>, key: &str) -> Option<Option<Duration>>
     })
 }
 
-/// What does not end by itself.
+/// Value for entries without expiry.
 pub(crate) const NEVER_KEYWORD: &str = "never";
-/// What is never done by itself.
+/// Value that turns an automatic action off.
 pub(crate) const OFF_KEYWORD: &str = "off";
 const ONE_HOUR: Duration = Duration::from_secs(3600);

@@ -1,4 +1,4 @@
-//! `[[upstream]]`: where mail goes.
+//! `[[upstream]]`: a server that delivers mail.
 
 use crate::config::keywords::{
     PIPELINING_MODES, PROVIDER_NAMES, REGION_NAMES, TRANSPORT_KINDS, TransportKind, UPSTREAM_TLS_MODES,
@@ -20,13 +20,13 @@ use mailtrail_trail::provider::{Provider, Region};
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// What an upstream must not lead back to.
+/// The relay's own listeners; an upstream that points at one would loop.
 pub(crate) struct OwnEndpoints<'a> {
     pub hostname: &'a str,
     pub listeners: &'a [Listener],
 }
 
-/// Reads one.
+/// Reads an upstream.
 pub(crate) fn read_upstream(
     mut section: Section<'_>,
     us: &OwnEndpoints<'_>,
@@ -57,7 +57,7 @@ pub(crate) fn read_upstream(
     upstream
 }
 
-/// What Brevo's webhooks prove themselves with.
+/// Reads the credentials of Brevo's webhooks.
 fn read_webhook_auth(section: &mut Section<'_>) -> WebhookAuth {
     let has_password =
         section.contains_key("webhook_password") || section.contains_key("webhook_password_file");
@@ -81,7 +81,7 @@ fn read_webhook_auth(section: &mut Section<'_>) -> WebhookAuth {
     WebhookAuth { tokens, token_header, basic: login.zip(section.secret("webhook_password")) }
 }
 
-/// How it is reached, the account behind it, and how that is asked.
+/// Reads connection, API access and polling.
 fn read_transport(
     section: &mut Section<'_>,
     name: String,
@@ -94,7 +94,7 @@ fn read_transport(
         section.parse("host", "a host name or an IP address", |text| is_hostname(text).then(|| text.into()));
     let port = section.integer("port", 1..=u16::MAX);
     let security = section.keyword("tls", &UPSTREAM_TLS_MODES);
-    // 465 is the port for TLS from the first byte (RFC 8314 section 3.3).
+    // Port 465 uses implicit TLS (RFC 8314 section 3.3).
     let usual = if port == Some(465) { Security::Implicit } else { Security::StartTls };
     let security = security.unwrap_or(usual);
     let domain: Option<String> =
@@ -204,7 +204,7 @@ fn read_retry(mut section: Section<'_>) -> RetryPolicy {
     retry
 }
 
-/// `transport`, and what messages need of the API.
+/// Reads `transport` and the settings that sending by the API needs.
 fn read_mailgun_api(
     section: &mut Section<'_>,
     provider: Option<Provider>,

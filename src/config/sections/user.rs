@@ -1,4 +1,4 @@
-//! `[[user]]`: who may log in.
+//! `[[user]]`: credentials for the SMTP listeners.
 
 use crate::config::section::Section;
 use crate::config::sections::cleanup;
@@ -11,7 +11,7 @@ use mailtrail_smtp::Account;
 use mailtrail_trail::provider::SAFE_REQUESTS_KEYWORD;
 use std::sync::Arc;
 
-/// Reads one.
+/// Reads a user.
 pub(crate) fn read_user(mut section: Section<'_>, claims: &mut UniqueNames) -> Option<User> {
     section.require_key("name");
     let name = section.text("name");
@@ -47,7 +47,7 @@ pub(crate) fn read_user(mut section: Section<'_>, claims: &mut UniqueNames) -> O
     Some(User { account: Arc::new(account), password: password?, certificate_identities, rate, quota })
 }
 
-/// `Some(None)`: it has none and needs none.
+/// Reads the password; `Some(None)` for a user that logs in by certificate.
 fn read_password(section: &mut Section<'_>, certified: bool) -> Option<Option<Password>> {
     if certified && !PASSWORD_KEYS.iter().any(|key| section.contains_key(key)) {
         return Some(None);
