@@ -261,8 +261,7 @@ fn warns_about_risky_settings() {
         [
             format!("mailtrail.toml:7: user[0].password: {literal}"),
             format!("mailtrail.toml:13: upstream[0].password: {literal}"),
-            "mailtrail.toml:15: admin.address: can be reached from other machines; everyone who reaches it \
-             reads the figures"
+            "mailtrail.toml:15: admin.address: can be reached from other machines; the metrics are public there"
                 .to_owned(),
             "mailtrail.toml:16: upstream[1].webhook_signing_key: is missing; no event of this upstream can be \
              trusted or joined"
@@ -628,7 +627,7 @@ fn odoo_sink_disables_dsns_unless_configured() {
         assert!(shown.contains(&format!("[reports]\nfailures = \"{expected}\"")), "{more}: {shown}");
         assert_eq!(config.send_dsns, expected == "sender", "{more}");
         let warned =
-            config.warnings.iter().any(|warning| warning.message.contains("a sink tells Odoo of failures"));
+            config.warnings.iter().any(|warning| warning.message.contains("a sink reports failures to Odoo"));
         assert_eq!(warned, more.contains("odoo") && config.send_dsns, "{more}");
     }
 }

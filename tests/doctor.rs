@@ -130,7 +130,7 @@ async fn finds_each_fault_and_gives_remedy() {
             "webhooks unknown; domain unknown; dkim unknown",
             "give the account's key",
         ),
-        ("username = \"up", "sender = \"up", "configuration fail", "says of each key what it may be"),
+        ("username = \"up", "sender = \"up", "configuration fail", "for the allowed values"),
         (
             "[log]",
             "[tls]\ncertificate = \"old.pem\"\nprivate_key = \"old.key\"\n[log]",
@@ -174,7 +174,10 @@ async fn names_unregistered_webhook_events() {
     let (code, findings) = scene.run_doctor_json(&[]).await;
     assert_eq!((code, findings_not_ok(&findings)), (0, vec!["webhooks warn".to_owned()]));
     let what = find_check(&findings, "webhooks")["what"].as_str().unwrap().to_owned();
-    assert_eq!(what, "no webhook of this relay is registered for temporary_fail, complained, unsubscribed, clicked");
+    assert_eq!(
+        what,
+        "no webhook of this relay is registered for temporary_fail, complained, unsubscribed, clicked"
+    );
     assert_eq!(scene.run_doctor_text(&["--nagios"]).await.0, 1);
     assert!(scene.process.terminate().await.success());
 }
@@ -199,14 +202,10 @@ async fn loopback_probe_detects_url_of_other_server() {
     for (url, expected, words) in [
         (format!("http://{}", answers(200, "ok").await.address), "fail", "the path as it is there"),
         (format!("http://{}", answers(404, "").await.address), "fail", "answers 404"),
-        (
-            format!("http://{}", answers(301, "").await.address),
-            "fail",
-            "register the address that it leads to",
-        ),
+        (format!("http://{}", answers(301, "").await.address), "fail", "register the target of the redirect"),
         (format!("http://{}", answers(403, "").await.address), "fail", "without a login"),
-        (format!("http://{}", answers(502, "").await.address), "fail", "finds nobody behind it"),
-        (format!("http://127.0.0.1:{}", free_port()), "warn", "cannot be reached from this machine"),
+        (format!("http://{}", answers(502, "").await.address), "fail", "cannot reach its backend"),
+        (format!("http://127.0.0.1:{}", free_port()), "warn", "from this machine"),
         (format!("https://localhost:{}", secured.address.port()), "fail", "public authority"),
         // Ours under another path: nobody is at home there.
         (scene.webhook_url().replace("/webhooks/up", "/mail"), "fail", "answers 404"),
@@ -328,8 +327,8 @@ async fn evaluates_each_dns_record() {
             "put include:mailgun.org",
         ),
         (instead("TXT", TEST_DOMAIN, &["v=spf1 include:far.example.org ~all"]), "", ""),
-        (without("TXT", DKIM_NAME), "dkim fail", "make TXT pic._domainkey.mg.example.com say: k=rsa; p="),
-        (instead("TXT", DKIM_NAME, &["k=rsa; p=other"]), "dkim fail", "make TXT pic._domainkey"),
+        (without("TXT", DKIM_NAME), "dkim fail", "set TXT pic._domainkey.mg.example.com to: k=rsa; p="),
+        (instead("TXT", DKIM_NAME, &["k=rsa; p=other"]), "dkim fail", "set TXT pic._domainkey"),
         (without("TXT", "_dmarc.example.com"), "dmarc warn", "v=DMARC1"),
         (instead("TXT", "_dmarc.mg.example.com", &["v=DMARC1; p=reject"]), "", ""),
         (without("MX", TEST_DOMAIN), "mx warn", "MX records"),

@@ -118,10 +118,10 @@ async fn errors_have_exit_code_and_explanation() {
         (&["queue", "hold", "nonsense"], 1, "is no tracking id"),
         (&["queue", "hold", both[0]], 1, "several sends begin so: write more of the id"),
         (&["queue", "hold", "01AAAAAA"], 1, "no send begins so"),
-        (&["queue", "hold", "-"], 1, "no ids came from standard input"),
+        (&["queue", "hold", "-"], 1, "no ids on standard input"),
         (&["queue", "hold", &ids[0], no_id], 1, "is not in the queue"),
-        (&["queue", "hold", "--domain", "nobody.example"], 1, "no waiting mail fits"),
-        (&["queue", "hold", "--upstream", "b"], 1, "no waiting mail fits"),
+        (&["queue", "hold", "--domain", "nobody.example"], 1, "no queued message matches"),
+        (&["queue", "hold", "--upstream", "b"], 1, "no queued message matches"),
         (&["queue", "hold", "--upstream", "mailgnu"], 2, "no upstream \"mailgnu\""),
         (&["queue", "hold", &ids[0]], 1, "is held already"),
         (&["queue", "retry", &ids[0]], 1, "is held; release it"),
@@ -426,7 +426,7 @@ async fn logs_operator_actions_with_caller_and_reason() {
     assert_eq!(house.process.ask(&["store", "backup", second.to_str().unwrap()]).await.code, 0);
     assert_eq!(operator_log_lines(&house.process).await, log);
     let said = house.process.ask(&["store", "rebuild", "--reason", "nobody is here"]).await;
-    assert_eq!((said.code, said.out.contains("the ledger is new")), (0, true), "{}", said.err);
+    assert_eq!((said.code, said.out.contains("the ledger is rebuilt")), (0, true), "{}", said.err);
     let mut after = operator_log_lines(&house.process).await;
     let last = after.pop().unwrap();
     assert_eq!((&last["event"], &last["text"]), (&"store-rebuild".into(), &"nobody is here".into()));

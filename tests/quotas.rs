@@ -33,7 +33,7 @@ async fn user_quota_warns_rejects_and_survives_restart() {
     // More is bought: 11 of 12.
     process.configure(&process.configuration(free_port(), &user_config("12/day")));
     process.hang_up().await;
-    process.says("the configuration was applied").await;
+    process.says("configuration and certificates reloaded").await;
     let mut shop = log_in_as(&process, "shop").await;
     submit_to_recipients(&mut shop, 1).await;
     assert_quota_exhausted(&mut shop).await;
@@ -44,7 +44,8 @@ async fn user_quota_warns_rejects_and_survives_restart() {
         &process.configuration(free_port(), &user_config("12/day").replace("quota = \"12/day\"", "")),
     );
     process.hang_up().await;
-    let applied = || (process.log().matches("the configuration was applied").count() == 2).then_some(());
+    let applied =
+        || (process.log().matches("configuration and certificates reloaded").count() == 2).then_some(());
     support::eventually("the second reload", applied).await;
     process.says("the alarm is over").await;
     submit_to_recipients(&mut log_in_as(&process, "shop").await, 1).await;

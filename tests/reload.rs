@@ -34,7 +34,7 @@ async fn applies_changed_user_to_new_connections_only() {
     let text = process.configuration(sink.port(), "");
     process.configure(&text.replace(&format!("name = \"{USER}\""), "name = \"second\""));
     process.hang_up().await;
-    process.says("the configuration was applied, certificates were read changed=\"user\"").await;
+    process.says("configuration and certificates reloaded changed=\"user\"").await;
     let mut second = Client::log_in_as("second", guarded, &trust).await.unwrap();
     sink.arrival(&submit_message(&mut second).await.unwrap()).await;
     sink.arrival(&submit_message(&mut idle).await.unwrap()).await;
@@ -52,7 +52,7 @@ async fn rejects_invalid_config_and_keeps_running() {
     let text = text.replace(&format!("name = \"{USER}\""), "name = \"second\"\nrate = \"many\"");
     process.configure(&text.replace("hostname", "hostnam"));
     process.hang_up().await;
-    process.says("the configuration has faults, the running one stays").await;
+    process.says("invalid configuration; not changed").await;
     let log = process.log();
     assert!(log.contains("server.hostnam") && log.contains("user[0].rate"), "all faults: {log}");
     let mut client = Client::log_in(process.address(0), &trust).await.unwrap();
@@ -64,7 +64,7 @@ async fn rejects_invalid_config_and_keeps_running() {
         "{text}\n[[listener]]\naddress = \"{place}\"\ntls = \"none\"\nauth = \"none\"\n"
     ));
     process.hang_up().await;
-    process.says("the configuration cannot be used, the running one stays").await;
+    process.says("cannot apply the configuration; not changed").await;
     assert!(process.log().contains(&format!("cannot listen on {place}")), "{}", process.log());
     sink.arrival(&submit_message(&mut client).await.unwrap()).await;
     drop(client);
@@ -99,7 +99,7 @@ async fn hanging_upstream_does_not_block_its_replacement() {
     let (mut held, _) = hangs.accept().await.unwrap();
     process.configure(&process.configuration(sink.port(), ""));
     process.hang_up().await;
-    process.says("the configuration was applied").await;
+    process.says("configuration and certificates reloaded").await;
     let behind = submit_message(&mut client).await.unwrap();
     assert_eq!(held.read(&mut [0; 64]).await.unwrap(), 0, "its attempt is over");
     sink.arrival(&id).await;
@@ -127,7 +127,7 @@ async fn adds_and_removes_listeners_and_keeps_others() {
     process.hang_up().await;
     process.says(&format!("listener closed place=\"{more}\"")).await;
     support::eventually("nobody listens there", || std::net::TcpStream::connect(more).err()).await;
-    process.says("this changes with a restart only, what was there stays key=\"server.data_dir\"").await;
+    process.says("key changes only with a restart key=\"server.data_dir\"").await;
     for client in [&mut stays, &mut removed, &mut Client::connect(process.address(1)).await.unwrap()] {
         sink.arrival(&submit_message(client).await.unwrap()).await;
     }

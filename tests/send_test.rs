@@ -89,7 +89,7 @@ async fn does_not_wait_without_webhook_credentials() {
     house.process.start().await;
     let (code, verdict) = run_for_verdict(&house, &["ada@example.net", "--wait", "1d"]).await;
     assert_eq!((code, &verdict["state"]), (1, &json!("relayed")));
-    assert!(verdict["verdict"].as_str().unwrap().contains("give webhook_signing_key_file"), "{verdict}");
+    assert!(verdict["verdict"].as_str().unwrap().contains("set webhook_signing_key_file"), "{verdict}");
     assert!(house.process.terminate().await.success());
 }
 

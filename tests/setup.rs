@@ -33,8 +33,8 @@ async fn registers_all_mailgun_events_and_keeps_other_webhooks() {
     let said = house.ask(&setup).await;
     assert_eq!((said.code, &said.json()[0]["done"]), (0, &json!("created")), "{}", said.err);
     let remains: Vec<_> = said.json()[1..].iter().map(|line| line["remains"].to_string()).collect();
-    assert!(remains[0].contains("https://old.example.com/webhooks/up is registered, too"), "{remains:?}");
-    assert!(remains[1].contains("the web server of relay.example.com passes /webhooks/up"), "{remains:?}");
+    assert!(remains[0].contains("https://old.example.com/webhooks/up is also registered"), "{remains:?}");
+    assert!(remains[1].contains("the web server of relay.example.com forwards /webhooks/up"), "{remains:?}");
     let mut expected = before.clone();
     for kind in ALL_EVENTS {
         let mut urls = expected[kind]["urls"].as_array().cloned().unwrap_or_default();
@@ -95,7 +95,7 @@ async fn an_address_with_a_final_slash_is_not_registered_again() {
         for url in [OWN_URL, &slash] {
             let said = house.ask(&["--json", "setup", provider, "--url", url]).await;
             assert!(["kept", "updated"].map(Value::from).contains(&said.json()[0]["done"]), "{}", said.out);
-            assert!(!said.out.contains("is registered, too"), "{}", said.out);
+            assert!(!said.out.contains("is also registered"), "{}", said.out);
         }
         match face {
             ProviderProfile::Mailgun => {
@@ -157,8 +157,8 @@ async fn errors_name_cause_and_remedy() {
             1,
             "a domain sending key may send",
         ),
-        (good.replace("api_key_file = \"key\"\n", ""), "", 2, "give api_key_file"),
-        (good.replace("domain = \"mg.example.com\"\n", ""), "", 2, "give domain and api_key_file"),
+        (good.replace("api_key_file = \"key\"\n", ""), "", 2, "set api_key_file"),
+        (good.replace("domain = \"mg.example.com\"\n", ""), "", 2, "set domain and api_key_file"),
         (good.replace("mg.example.com\"\nhost", "other.example.com\"\nhost"), "", 1, "are domain and region"),
         (good.replace("provider = \"mailgun\"", "provider = \"brevo\""), "", 2, "provider = \\\"mailgun\\\""),
         (twice.clone(), "", 2, "name one: --upstream"),
@@ -194,7 +194,7 @@ async fn registers_all_brevo_events_with_authentication() {
     assert_eq!(brevo_webhooks(&house).await, before, "a dry run changes nothing");
     let said = house.ask(&setup).await;
     assert_eq!((said.code, &said.json()[0]["done"]), (0, &json!("created")), "{}", said.err);
-    assert!(said.out.contains("https://old.example.com/webhooks/up is registered, too"), "{}", said.out);
+    assert!(said.out.contains("https://old.example.com/webhooks/up is also registered"), "{}", said.out);
     let all = brevo_webhooks(&house).await;
     let ours = &all[2];
     assert_eq!((&ours["url"], &ours["batched"]), (&json!(OWN_URL), &json!(false)));
@@ -264,7 +264,7 @@ async fn registers_each_configured_brevo_authentication() {
         assert_eq!(house.api(Method::POST, "/v3/webhooks", Some(other)).await.0, 201);
     }
     let said = house.ask(&["setup", "brevo", "--url", "https://other.example.com"]).await;
-    assert!(said.code == 1 && said.err.contains("has 40 webhooks already; change"), "{}", said.err);
+    assert!(said.code == 1 && said.err.contains("has 40 webhooks already; correct"), "{}", said.err);
     house.process.configure(&house.configuration.replace(token, ""));
     let said = house.ask(&setup).await;
     assert!(said.code == 1 && said.err.contains("openssl rand"), "{}", said.err);

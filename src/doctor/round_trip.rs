@@ -127,7 +127,7 @@ mod tests {
             (ProbeReply::Ours, CheckStatus::Ok, ""),
             (ProbeReply::None("no answer in time".to_owned()), CheckStatus::Warn, "firewall"),
             (ProbeReply::None(cause), CheckStatus::Fail, "public authority"),
-            (ProbeReply::Foreign(301), CheckStatus::Fail, "register the address"),
+            (ProbeReply::Foreign(301), CheckStatus::Fail, "register the target"),
             (ProbeReply::Foreign(403), CheckStatus::Fail, "without a login"),
             (ProbeReply::Foreign(502), CheckStatus::Fail, "pass POST on to http://here"),
             (ProbeReply::Foreign(200), CheckStatus::Fail, "the path as it is there"),
