@@ -7,7 +7,7 @@ _default:
 build:
     cargo build --locked --release
 
-# Run all tests, as the README does; ARGS go to cargo, for example `just test --test webhooks`
+# Run all tests, as the README does; ARGS go to cargo, for example `just test --test it webhooks::`
 test *ARGS:
     cargo test --locked {{ ARGS }}
 

@@ -20,7 +20,7 @@
 //! journal's order alone: a replay after a crash, or a rebuild from nothing, joins the same events to the same sends
 //! and counts nothing twice. An event that comes before its send is kept as an orphan, and the record that accepts
 //! the send adopts it. Whatever the order in which events come, they end at the same sends and leave the same marks
-//! (`tests/properties/correlation.rs`); the one exception stands at `find` in that file.
+//! (`crates/store/tests/it/correlation.rs`); the one exception stands at `find` in that file.
 //!
 //! A report that is genuine and cannot be understood is a dead letter. Reports are kept in their raw form, so a later
 //! version may read them anew: `mailtrail events replay`.

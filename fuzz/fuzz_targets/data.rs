@@ -1,7 +1,7 @@
 #![no_main]
 
 #[expect(dead_code, reason = "each target takes what it needs")]
-#[path = "../../tests/properties/check.rs"]
+#[path = "../../testkit/src/session_model.rs"]
 mod check;
 
 use libfuzzer_sys::fuzz_target;

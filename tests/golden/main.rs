@@ -19,15 +19,15 @@
 //! Pinned elsewhere:
 //! - replies that carry a text of their own, and whole SMTP dialogues: `tests/dialogues`
 //! - the configuration's faults with their words: `tests/fixtures/config-faults.txt` (here: keys and lines)
-//! - the routes and answers of the API against `docs/openapi.json`: `tests/openapi.rs` (here: the document's names)
-//! - the metrics of the code against `docs/metrics.md`: `tests/metrics.rs` (here: the document's names and values)
-//! - the fields of every list under `--json`: `tests/json_lines.rs` (here: whole lines of a fixed store)
-//! - the states in stores of earlier versions: `tests/upgrade.rs` (here: whole lines)
-//! - events of the providers, in their own payloads: `tests/mailgun_payloads.rs`, `tests/brevo.rs`, `tests/sources.rs`
-//! - signatures of sinks and alarms: `tests/sinks.rs`, `tests/alarms.rs`
-//! - fields of entries in journald: `tests/journald.rs`
-//! - the sandbox's own paths: `tests/sandbox_api.rs`, `tests/sandbox_contacts.rs` (here: their names)
-//! - Odoo's calls, and the action run by Odoo's own code: `tests/sink_odoo.rs` (here: the action's bytes)
+//! - the routes and answers of the API against `docs/openapi.json`: `tests/it/admin/openapi.rs` (here: the document's names)
+//! - the metrics of the code against `docs/metrics.md`: `tests/it/admin/metrics.rs` (here: the document's names and values)
+//! - the fields of every list under `--json`: `tests/it/cli/json_lines.rs` (here: whole lines of a fixed store)
+//! - the states in stores of earlier versions: `tests/it/ops/upgrade.rs` (here: whole lines)
+//! - events of the providers, in their own payloads: `crates/trail/tests/it/mailgun_payloads.rs`, `tests/it/webhooks/brevo.rs`, `tests/it/webhooks/sources.rs`
+//! - signatures of sinks and alarms: `tests/it/sinks/http.rs`, `tests/it/ops/alarms.rs`
+//! - fields of entries in journald: `tests/it/ops/journald.rs`
+//! - the sandbox's own paths: `crates/sandbox/tests/it/management_api.rs`, `tests/it/webhooks/activecampaign.rs` (here: their names)
+//! - Odoo's calls, and the action run by Odoo's own code: `tests/it/sinks/odoo.rs` (here: the action's bytes)
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 

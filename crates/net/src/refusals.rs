@@ -308,18 +308,18 @@ const LOG_WINDOW: Duration = Duration::from_secs(60);
 const MAX_OPEN_WINDOWS: usize = 1000;
 
 #[cfg(test)]
-#[path = "../../../tests/support/log.rs"]
-mod log;
+#[path = "../../../testkit/src/log_capture.rs"]
+mod log_capture;
 
 #[cfg(test)]
 mod tests {
-    use super::log::Log;
+    use super::log_capture::LogCapture;
     use super::*;
 
     #[tokio::test(start_paused = true)]
     async fn logs_one_line_a_minute_per_network_and_reason() {
-        let log = Log::default();
-        let _listening = log.listen();
+        let log = LogCapture::default();
+        let _listening = log.install();
         let refusals = RefusalLog::default();
         for _ in 0..500 {
             for address in ["192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2"] {
@@ -344,8 +344,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn bounds_lines_and_memory_for_many_addresses() {
-        let log = Log::default();
-        let _listening = log.listen();
+        let log = LogCapture::default();
+        let _listening = log.install();
         let refusals = RefusalLog::default();
         for number in 0..MAX_OPEN_WINDOWS as u32 + 500 {
             refusals.record_refusal(IpAddr::V4(number.into()), Refusal::Network, &"");

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The part in brackets is `mailtrail-store`. Tasks never call each other: each commits to the store and
-//! sends a wake-up that may be lost. `tests/layering.rs` at the root of the workspace enforces it. Shared
+//! sends a wake-up that may be lost. `tests/it/layering.rs` of this crate enforces it. Shared
 //! by the tasks are only the alarm registry, the activity of the upstreams and the submission of internal
 //! mail.
 

@@ -1,0 +1,190 @@
+//! A Chromium without a window, led by its DevTools protocol over two pipes: when they close, it ends. It reaches this
+//! machine only.
+
+use crate::PATIENCE;
+use command_fds::{CommandFdExt, FdMapping};
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, ErrorKind, PipeReader, PipeWriter, Write, pipe};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// One page in a browser of its own.
+pub struct Browser {
+    child: Child,
+    orders: PipeWriter,
+    answers: Receiver<Value>,
+    number: u64,
+    session: Option<String>,
+    events: Vec<Value>,
+    _profile: TempDir,
+}
+
+impl Browser {
+    /// An empty page, so many pixels wide; `None` where there is no Chromium.
+    pub fn open(width: u32) -> Option<Self> {
+        let profile = tempfile::tempdir().unwrap();
+        let ((their_orders, orders), (answers, their_answers)) = (pipe().unwrap(), pipe().unwrap());
+        let child = PROGRAMS.iter().find_map(|program| {
+            let mut command = Command::new(program);
+            command.args(ARGUMENTS).arg(format!("--user-data-dir={}", profile.path().display()));
+            let mappings = [
+                FdMapping { parent_fd: their_orders.try_clone().unwrap().into(), child_fd: 3 },
+                FdMapping { parent_fd: their_answers.try_clone().unwrap().into(), child_fd: 4 },
+            ];
+            command.fd_mappings(mappings.into()).unwrap();
+            match command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn() {
+                Ok(child) => Some(child),
+                Err(error) if error.kind() == ErrorKind::NotFound => None,
+                Err(error) => panic!("{program}: {error}"),
+            }
+        })?;
+        drop(their_answers);
+        let (answers, number, session, events) = (listen(answers), 0, None, Vec::new());
+        let mut browser = Self { child, orders, answers, number, session, events, _profile: profile };
+        let target = browser.call("Target.createTarget", &json!({"url": "about:blank"}));
+        let target = json!({"targetId": target["targetId"], "flatten": true});
+        let session = browser.call("Target.attachToTarget", &target)["sessionId"].take();
+        browser.session = session.as_str().map(str::to_owned);
+        for domain in ["Page", "Runtime", "Network", "Log"] {
+            browser.call(&format!("{domain}.enable"), &json!({}));
+        }
+        let size = json!({"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": false});
+        browser.call("Emulation.setDeviceMetricsOverride", &size);
+        browser.call("Emulation.setFocusEmulationEnabled", &json!({"enabled": true}));
+        Some(browser)
+    }
+
+    /// Leads the page there.
+    pub fn go(&mut self, url: &str) {
+        let gone = self.call("Page.navigate", &json!({"url": url}));
+        assert_eq!(gone["errorText"], Value::Null, "{url}");
+    }
+
+    /// Has each page run that first.
+    pub fn before(&mut self, script: &str) {
+        self.call("Page.addScriptToEvaluateOnNewDocument", &json!({"source": script}));
+    }
+
+    /// What an expression comes to within the page.
+    pub fn ask(&mut self, expression: &str) -> Value {
+        self.evaluate(expression).unwrap_or_else(|fault| panic!("{expression}: {fault}"))
+    }
+
+    fn evaluate(&mut self, expression: &str) -> Result<Value, Value> {
+        let asked = json!({"expression": expression, "returnByValue": true, "awaitPromise": true});
+        let mut answer = self.try_call("Runtime.evaluate", &asked)?;
+        match answer["exceptionDetails"].take() {
+            Value::Null => Ok(answer["result"]["value"].take()),
+            fault => Err(fault),
+        }
+    }
+
+    /// Waits until an expression is true within the page; one that is only just coming has not everything yet.
+    pub fn until(&mut self, expression: &str) {
+        let started = Instant::now();
+        while self.evaluate(&format!("Boolean({expression})")) != Ok(Value::Bool(true)) {
+            assert!(started.elapsed() < PATIENCE, "{expression}: {}", self.ask("document.body.innerText"));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Strikes a key: `Tab` or `Enter`.
+    pub fn strike(&mut self, key: &str) {
+        let (code, text) = if key == "Enter" { (13, "\r") } else { (9, "") };
+        for kind in ["keyDown", "keyUp"] {
+            let text = if kind == "keyDown" { text } else { "" };
+            let event = json!({
+                "type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code, "text": text
+            });
+            self.call("Input.dispatchKeyEvent", &event);
+        }
+    }
+
+    /// Strikes Tab until what fits `selector` has the focus.
+    pub fn tab_to(&mut self, selector: &str) {
+        for _ in 0..STRIKES {
+            if self.ask(&format!("document.activeElement.matches({})", json!(selector))) == true {
+                return;
+            }
+            self.strike("Tab");
+        }
+        panic!("{selector} cannot be reached: {}", self.ask("document.body.innerText"));
+    }
+
+    /// Types into what has the focus, and strikes Enter.
+    pub fn enter(&mut self, text: &str) {
+        self.call("Input.insertText", &json!({"text": text}));
+        self.strike("Enter");
+    }
+
+    /// Calls a method of the protocol; its result.
+    pub fn call(&mut self, method: &str, parameters: &Value) -> Value {
+        self.try_call(method, parameters).unwrap_or_else(|fault| panic!("{method}: {fault}"))
+    }
+
+    fn try_call(&mut self, method: &str, parameters: &Value) -> Result<Value, Value> {
+        self.number += 1;
+        let mut order = json!({"id": self.number, "method": method, "params": parameters});
+        if let Some(session) = &self.session {
+            order["sessionId"] = json!(session);
+        }
+        self.orders.write_all(format!("{order}\0").as_bytes()).unwrap();
+        loop {
+            let mut answer = self.answers.recv_timeout(PATIENCE).expect("the browser answers");
+            if answer["id"] == self.number {
+                return match answer["error"].take() {
+                    Value::Null => Ok(answer["result"].take()),
+                    fault => Err(fault),
+                };
+            }
+            self.events.push(answer);
+        }
+    }
+
+    /// The parameters of all events of that name up to now.
+    pub fn events(&self, method: &str) -> Vec<&Value> {
+        let of = self.events.iter().filter(|event| event["method"] == method);
+        of.map(|event| &event["params"]).collect()
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn listen(pipe: PipeReader) -> Receiver<Value> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        for message in BufReader::new(pipe).split(0) {
+            let Ok(message) = message else { break };
+            if sender.send(serde_json::from_slice(&message).unwrap()).is_err() {
+                break;
+            }
+        }
+    });
+    receiver
+}
+
+const PROGRAMS: [&str; 5] =
+    ["chromium", "chromium-browser", "google-chrome", "chromium-headless-shell", "chrome-headless-shell"];
+const ARGUMENTS: [&str; 11] = [
+    "--headless",
+    "--remote-debugging-pipe",
+    // Root has no use for it, and elsewhere it needs a set-uid helper.
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--no-proxy-server",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+];
+/// Strikes of Tab until something is reached.
+const STRIKES: usize = 60;

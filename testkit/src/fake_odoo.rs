@@ -1,0 +1,84 @@
+//! A small Odoo in a process of its own (`fake_odoo.py`), and a hand on its tables. It needs python3, which runs the server
+//! action's code as Odoo does.
+
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+
+pub struct Odoo {
+    pub port: u16,
+    child: Child,
+}
+
+impl Odoo {
+    pub fn start() -> Self {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/src/fake_odoo.py");
+        let mut child = Command::new("python3")
+            .arg(script)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the small Odoo needs python3");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        Self { port: line.trim().parse().unwrap(), child }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// All tables, by model and number.
+    pub fn state(&self) -> Value {
+        self.ask("GET", "/state", &Value::Null)
+    }
+
+    /// The fields of a record.
+    pub fn record(&self, model: &str, id: u64) -> Value {
+        self.state()[model][id.to_string()].clone()
+    }
+
+    /// Makes a record.
+    pub fn make(&self, model: &str, values: Value) -> u64 {
+        self.ask("PUT", "/record", &json!({ "model": model, "values": values })).as_u64().unwrap()
+    }
+
+    /// Changes a record.
+    pub fn change(&self, model: &str, id: u64, values: Value) {
+        self.ask("PUT", "/change", &json!({ "model": model, "id": id, "values": values }));
+    }
+
+    /// Misbehaves from now on.
+    pub fn weather(&self, weather: Value) {
+        self.ask("PUT", "/weather", &weather);
+    }
+
+    /// How often a method was called: `bot ir.actions.server.run`.
+    pub fn called(&self, call: &str) -> usize {
+        let state = self.state();
+        state["calls"].as_array().unwrap().iter().filter(|known| *known == call).count()
+    }
+
+    /// Plain sockets: a test's time may stand still, this does not.
+    fn ask(&self, method: &str, path: &str, body: &Value) -> Value {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        let body = body.to_string();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all((head + &body).as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
+    }
+}
+
+impl Drop for Odoo {
+    fn drop(&mut self) {
+        // It ends by itself when nobody can speak to it any more.
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,227 @@
+//! An HTTP server that does as it is told. It shares no code with the relay.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+/// What the server does with a request.
+pub enum Act {
+    /// Answers with this status and body.
+    Answer(u16, String),
+    /// Answers with these bytes and closes.
+    Bytes(String),
+    /// Closes without a word.
+    Close,
+    /// Says nothing and stays.
+    Hold,
+    /// Answers, and closes although it did not say so.
+    Leave(u16, String),
+}
+
+/// A request as it was heard.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The first line.
+    pub line: String,
+    /// The other lines of the head.
+    pub head: Vec<String>,
+    /// What came behind; all of it, unless the server closed before.
+    pub body: Vec<u8>,
+}
+
+impl Request {
+    /// The value of a header.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let fields = self.head.iter().filter_map(|line| line.split_once(": "));
+        fields.filter(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value).next()
+    }
+
+    /// The parts of a form: name, file name, content.
+    pub fn parts(&self) -> Vec<(String, Option<String>, Vec<u8>)> {
+        let kind = self.header("content-type").unwrap();
+        let boundary = kind.strip_prefix("multipart/form-data; boundary=").unwrap();
+        let end = self.body.strip_suffix(format!("\r\n--{boundary}--\r\n").as_bytes()).expect("a whole form");
+        let mut rest = end.strip_prefix(format!("--{boundary}\r\n").as_bytes()).unwrap();
+        let border = format!("\r\n--{boundary}\r\n").into_bytes();
+        let mut parts = Vec::new();
+        loop {
+            let next = position(rest, &border);
+            parts.push(part(&rest[..next.unwrap_or(rest.len())]));
+            match next {
+                Some(next) => rest = &rest[next + border.len()..],
+                None => return parts,
+            }
+        }
+    }
+
+    /// The values of all parts of that name.
+    pub fn values(&self, name: &str) -> Vec<String> {
+        let parts = self.parts().into_iter().filter(|(known, ..)| known == name);
+        parts.map(|(.., value)| String::from_utf8(value).unwrap()).collect()
+    }
+
+    /// The message.
+    pub fn message(&self) -> Vec<u8> {
+        let mut parts = self.parts();
+        let (name, file, content) = parts.pop().unwrap();
+        assert!(name == "message" && file.is_some(), "{name} {file:?}");
+        content
+    }
+}
+
+fn part(bytes: &[u8]) -> (String, Option<String>, Vec<u8>) {
+    let end = position(bytes, b"\r\n\r\n").unwrap();
+    let head = std::str::from_utf8(&bytes[..end]).unwrap();
+    let quoted =
+        |start: &str| head.split_once(start).map(|(_, rest)| rest.split('"').next().unwrap().to_owned());
+    (quoted(" name=\"").unwrap(), quoted("filename=\""), bytes[end + 4..].to_vec())
+}
+
+fn position(bytes: &[u8], what: &[u8]) -> Option<usize> {
+    memchr::memmem::find(bytes, what)
+}
+
+/// A running server.
+#[derive(Clone)]
+pub struct Server {
+    pub address: SocketAddr,
+    requests: Arc<Mutex<Vec<Request>>>,
+    connections: Arc<Mutex<usize>>,
+}
+
+/// Decides about the n-th request, counted from 1: first at its head, where anything but `None` leaves the body unread,
+/// then with its body.
+type Script = Arc<dyn Fn(usize, &Request, bool) -> Option<Act> + Send + Sync>;
+
+impl Server {
+    /// Answers whole requests.
+    pub async fn start(script: impl Fn(usize, &Request) -> Act + Send + Sync + 'static) -> Self {
+        Self::at(SocketAddr::from(([127, 0, 0, 1], 0)), script).await
+    }
+
+    /// The same, at an address.
+    pub async fn at(
+        address: SocketAddr,
+        script: impl Fn(usize, &Request) -> Act + Send + Sync + 'static,
+    ) -> Self {
+        let script = move |number, request: &Request, whole: bool| whole.then(|| script(number, request));
+        Self::listen(TcpListener::bind(address).await.unwrap(), None, Arc::new(script))
+    }
+
+    /// The same, over TLS.
+    pub async fn secured(
+        tls: TlsAcceptor,
+        script: impl Fn(usize, &Request) -> Act + Send + Sync + 'static,
+    ) -> Self {
+        let script = move |number, request: &Request, whole: bool| whole.then(|| script(number, request));
+        Self::listen(TcpListener::bind("127.0.0.1:0").await.unwrap(), Some(tls), Arc::new(script))
+    }
+
+    /// May act on a request's head and the first bytes of its body.
+    pub async fn hasty(
+        script: impl Fn(usize, &Request, bool) -> Option<Act> + Send + Sync + 'static,
+    ) -> Self {
+        Self::listen(TcpListener::bind("127.0.0.1:0").await.unwrap(), None, Arc::new(script))
+    }
+
+    fn listen(listener: TcpListener, tls: Option<TlsAcceptor>, script: Script) -> Self {
+        let address = listener.local_addr().unwrap();
+        let server = Self { address, requests: Arc::default(), connections: Arc::default() };
+        let listening = server.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                *listening.connections.lock().unwrap() += 1;
+                let (server, script, tls) = (listening.clone(), script.clone(), tls.clone());
+                tokio::spawn(async move {
+                    stream.set_nodelay(true).unwrap();
+                    match tls {
+                        Some(tls) => {
+                            if let Ok(stream) = tls.accept(stream).await {
+                                server.hold(stream, script).await;
+                            }
+                        }
+                        None => {
+                            server.hold(stream, script).await;
+                        }
+                    }
+                });
+            }
+        });
+        server
+    }
+
+    /// What was heard so far.
+    pub fn requests(&self) -> Vec<Request> {
+        self.requests.lock().unwrap().clone()
+    }
+
+    pub fn count(&self) -> usize {
+        self.requests.lock().unwrap().len()
+    }
+
+    pub fn connections(&self) -> usize {
+        *self.connections.lock().unwrap()
+    }
+
+    async fn hold(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin, script: Script) -> Option<()> {
+        let mut heard = Vec::new();
+        loop {
+            let end = loop {
+                if let Some(end) = position(&heard, b"\r\n\r\n") {
+                    break end;
+                }
+                more(&mut stream, &mut heard).await?;
+            };
+            let head = String::from_utf8(heard[..end].to_vec()).unwrap();
+            let mut lines = head.split("\r\n").map(str::to_owned);
+            let mut request = Request {
+                line: lines.next().unwrap(),
+                head: lines.collect(),
+                body: heard.split_off(end + 4),
+            };
+            heard.clear();
+            let length: usize = request.header("content-length").map_or(0, |length| length.parse().unwrap());
+            let number = self.count() + 1;
+            let mut act = None;
+            if length > 0 {
+                while request.body.is_empty() {
+                    more(&mut stream, &mut request.body).await?;
+                }
+                act = script(number, &request, false);
+            }
+            if act.is_none() {
+                while request.body.len() < length {
+                    more(&mut stream, &mut request.body).await?;
+                }
+                act = script(number, &request, true);
+            }
+            self.requests.lock().unwrap().push(request);
+            match act? {
+                Act::Answer(status, body) => say(&mut stream, &answer(status, &body)).await?,
+                Act::Leave(status, body) => return say(&mut stream, &answer(status, &body)).await,
+                Act::Bytes(bytes) => return say(&mut stream, &bytes).await,
+                Act::Close => return None,
+                Act::Hold => std::future::pending().await,
+            }
+        }
+    }
+}
+
+fn answer(status: u16, body: &str) -> String {
+    // A first line of the body may be a header.
+    let (extra, body) =
+        body.strip_prefix("+ ").and_then(|body| body.split_once('\n')).unwrap_or(("X-A: b", body));
+    format!("HTTP/1.1 {status} Said\r\n{extra}\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+}
+
+async fn more(stream: &mut (impl AsyncRead + Unpin), heard: &mut Vec<u8>) -> Option<()> {
+    let read = stream.read_buf(heard).await.ok()?;
+    (read > 0).then_some(())
+}
+
+async fn say(stream: &mut (impl AsyncWrite + Unpin), text: &str) -> Option<()> {
+    stream.write_all(text.as_bytes()).await.ok()?;
+    stream.flush().await.ok()
+}

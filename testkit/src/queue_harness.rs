@@ -1,0 +1,348 @@
+//! A relay in this process in front of a scripted upstream, and the time that passes for both.
+
+use crate::mock_smtp::{Script, Server, Taken};
+use bytes::Bytes;
+use mailtrail::config;
+use mailtrail::config::Config;
+use mailtrail::daemon::Daemon;
+use mailtrail_mail::{Clock, Lane, ManualClock, MessageId, Timestamp, TrackingId};
+use mailtrail_trail::{
+    AcceptedMessage, AttemptStatus, Message, Recipient, RecipientState, Trail, TrailEventKind,
+};
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::pin::pin;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// How time passes.
+pub enum Time {
+    /// As it does.
+    Real,
+    /// In leaps, as far as nothing happens. For runtimes of one thread with paused time.
+    Leaps {
+        moment: &'static ManualClock,
+        now: Cell<Timestamp>,
+        step: Cell<Duration>,
+        /// While it lives, time does not pass by itself: disk and sockets are waited for.
+        _hold: mpsc::Sender<()>,
+    },
+}
+
+impl Time {
+    /// Starts on a Monday.
+    pub fn in_leaps() -> Self {
+        let (hold, held) = mpsc::channel();
+        tokio::task::spawn_blocking(move || held.recv());
+        let (moment, now) = (Box::leak(Box::default()), Timestamp::from_secs(1_789_387_200));
+        ManualClock::advance_to(moment, now);
+        Self::Leaps { moment, now: Cell::new(now), step: Cell::new(STEP), _hold: hold }
+    }
+
+    pub fn clock(&self) -> Clock {
+        match self {
+            Self::Real => Clock::System,
+            Self::Leaps { moment, .. } => Clock::Manual(moment),
+        }
+    }
+
+    /// Lets what is under way come to rest, and a little time pass; more when it is `quiet` then, but not more than that.
+    pub async fn pass(&self, quiet: impl FnOnce() -> bool, at_most: Duration) {
+        let Self::Leaps { step, .. } = self else {
+            return tokio::time::sleep(Duration::from_millis(2)).await;
+        };
+        self.rest().await;
+        step.set(if quiet() { (step.get() * 2).min(LEAP) } else { STEP });
+        self.leap(step.get().min(at_most)).await;
+    }
+
+    /// Lets what is under way come to rest, and no time pass.
+    pub async fn rest(&self) {
+        let rest = tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(1)));
+        rest.await.unwrap();
+    }
+
+    /// The clock is set to another time, and none passes.
+    pub fn jump(&self, to: Timestamp) {
+        if let Self::Leaps { moment, now, .. } = self {
+            now.set(to);
+            moment.set_wall_clock(to);
+        }
+    }
+
+    /// So much time passes.
+    pub async fn leap(&self, duration: Duration) {
+        let Self::Leaps { moment, now, .. } = self else { return tokio::time::sleep(duration).await };
+        now.set(now.get().saturating_add(duration));
+        moment.advance_to(now.get());
+        tokio::time::advance(duration).await;
+    }
+}
+
+/// A relay, its upstream, and the directory of its store.
+pub struct Scene {
+    pub server: Server,
+    pub config: Config,
+    pub time: Time,
+    daemon: Option<Daemon>,
+    _directory: TempDir,
+}
+
+impl Scene {
+    pub async fn new(script: Script, upstream: &str) -> Self {
+        Self::of("plain", script, upstream).await
+    }
+
+    pub async fn of(provider: &str, script: Script, upstream: &str) -> Self {
+        Self::changed(provider, script, upstream, |_| {}).await
+    }
+
+    /// `change` sets what the configuration's bounds do not let a test set.
+    pub async fn changed(
+        provider: &str,
+        script: Script,
+        upstream: &str,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
+        let server = Server::start(script).await;
+        let text = format!("{upstream}\n[upstream.retry]\nfirst = \"100ms\"\nmax = \"1s\"\n");
+        Self::before(Time::Real, server, provider, &text, change).await
+    }
+
+    /// With the usual retries, while time passes in leaps.
+    pub async fn in_leaps(server: Server, upstream: &str) -> Self {
+        Self::in_leaps_of("plain", server, upstream).await
+    }
+
+    /// The same, with a provider.
+    pub async fn in_leaps_of(provider: &str, server: Server, upstream: &str) -> Self {
+        Self::before(Time::in_leaps(), server, provider, upstream, |_| {}).await
+    }
+
+    /// The same; `change` sets what the configuration's bounds do not let a test set.
+    pub async fn in_leaps_changed(server: Server, upstream: &str, change: impl FnOnce(&mut Config)) -> Self {
+        Self::before(Time::in_leaps(), server, "plain", upstream, change).await
+    }
+
+    async fn before(
+        time: Time,
+        server: Server,
+        provider: &str,
+        upstream: &str,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let tls = ["tls = \"none\"", ""][usize::from(upstream.contains("tls ="))];
+        let host = ["host = \"127.0.0.1\"", ""][usize::from(upstream.contains("host ="))];
+        let text = format!(
+            "[server]\nhostname = \"relay.example.com\"\ndata_dir = {:?}\n\
+             [[listener]]\naddress = \"127.0.0.1:0\"\ntls = \"none\"\nauth = \"none\"\n\
+             [[upstream]]\nname = \"up\"\nprovider = \"{provider}\"\n{host}\nport = {}\n{tls}\n{upstream}\n",
+            directory.path().join("data").display().to_string(),
+            server.address.port()
+        );
+        let mut config = config::parse(&text, Path::new("test.toml"), &BTreeMap::new()).unwrap();
+        change(&mut config);
+        let mut scene = Self { server, config, time, daemon: None, _directory: directory };
+        scene.start().await;
+        scene
+    }
+
+    pub async fn start(&mut self) {
+        self.daemon = Some(Daemon::start(&self.config, self.time.clock(), None).await.unwrap());
+    }
+
+    pub async fn stop(&mut self) {
+        let mut stopped = pin!(self.daemon.take().unwrap().stop());
+        loop {
+            tokio::select! {
+                () = &mut stopped => return,
+                () = self.time.pass(|| true, LEAP) => {}
+            }
+        }
+    }
+
+    /// Puts a message into the queue, where it can be looked at.
+    pub async fn send(&self, number: u64, recipients: &[&str]) -> TrackingId {
+        let id = self.put(number, recipients).await;
+        self.until("its trail", || self.find(id).is_some()).await;
+        id
+    }
+
+    /// Puts a message into the queue.
+    pub async fn put(&self, number: u64, recipients: &[&str]) -> TrackingId {
+        self.put_as(number, recipients, Lane::default()).await
+    }
+
+    /// Puts a message into a lane of the queue.
+    pub async fn put_in(&self, number: u64, lane: Lane) -> TrackingId {
+        self.put_as(number, &["a@example.net"], lane).await
+    }
+
+    async fn put_as(&self, number: u64, recipients: &[&str], lane: Lane) -> TrackingId {
+        self.put_with(number, recipients, |send| send.lane = lane).await
+    }
+
+    /// Puts a message into the queue, where it can be looked at, and whose send is a little different.
+    pub async fn send_with(
+        &self,
+        number: u64,
+        recipients: &[&str],
+        change: impl FnOnce(&mut Message),
+    ) -> TrackingId {
+        let id = self.put_with(number, recipients, change).await;
+        self.until("its trail", || self.find(id).is_some()).await;
+        id
+    }
+
+    async fn put_with(
+        &self,
+        number: u64,
+        recipients: &[&str],
+        change: impl FnOnce(&mut Message),
+    ) -> TrackingId {
+        let id = TrackingId::new(self.time.clock().now(), u128::from(number));
+        let message = message(number);
+        let mut send = Message {
+            sender: "bounces@example.com".parse().ok(),
+            subject: number.to_string(),
+            size: message.len() as u64,
+            message_id: message_id(),
+            ..Message::new(id, "test")
+        };
+        change(&mut send);
+        let recipients = recipients.iter().map(|to| to.parse().unwrap()).collect();
+        let store = self.daemon.as_ref().unwrap().store();
+        store.put_message(AcceptedMessage { message: send, recipients }, Bytes::from(message)).await.unwrap();
+        id
+    }
+
+    pub async fn send_many(&self, numbers: impl IntoIterator<Item = u64>) -> Vec<TrackingId> {
+        let sends = numbers.into_iter().map(|number| self.put(number, &["a@example.net"]));
+        let ids = futures_util::future::join_all(sends).await;
+        for id in &ids {
+            self.until("its trail", || self.find(*id).is_some()).await;
+        }
+        ids
+    }
+
+    pub fn trail(&self, id: TrackingId) -> Trail {
+        self.find(id).unwrap()
+    }
+
+    pub fn find(&self, id: TrackingId) -> Option<Trail> {
+        self.daemon.as_ref().unwrap().store().load_trail(id).unwrap()
+    }
+
+    /// The trail when nobody waits any more.
+    pub async fn settled(&self, id: TrackingId) -> Trail {
+        let done = || {
+            self.find(id)
+                .is_some_and(|trail| !trail.recipients.iter().any(Recipient::is_pending) && !trail.is_sending)
+        };
+        self.until("the end of a send", done).await;
+        self.trail(id)
+    }
+
+    /// Lets time pass until that holds. It must come within 20 s of real time.
+    pub async fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
+        let (deadline, mut events) = (Instant::now() + PATIENCE, 0);
+        while !holds() {
+            let heard = self.server.heard();
+            let last = &heard[heard.len().saturating_sub(12)..];
+            assert!(Instant::now() < deadline, "{what} did not come; last heard: {last:#?}");
+            self.pass(&mut events, LEAP).await;
+        }
+    }
+
+    /// Lets so much time pass, with everything that happens in it.
+    pub async fn wait(&self, duration: Duration) {
+        let (end, mut events) = (self.time.clock().now().saturating_add(duration), 0);
+        loop {
+            let left = end.duration_since(self.time.clock().now());
+            if left.is_zero() {
+                return;
+            }
+            self.pass(&mut events, left).await;
+        }
+    }
+
+    /// Lets time pass, little where the server had something to do since `events`.
+    async fn pass(&self, events: &mut usize, at_most: Duration) {
+        let quiet = || {
+            let (now, handshakes) = self.server.with(|script| (script.events, script.handshakes));
+            std::mem::replace(events, now) == now && handshakes == 0
+        };
+        self.time.pass(quiet, at_most).await;
+    }
+
+    /// Where clients hand mail in.
+    pub fn smtp(&self) -> std::net::SocketAddr {
+        self.daemon.as_ref().unwrap().smtp_addresses()[0]
+    }
+
+    /// Where the relay hears of events.
+    pub fn http(&self) -> std::net::SocketAddr {
+        self.daemon.as_ref().unwrap().http_address().unwrap()
+    }
+
+    pub fn store(&self) -> &mailtrail_store::Store {
+        self.daemon.as_ref().unwrap().store()
+    }
+
+    /// How often a command was heard.
+    pub fn said(&self, verb: &str) -> usize {
+        self.server.heard().iter().filter(|line| line.split(' ').nth(1) == Some(verb)).count()
+    }
+
+    pub fn assert_each_taken_once(&self, numbers: impl IntoIterator<Item = u64>, what: &str) {
+        let mut messages: Vec<_> = self.server.taken().into_iter().map(|taken| taken.message).collect();
+        let mut expected: Vec<_> = numbers.into_iter().map(|number| message(number).into_bytes()).collect();
+        messages.sort();
+        expected.sort();
+        assert!(messages == expected, "{what}: {} messages", messages.len());
+    }
+}
+
+/// Dots where they matter, and a length of its own.
+pub fn message(number: u64) -> String {
+    if number == LONG {
+        return format!("Subject: long\r\n\r\n{}", format!("{}\r\n", "x".repeat(990)).repeat(12_000));
+    }
+    let lines = "\r\n..two\r\n.\r\nline.\r\n".repeat(number as usize % 100 * 3);
+    format!("Subject: {number}\r\n\r\n.first\r\n{lines}\r\n.\r\n")
+}
+
+/// Of every message.
+pub fn message_id() -> Option<MessageId> {
+    MessageId::parse("<one@example.com>")
+}
+
+pub fn taken(connection: usize, number: u64) -> Taken {
+    Taken { connection, recipients: vec!["a@example.net".into()], message: message(number).into_bytes() }
+}
+
+pub fn states(trail: &Trail) -> Vec<RecipientState> {
+    trail.recipients.iter().map(Recipient::state).collect()
+}
+
+/// What the attempts came to, oldest first.
+pub fn attempts(trail: &Trail) -> Vec<AttemptStatus> {
+    let facts = trail.events.iter();
+    let standings = facts.filter_map(|fact| match fact.kind {
+        TrailEventKind::Attempted(standing) => Some(standing),
+        _ => None,
+    });
+    standings.collect()
+}
+
+/// A message that no buffer between relay and server holds.
+pub const LONG: u64 = 1_000_000;
+/// Longest wait for anything, in real time; reached only by a test that fails.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How much time passes at once while something happens, and at most while nothing does: less than any wait for an
+/// upstream, so that one that began just before a leap does not end by it.
+const STEP: Duration = Duration::from_millis(100);
+const LEAP: Duration = Duration::from_secs(20);

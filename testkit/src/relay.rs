@@ -1,0 +1,143 @@
+//! A relay in this process, in a directory of its own.
+
+use crate::smtp_sink::Sink;
+use mailtrail::config;
+use mailtrail::daemon::Daemon;
+use mailtrail_mail::{Clock, Timestamp, TrackingId};
+use mailtrail_store::Store;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+use tokio_rustls::TlsConnector;
+
+pub const USER: &str = "odoo";
+pub const PASSWORD: &str = "lab-secret";
+
+/// A relay, and the directory that dies with it.
+pub struct Relay {
+    daemon: Daemon,
+    directory: TempDir,
+}
+
+impl Relay {
+    /// A relay with five doors, whose mail goes to `sink`.
+    pub async fn start(sink: &Sink, limits: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let text = configuration(directory.path().to_str().unwrap(), [0; 3], sink.port(), limits);
+        let config = config::parse(&text, directory.path(), &BTreeMap::new()).unwrap();
+        let daemon = Daemon::start(&config, Clock::System, None).await.unwrap();
+        Self { daemon, directory }
+    }
+
+    /// STARTTLS and a login are required.
+    pub fn guarded(&self) -> SocketAddr {
+        self.daemon.smtp_addresses()[0]
+    }
+
+    /// Neither is.
+    pub fn open(&self) -> SocketAddr {
+        self.daemon.smtp_addresses()[1]
+    }
+
+    /// Nobody here may connect.
+    pub fn closed(&self) -> SocketAddr {
+        self.daemon.smtp_addresses()[2]
+    }
+
+    /// TLS from the first byte, and a login.
+    pub fn implicit(&self) -> SocketAddr {
+        self.daemon.smtp_addresses()[3]
+    }
+
+    /// Where 127.0.0.1 is a proxy for 192.0.2.0/24 and 2001:db8::/32, and 192.0.2.7 may say XCLIENT.
+    pub fn proxied(&self) -> SocketAddr {
+        self.daemon.smtp_addresses()[4]
+    }
+
+    /// Another one, by its place in the configuration.
+    pub fn listener(&self, place: usize) -> SocketAddr {
+        self.daemon.smtp_addresses()[place]
+    }
+
+    /// Where it keeps everything.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The certificate that the relay made for itself.
+    pub fn certificate(&self) -> PathBuf {
+        self.directory().join("tls/relay.pem")
+    }
+
+    /// Trust in it.
+    pub fn trust(&self) -> TlsConnector {
+        mailtrail_net::tls::build_connector(Some(&self.certificate())).unwrap()
+    }
+
+    pub fn store(&self) -> &Store {
+        self.daemon.store()
+    }
+
+    /// Stops; the store and its directory stay as long as what is returned.
+    pub async fn stop(self) -> (Store, TempDir) {
+        let store = self.daemon.store().clone();
+        self.daemon.stop().await;
+        (store, self.directory)
+    }
+}
+
+/// Everything that a store holds, newest first.
+pub fn all_sends(store: &Store) -> Vec<TrackingId> {
+    let low = TrackingId::new(Timestamp::from_millis(0), 0);
+    let high = TrackingId::new(Timestamp::from_millis((1 << 48) - 1), u128::MAX);
+    store.ids_in_range(low, high, usize::MAX).unwrap()
+}
+
+/// Five doors: with STARTTLS and login, with neither, for nobody here; and on any port with TLS from the first byte, and
+/// for proxies.
+pub fn configuration(data_dir: &str, ports: [u16; 3], sink: u16, limits: &str) -> String {
+    let [guarded, open, closed] = ports;
+    format!(
+        r#"
+[server]
+hostname = "relay.example.com"
+data_dir = "{data_dir}"
+[[listener]]
+address = "127.0.0.1:{guarded}"
+[[listener]]
+address = "127.0.0.1:{open}"
+tls = "none"
+auth = "none"
+[[listener]]
+address = "127.0.0.1:{closed}"
+tls = "none"
+auth = "none"
+allow = ["192.0.2.0/24"]
+[[listener]]
+address = "127.0.0.1:0"
+tls = "implicit"
+[[listener]]
+address = "127.0.0.1:0"
+tls = "none"
+auth = "none"
+allow = ["192.0.2.0/24", "2001:db8::/32"]
+proxy_protocol_from = ["127.0.0.1"]
+xclient_from = ["192.0.2.7"]
+[[user]]
+name = "{USER}"
+password = "{PASSWORD}"
+senders = ["*@example.com"]
+[limits]
+{limits}
+[[upstream]]
+name = "sink"
+provider = "plain"
+host = "127.0.0.1"
+port = {sink}
+tls = "none"
+[upstream.retry]
+first = "100ms"
+"#
+    )
+}

@@ -1,0 +1,591 @@
+//! What operators do to waiting mail and to breakers, with the real program: orders, their answers and exit codes, and
+//! what is left of them after a restart.
+
+use mailtrail_mail::Clock;
+use mailtrail_store::Store;
+use mailtrail_trail::{OperatorActionKind, TrailEventKind};
+use serde_json::Value;
+use std::process::Command;
+use testkit::eventually;
+use testkit::mock_smtp::{Act, At, Script, Server};
+use testkit::relay_process::Process;
+use testkit::smtp_client::Client;
+use tokio::net::TcpSocket;
+
+#[tokio::test]
+async fn actions_report_in_text_and_json_and_survive_restart() {
+    let mut house = QueueHarness::new().await;
+    let ids = house.submit_and_wait_tried(&["1@a.example", "2@a.example"]).await;
+    let [text, json] = &ids[..] else { unreachable!("two were sent") };
+    let steps: &[(&str, &[&str], &str)] = &[
+        ("hold", &["--reason", "wrong prices"], "held"),
+        ("release", &[], "queued"),
+        ("retry", &[], "queued"),
+        ("bounce", &["--reason", "no such order"], "failed"),
+    ];
+    let mut tries = 1;
+    for (verb, more, state) in steps {
+        let said = house.process.ask(&[&["queue", verb, text], *more].concat()).await;
+        assert_eq!((said.code, said.out.trim(), &*said.err), (0, &**text, ""), "{verb}");
+        let said = house.process.ask(&[&["--json", "queue", verb, json], *more].concat()).await;
+        assert_eq!(said.code, 0, "{verb}: {}", said.err);
+        assert_eq!(said.json(), [serde_json::json!({"id": json, "done": true, "why": null})], "{verb}");
+        if matches!(*verb, "release" | "retry") {
+            tries += 1;
+            house.wait_attempted(text, tries).await;
+            house.wait_attempted(json, tries).await;
+        }
+        house.restart().await;
+        for id in &ids {
+            assert_eq!(house.recipient_state(id).await, *state, "{verb}");
+        }
+    }
+    let said = house.process.ask(&["queue", "delete", text, "--reason", "late"]).await;
+    assert_eq!((said.code, said.out.as_str()), (1, ""), "what has ended cannot be deleted");
+    assert_eq!(said.err.trim(), format!("mailtrail: {text} is not in the queue"));
+    // Everything stands in the log, with its operator and its reason.
+    let log = house.process.ask(&["--json", "log", "-g", "\"source\":\"operator\""]).await.json();
+    let log = log.iter().filter(|line| line["id"] == **text);
+    let events: Vec<_> = log.clone().map(|line| line["event"].as_str().unwrap()).collect();
+    assert_eq!(events, ["held", "released", "retried", "failed"]);
+    assert!(log.clone().all(|line| line["name"].as_str().unwrap().starts_with("uid ")));
+    let reasons: Vec<_> = log.map(|line| line["text"].as_str()).collect();
+    assert_eq!(reasons, [Some("wrong prices"), None, None, Some("no such order")]);
+    let said = house.process.ask(&["log", "--status", "retried"]).await;
+    let line = said.out.lines().find(|line| line.contains(&**text)).unwrap();
+    assert!(line.contains("retried") && line.contains("by uid "), "{line}");
+}
+
+#[tokio::test]
+async fn selects_messages_by_id_domain_upstream_or_all() {
+    let house = QueueHarness::new().await;
+    let ids =
+        house.submit_and_wait_tried(&["1@a.example", "2@c.example", "3@B.example", "4@c.example"]).await;
+    let [first, second, third, fourth] = &ids[..] else { unreachable!("four were sent") };
+    let hold = async |which: &[&str], stdin: &str| {
+        let said = house.process.ask_with(&[&["queue", "hold", "--dry-run"], which].concat(), stdin).await;
+        let mut named: Vec<_> = said.out.lines().map(str::to_owned).collect();
+        named.sort();
+        (said.code, named)
+    };
+    let some = |ids: &[&String]| (0, ids.iter().map(|id| (*id).clone()).collect::<Vec<_>>());
+    assert_eq!(hold(&["ALL"], "").await, some(&[first, second, third, fourth]));
+    assert_eq!(hold(&[first, third], "").await, some(&[first, third]));
+    assert_eq!(hold(&[first, first, &first.to_lowercase()], "").await, some(&[first]), "said thrice");
+    assert_eq!(hold(&["-"], &format!("{second}\n  {fourth}\n")).await, some(&[second, fourth]));
+    assert_eq!(hold(&["--domain", "C.example"], "").await, some(&[second, fourth]));
+    assert_eq!(hold(&["--upstream", "b"], "").await, some(&[third]));
+    assert_eq!(hold(&["--upstream", "a", "--domain", "c.example"], "").await, some(&[second, fourth]));
+    for id in &ids {
+        let start = unique_prefix(id, &ids);
+        assert_eq!(hold(&[&start], "").await, some(&[id]), "{start}");
+    }
+    // Nothing was done.
+    for id in &ids {
+        assert_eq!(house.recipient_state(id).await, "queued");
+    }
+    assert_eq!(house.process.ask(&["log", "--status", "held"]).await.code, 1);
+    // What one command says another one takes.
+    let listed = house.process.ask(&["queue", "list", "--ids"]).await;
+    let mut sorted: Vec<_> = listed.out.lines().collect();
+    sorted.sort_unstable();
+    assert_eq!(sorted, ids);
+    let said = house.process.ask_with(&["queue", "delete", "-", "--reason", "test"], &listed.out).await;
+    assert_eq!((said.code, said.out.lines().count()), (0, 4), "{}", said.err);
+    assert_eq!(house.process.ask(&["queue", "list", "--ids"]).await.out, "");
+}
+
+#[tokio::test]
+async fn errors_have_exit_code_and_explanation() {
+    let mut house = QueueHarness::new().await;
+    let ids = house.submit_and_wait_tried(&["1@a.example", "2@a.example"]).await;
+    let no_id = "01K54Z8Q3V7N5X9B2C6D8F0GHJ";
+    let both = ids.iter().map(|id| &id[..6]).collect::<Vec<_>>();
+    assert_eq!(both[0], both[1], "ids of one hour begin alike");
+    for (arguments, code, words) in [
+        (&["queue", "bounce", &*ids[0]][..], 2, "--reason"),
+        (&["queue", "delete", "ALL", "--reason", " "], 2, "--reason"),
+        (&["queue", "hold"], 2, "ALL"),
+        (&["queue", "hold", &ids[0], "--domain", "a.example"], 2, "not both"),
+        (&["queue", "hold", &ids[0], "ALL"], 2, "not both"),
+        (&["queue", "hold", no_id], 1, "is not in the queue"),
+        (&["queue", "hold", "nonsense"], 1, "is no tracking id"),
+        (&["queue", "hold", both[0]], 1, "several sends begin so: write more of the id"),
+        (&["queue", "hold", "01AAAAAA"], 1, "no send begins so"),
+        (&["queue", "hold", "-"], 1, "no ids on standard input"),
+        (&["queue", "hold", &ids[0], no_id], 1, "is not in the queue"),
+        (&["queue", "hold", "--domain", "nobody.example"], 1, "no queued message matches"),
+        (&["queue", "hold", "--upstream", "b"], 1, "no queued message matches"),
+        (&["queue", "hold", "--upstream", "mailgnu"], 2, "no upstream \"mailgnu\""),
+        (&["queue", "hold", &ids[0]], 1, "is held already"),
+        (&["queue", "retry", &ids[0]], 1, "is held; release it"),
+        (&["queue", "release", &ids[1]], 1, "is not held"),
+        (&["breaker", "open", "a"], 2, "--reason"),
+        (&["breaker", "open", "a", "--reason", ""], 2, "reason"),
+        (&["breaker", "open", "mailgnu", "--reason", "x"], 2, "no upstream \"mailgnu\""),
+    ] {
+        let said = house.process.ask(arguments).await;
+        assert_eq!(said.code, code, "{arguments:?}: {}", said.err);
+        assert!(said.err.contains(words), "{arguments:?}: {}", said.err);
+    }
+    let json = house.process.ask(&["--json", "queue", "hold", no_id]).await;
+    assert_eq!(json.code, 1);
+    assert_eq!(json.json()[0]["why"], "is not in the queue");
+    assert!(house.process.terminate().await.success());
+    for arguments in [
+        &["queue", "hold", "ALL"][..],
+        &["queue", "shape"],
+        &["breaker", "status"],
+        &["breaker", "close", "a"],
+    ] {
+        let said = house.process.ask(arguments).await;
+        assert_eq!(said.code, 3, "{arguments:?}");
+        assert!(said.err.contains("no daemon runs"), "{arguments:?}: {}", said.err);
+    }
+}
+
+#[tokio::test]
+async fn held_message_stays_until_released() {
+    let mut house = QueueHarness::new().await;
+    let ids = house.submit_and_wait_tried(&["held@a.example", "free@a.example"]).await;
+    assert_eq!(house.process.ask(&["queue", "hold", &ids[0], "--reason", "wrong price list"]).await.code, 0);
+    house.restart().await;
+    let line = house.list_queue().await.into_iter().find(|line| line["id"] == *ids[0]).unwrap();
+    assert_eq!((&line["state"], &line["reason"]), (&"held".into(), &"wrong price list".into()));
+    assert_eq!(line["next_at"], Value::Null, "no attempt is due");
+    house.start_accepting(0);
+    let said = house.process.ask(&["queue", "retry", "ALL"]).await;
+    assert_eq!((said.code, said.out.trim()), (1, &*ids[1]), "the held one is refused");
+    eventually("the free one", || (house.servers[0].taken().len() == 1).then_some(())).await;
+    assert_eq!(house.servers[0].taken()[0].recipients, ["free@a.example"]);
+    let trace = house.process.ask(&["trace", &ids[0]]).await.out;
+    assert!(trace.contains("held  wrong price list"), "{trace}");
+    assert!(trace.contains("next: held until an operator releases it"), "{trace}");
+    assert_eq!(house.process.ask(&["queue", "release", "ALL"]).await.code, 0);
+    eventually("the held one", || (house.servers[0].taken().len() == 2).then_some(())).await;
+    assert_eq!(house.servers[0].taken()[1].recipients, ["held@a.example"]);
+}
+
+#[tokio::test]
+async fn sends_dsn_for_bounced_but_not_deleted_message() {
+    let mut house = QueueHarness::new().await;
+    let ids = house.submit_and_wait_tried(&["bounced@a.example", "deleted@a.example"]).await;
+    assert_eq!(house.process.ask(&["queue", "delete", &ids[1], "--reason", "a test"]).await.code, 0);
+    assert_eq!(house.process.ask(&["queue", "bounce", &ids[0], "--reason", "no such order"]).await.code, 0);
+    house.start_accepting(0);
+    house.start_accepting(1);
+    // The report was made right away; its first attempt may have failed.
+    let report = || {
+        let taken = house.servers.iter().flat_map(Server::taken);
+        taken.into_iter().next()
+    };
+    let retry = async {
+        while report().is_none() {
+            house.process.ask(&["queue", "retry", "ALL"]).await;
+        }
+    };
+    tokio::time::timeout(testkit::PATIENCE, retry).await.unwrap();
+    let report = report().unwrap();
+    assert_eq!(report.recipients, ["app@example.com"]);
+    let text = String::from_utf8(report.message).unwrap();
+    assert!(text.contains("bounced@a.example: no such order"), "{text}");
+    assert!(text.contains("Diagnostic-Code: x-mailtrail; no such order"), "no server said that: {text}");
+    assert!(!text.contains("uid "), "who did it is nobody else's business: {text}");
+    house.restart().await;
+    for (id, state, reason) in [(&ids[0], "failed", "no such order"), (&ids[1], "cancelled", "a test")] {
+        let trace = house.process.ask(&["trace", id]).await.out;
+        assert!(trace.contains(&format!("{state}  {reason}")), "{trace}");
+        let fact = trace.lines().find(|line| line.contains("operator")).unwrap();
+        assert!(fact.contains(state) && fact.contains("by uid ") && fact.contains(reason), "{trace}");
+        assert!(!trace.contains("next:"), "{trace}");
+        assert_eq!(trace.contains("failure-reported"), state == "failed", "{trace}");
+    }
+}
+
+#[tokio::test]
+async fn forced_open_breaker_keeps_mail_queued_until_closed() {
+    let mut house = QueueHarness::new().await;
+    let tried = house.submit_and_wait_tried(&["0@a.example"]).await.remove(0);
+    house.start_accepting(0);
+    house.start_accepting(1);
+    let said = house.process.ask(&["breaker", "open", "a", "--reason", "moving house"]).await;
+    assert_eq!(said.code, 0, "{}", said.err);
+    let id = house.submit_message("1@a.example").await;
+    let other = house.submit_message("1@b.example").await;
+    house.restart().await;
+    // The other upstream works meanwhile.
+    let taken = || house.servers[1].taken().first().cloned();
+    assert_eq!(eventually("the other one's", taken).await.recipients, ["1@b.example"]);
+    let status = house.process.ask(&["--json", "breaker", "status"]).await.json();
+    assert_eq!((&status[0]["state"], &status[0]["reason"]), (&"open".into(), &"moving house".into()));
+    assert_eq!((&status[0]["until"], &status[1]["state"]), (&Value::Null, &"closed".into()));
+    let text = house.process.ask(&["breaker", "status"]).await.out;
+    assert!(text.starts_with("a\topen\tclosed by hand\t") && text.contains("moving house"), "{text}");
+    let trail = house.process.ask(&["--json", "trace", &id]).await.json().remove(0);
+    assert_eq!(trail["next_action"], "attempt; the upstream a is left alone: moving house");
+    assert_eq!(trail["next_at"], Value::Null, "nobody knows when");
+    // An operator's hold is the nearer reason.
+    let held = house.submit_message("2@a.example").await;
+    assert_eq!(house.process.ask(&["queue", "hold", &held]).await.code, 0);
+    let trail = house.process.ask(&["--json", "trace", &held]).await.json().remove(0);
+    assert_eq!(trail["next_action"], "held until an operator releases it, or its deadline comes");
+    let line = &house.list_queue().await.into_iter().find(|line| line["id"] == *id).unwrap();
+    assert_eq!(line["reason"], "the upstream a is left alone: moving house");
+    assert_eq!(line["attempts"], 0);
+    assert!(house.servers[0].taken().is_empty());
+    let reasons = house
+        .list_queue()
+        .await
+        .into_iter()
+        .filter(|line| line["id"] == *tried)
+        .map(|line| line["reason"].clone());
+    assert_eq!(
+        reasons.collect::<Vec<_>>(),
+        ["the upstream a is left alone: moving house"],
+        "what it waits for now"
+    );
+    let said = house.process.ask(&["--json", "breaker", "close", "a", "--reason", "moved"]).await;
+    assert_eq!(said.json()[0]["state"], "closed");
+    eventually("its mail", || (!house.servers[0].taken().is_empty()).then_some(())).await;
+    house.restart().await;
+    assert_eq!(house.process.ask(&["--json", "breaker", "status"]).await.json()[0]["state"], "closed");
+    let log = house.process.ask(&["log", "--upstream", "a", "-g", "breaker-"]).await.out;
+    let lines: Vec<_> = log.lines().collect();
+    assert_eq!(lines.len(), 2, "{log}");
+    assert!(lines[0].contains("breaker-opened") && lines[0].contains("moving house"), "{log}");
+    assert!(lines[1].contains("breaker-closed") && lines[1].contains("by uid "), "{log}");
+    assert_eq!(house.recipient_state(&other).await, "relayed");
+}
+
+/// Closed by hand, it is no news any more.
+#[tokio::test]
+async fn closing_breaker_clears_its_alarm() {
+    let script = Script::new().at(At::Banner, [Some(Act::Say("554 5.7.0 blocked"))]);
+    let mut house = QueueHarness::with_script(script, "failures = 1\npause = \"5min\"").await;
+    house.start_accepting(0);
+    let id = house.submit_message("1@a.example").await;
+    house.process.says("the breaker opened").await;
+    assert_eq!(house.process.ask(&["breaker", "close", "a"]).await.code, 0);
+    house.process.says("the alarm is over").await;
+    assert_eq!(house.process.ask(&["queue", "retry", &id]).await.code, 0);
+    eventually("its mail", || (!house.servers[0].taken().is_empty()).then_some(())).await;
+    assert!(house.process.terminate().await.success());
+}
+
+#[tokio::test]
+async fn queue_shape_adds_up() {
+    let house = QueueHarness::new().await;
+    house.submit_and_wait_tried(&["1@a.example", "2@A.example", "1@b.example", "1@c.example"]).await;
+    let held = house.submit_and_wait_tried(&["3@a.example"]).await;
+    assert_eq!(house.process.ask(&["queue", "hold", &held[0]]).await.code, 0);
+    let shape = house.process.ask(&["--json", "queue", "shape"]).await.json();
+    let mut found: Vec<_> = shape
+        .iter()
+        .map(|row| {
+            let ages: Vec<_> = row["ages"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).collect();
+            assert_eq!((ages.len(), ages.iter().sum()), (10, row["total"].as_u64().unwrap()), "{row}");
+            assert_eq!(ages[0], row["total"], "all are younger than five minutes");
+            (
+                row["total"].as_u64().unwrap(),
+                row["upstream"].as_str().unwrap(),
+                row["domain"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(found[0], (3, "a", "a.example"), "the fullest first");
+    found.sort_unstable();
+    assert_eq!(found, [(1, "a", "c.example"), (1, "b", "b.example"), (3, "a", "a.example")]);
+    let text = house.process.ask(&["queue", "shape"]).await.out;
+    let rows: Vec<Vec<_>> = text.lines().map(|line| line.split('\t').collect()).collect();
+    assert_eq!(rows[0][..4], ["a", "a.example", "3", "3"]);
+    assert!(rows.len() == 3 && rows.iter().all(|row| row.len() == 13), "{text}");
+}
+
+#[tokio::test]
+async fn rejects_actions_on_message_in_delivery() {
+    let script = Script::new().at(At::Dot, [Some(Act::Silence)]);
+    let mut house = QueueHarness::with_script(script, "").await;
+    house.start_accepting(0);
+    let id = house.submit_message("1@a.example").await;
+    let heard = || house.servers[0].with(|script| script.is_done(At::Dot)).then_some(());
+    eventually("the dot", heard).await;
+    for verb in ["retry", "hold", "bounce", "delete"] {
+        let said = house.process.ask(&["queue", verb, &id, "--reason", "x"]).await;
+        assert_eq!((said.code, said.out.as_str()), (1, ""), "{verb}");
+        assert_eq!(said.err.trim(), format!("mailtrail: {id} is being sent right now"), "{verb}");
+    }
+    assert_eq!(house.recipient_state(&id).await, "sending");
+    assert_eq!(
+        house.process.ask(&["log", "-g", "\"source\":\"operator\""]).await.code,
+        1,
+        "nothing was noted"
+    );
+}
+
+#[tokio::test]
+async fn queue_list_says_when_truncated() {
+    let house = QueueHarness::new().await;
+    let ids = house.submit_and_wait_tried(&["1@a.example", "2@a.example", "3@a.example"]).await;
+    let some = house.process.ask(&["queue", "list", "-n", "2"]).await;
+    assert_eq!((some.code, some.out.lines().count()), (0, 2));
+    assert!(some.err.contains("more wait; -n shows more"), "{}", some.err);
+    let all = house.process.ask(&["queue", "list", "-n", "3"]).await;
+    assert_eq!((all.out.lines().count(), &*all.err), (3, ""));
+    let line = house.list_queue().await.into_iter().find(|line| line["id"] == *ids[0]).unwrap();
+    let row = all.out.lines().find(|row| row.starts_with(&ids[0])).unwrap();
+    let cells: Vec<_> = row.split('\t').collect();
+    let bytes = line["size"].to_string();
+    let [accepted, next] = ["accepted", "next_at"].map(|key| line[key].as_str().unwrap());
+    assert_eq!(
+        cells[..9],
+        [&*ids[0], "queued", accepted, next, "1", "transactional", &bytes, "app@example.com", "1@a.example"]
+    );
+    assert!(cells[9].contains("refused"), "{row}");
+}
+
+/// What changes no mail is noted, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn logs_operator_actions_with_caller_and_reason() {
+    let mut house = QueueHarness::new().await;
+    let copy = house.process.directory().join("copy");
+    let ask = async |words: &[&str], code| {
+        let said = house.process.ask(words).await;
+        assert_eq!(said.code, code, "{words:?}: {} {}", said.out, said.err);
+    };
+    ask(&["store", "backup", copy.to_str().unwrap(), "--reason", " before the upgrade "], 0).await;
+    ask(&["store", "rebuild", "--reason", "the alarm said so"], 0).await;
+    ask(&["store", "rebuild"], 0).await;
+    ask(&["store", "rebuild", "--reason", &"long ".repeat(1000)], 0).await;
+    ask(&["sink", "replay", "told", "--since", "1 hour ago", "--reason", "the file was lost"], 0).await;
+    let test =
+        ["send-test", "1@b.example", "--from", "app@example.com", "--wait", "1s", "--reason", "why not"];
+    ask(&test, 1).await;
+    ask(&["suppress", "add", "ada@example.net", "--note", "she called"], 0).await;
+    ask(&["suppress", "remove", "ada@example.net", "--note", "she called again"], 0).await;
+    // What is not done is not noted.
+    ask(&["sink", "replay", "nobody", "--since", "1 hour ago"], 2).await;
+    ask(&["suppress", "sync", "--upstream", "nobody"], 2).await;
+
+    let sent = house.list_queue().await.remove(0)["id"].clone();
+    let log = operator_log_lines(&house.process).await;
+    let events: Vec<_> = log.iter().map(|line| (line["event"].as_str().unwrap(), &line["id"])).collect();
+    let none = &Value::Null;
+    let expected = [
+        ("store-backup", none),
+        ("store-rebuild", none),
+        ("store-rebuild", none),
+        ("store-rebuild", none),
+        ("sink-replay", none),
+        ("send-test", &sent),
+        ("listed", none),
+        ("unlisted", none),
+    ];
+    assert_eq!(events, expected);
+    assert!(log.iter().all(|line| line["name"].as_str().unwrap().starts_with("uid ")), "{log:?}");
+    let texts: Vec<_> = log.iter().map(|line| line["text"].as_str().unwrap_or_default()).collect();
+    assert_eq!(texts[0], format!("{}: before the upgrade", copy.display()));
+    assert_eq!(texts[1..3], ["the alarm said so", ""]);
+    assert_eq!(texts[3].len(), 1000, "as much as is kept");
+    let replay = texts[4];
+    assert!(replay.starts_with("told since 20") && replay.ends_with("Z: the file was lost"), "{replay}");
+    assert_eq!(texts[5], "why not");
+    assert_eq!(texts[7], "ada@example.net all reasons: she called again");
+    let said = house.process.ask(&["log", "--status", "store-backup"]).await.out;
+    assert!(
+        said.contains("(no send)  store-backup by uid ") && said.ends_with(": before the upgrade\n"),
+        "{said}"
+    );
+
+    // Conditions on mail leave out what is about none.
+    for condition in
+        [["--to", "."], ["--from", "a"], ["--client", "default"], ["--tag", "x"], ["--upstream", "a"]]
+    {
+        let which = ["log", "-g", "\"event\":\"s(tore|ink)-"];
+        assert_eq!(house.process.ask(&[&which[..], &condition].concat()).await.code, 1, "{condition:?}");
+    }
+    ask(&["log", "--status", "send-test", "--to", "1@b.example", "--from", "app@"], 0).await;
+    ask(&["log", "--status", "send-test", "--to", "2@b.example"], 1).await;
+
+    // A copy knows why it was made.
+    let (copied, _) = Store::open_read_only(&copy, Clock::System).unwrap();
+    let first = copied.log_in_segment(1).unwrap().remove(0);
+    assert_eq!(first.event.kind, TrailEventKind::OperatorAction(OperatorActionKind::StoreBackup));
+    drop(copied);
+
+    house.restart().await;
+    assert_eq!(operator_log_lines(&house.process).await, log);
+    // While it stands its store is only read, unless something is done to it.
+    assert!(house.process.terminate().await.success());
+    let second = house.process.directory().join("second");
+    assert_eq!(house.process.ask(&["store", "backup", second.to_str().unwrap()]).await.code, 0);
+    assert_eq!(operator_log_lines(&house.process).await, log);
+    let said = house.process.ask(&["store", "rebuild", "--reason", "nobody is here"]).await;
+    assert_eq!((said.code, said.out.contains("the ledger is rebuilt")), (0, true), "{}", said.err);
+    let mut after = operator_log_lines(&house.process).await;
+    let last = after.pop().unwrap();
+    assert_eq!((&last["event"], &last["text"]), (&"store-rebuild".into(), &"nobody is here".into()));
+    assert!(last["name"].as_str().unwrap().starts_with("uid "), "{last}");
+    assert_eq!(after, log);
+}
+
+async fn operator_log_lines(process: &Process) -> Vec<Value> {
+    process.ask(&["--json", "log", "-g", "\"source\":\"operator\""]).await.json()
+}
+
+#[test]
+fn every_command_has_usage_examples() {
+    let help = |words: &[&str]| {
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_mailtrail")).args(words).arg("--help").output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for (command, more) in [
+        ("queue", &["list", "show", "retry", "hold", "release", "bounce", "delete", "shape"][..]),
+        ("breaker", &["status", "open", "close"]),
+        ("suppress", &["list", "check", "add", "remove", "import", "export"]),
+        ("store", &["verify", "rebuild", "backup"]),
+    ] {
+        assert!(help(&[command]).contains(&format!("Example: mailtrail {command} ")));
+        for word in more {
+            let text = help(&[command, word]);
+            let example = text.split_once("Example: ").unwrap_or_else(|| panic!("{word}: {text}")).1;
+            assert!(example.contains(&format!("mailtrail {command} {word}")), "{text}");
+        }
+    }
+}
+
+/// A relay with the upstreams `a` and `b`, which refuse connections until they are opened. What was tried once waits
+/// an hour.
+struct QueueHarness {
+    process: Process,
+    servers: [Server; 2],
+    sockets: [Option<TcpSocket>; 2],
+}
+
+impl QueueHarness {
+    async fn new() -> Self {
+        Self::with_script(Script::new(), "").await
+    }
+
+    /// With what the first upstream does, and the keys of its breaker.
+    async fn with_script(script: Script, breaker: &str) -> Self {
+        let ((a, first), (b, second)) = (Server::closed(script), Server::closed(Script::new()));
+        let (breaker, ports) = (if breaker.is_empty() { BREAKER_DISABLED } else { breaker }, [&a, &b]);
+        let ports = ports.map(|server| server.address.port());
+        let configuration = |data: &str, own: [u16; 3]| render_config(data, own[1], ports, breaker);
+        let mut process = Process::configured(configuration);
+        process.start().await;
+        Self { process, servers: [a, b], sockets: [Some(first), Some(second)] }
+    }
+
+    /// An upstream takes connections from now on.
+    fn start_accepting(&mut self, place: usize) {
+        let socket = self.sockets[place].take().unwrap();
+        self.servers[place].serve(socket.listen(64).unwrap());
+    }
+
+    async fn restart(&mut self) {
+        assert!(self.process.terminate().await.success());
+        self.process.start().await;
+    }
+
+    async fn submit_message(&self, to: &str) -> String {
+        let mut client = Client::connect(self.process.address(1)).await.unwrap();
+        let message = "From: app@example.com\r\nSubject: x\r\n\r\nx\r\n";
+        client.submit("app@example.com", &[to], message).await.unwrap()
+    }
+
+    /// Sends that were tried once, in the order of their ids.
+    async fn submit_and_wait_tried(&self, to: &[&str]) -> Vec<String> {
+        let mut ids = Vec::new();
+        for to in to {
+            ids.push(self.submit_message(to).await);
+        }
+        for id in &ids {
+            self.wait_attempted(id, 1).await;
+        }
+        ids
+    }
+
+    /// Waits until a send was tried so often and nobody is at work on it.
+    async fn wait_attempted(&self, id: &str, times: u64) {
+        let tried = async {
+            loop {
+                // What was just accepted may not be found yet.
+                let found = self.process.ask(&["--json", "trace", id]).await.json();
+                let trail = found.first().unwrap_or(&Value::Null);
+                if trail["attempts"] == times && trail["recipients"][0]["state"] == "queued" {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(testkit::PATIENCE, tried).await.unwrap();
+    }
+
+    async fn recipient_state(&self, id: &str) -> String {
+        let trail = self.process.ask(&["--json", "trace", id]).await.json().remove(0);
+        trail["recipients"][0]["state"].as_str().unwrap().to_owned()
+    }
+
+    async fn list_queue(&self) -> Vec<Value> {
+        self.process.ask(&["--json", "queue", "list"]).await.json()
+    }
+}
+
+/// As much of an id as no other begins with.
+fn unique_prefix(id: &str, all: &[String]) -> String {
+    let starts = (6..=id.len()).map(|length| &id[..length]);
+    let unique = |start: &&str| all.iter().filter(|other| other.starts_with(*start)).count() == 1;
+    starts.into_iter().find(unique).unwrap().to_owned()
+}
+
+fn render_config(data_dir: &str, door: u16, [a, b]: [u16; 2], breaker: &str) -> String {
+    format!(
+        r#"
+[server]
+hostname = "relay.example.com"
+data_dir = "{data_dir}"
+[[listener]]
+address = "127.0.0.1:{door}"
+tls = "none"
+auth = "none"
+[[upstream]]
+name = "a"
+provider = "plain"
+host = "127.0.0.1"
+port = {a}
+tls = "none"
+[upstream.breaker]
+{breaker}
+[upstream.retry]
+first = "1h"
+max = "1h"
+[[upstream]]
+name = "b"
+provider = "plain"
+host = "127.0.0.1"
+port = {b}
+tls = "none"
+[upstream.breaker]
+{BREAKER_DISABLED}
+[upstream.retry]
+first = "1h"
+max = "1h"
+[[route]]
+name = "to-a"
+upstreams = ["a"]
+recipients = ["*@a.example", "*@c.example"]
+[[route]]
+name = "to-b"
+upstreams = ["b"]
+recipients = ["*@b.example"]
+[[sink]]
+name = "told"
+kind = "file"
+path = "events.jsonl"
+"#
+    )
+}
+
+/// It does not open by itself.
+const BREAKER_DISABLED: &str = "failures = 1000";

@@ -1,0 +1,120 @@
+//! `mailtrail send-test`: the real program, its daemon whose listener wants TLS and a login, and the sandbox as the
+//! provider.
+
+use mailtrail_sandbox::ProviderProfile;
+use serde_json::{Value, json};
+use testkit::sandbox_harness::House;
+
+#[tokio::test]
+async fn follows_delivered_message_to_provider_event() {
+    for face in [ProviderProfile::Mailgun, ProviderProfile::Brevo] {
+        let mut house = House::new(face).await;
+        house.process.start().await;
+        let said = house.ask(&["--json", "send-test", "ada@example.net"]).await;
+        assert_eq!(said.code, 0, "{} {}", said.out, said.err);
+        let lines = said.json();
+        let (first, last) = (&lines[0], &lines[lines.len() - 1]);
+        assert_eq!(
+            (&first["from"], &first["to"]),
+            (&json!("mailtrail@mg.example.com"), &json!("ada@example.net"))
+        );
+        let id = first["id"].as_str().unwrap();
+        let verdict = json!({
+            "id": id, "state": "delivered", "delivered": true, "verdict": "delivered, and up reported it",
+        });
+        assert_eq!(*last, verdict);
+        let facts: Vec<_> = lines[1..lines.len() - 1].iter().map(event_words).collect();
+        for expected in ["accepted by client", "relayed by smtp", "delivered by webhook"] {
+            assert_eq!(facts.iter().filter(|fact| *fact == expected).count(), 1, "{expected}: {facts:?}");
+        }
+        // It was taken in as any other mail.
+        let trail = house.ask(&["--json", "trace", id]).await.json().remove(0);
+        assert_eq!((&trail["client"], &trail["user"]), (&json!("mailtrail"), &json!("send-test")));
+        assert_eq!(trail["message_id"], format!("{id}@relay.example.com"));
+        assert_eq!(house.sandbox.counters().messages, 1);
+
+        let said = house.ask(&["send-test", "bob@example.net", "--from", "ada@mg.example.com"]).await;
+        let lines: Vec<_> = said.out.lines().collect();
+        assert!(
+            said.code == 0 && lines[0].ends_with("from ada@mg.example.com to bob@example.net"),
+            "{lines:?}"
+        );
+        assert!(lines.iter().any(|line| line.contains("delivered    webhook  up")), "{lines:?}");
+        assert_eq!(lines.last(), Some(&"delivered, and up reported it"));
+        assert!(house.process.terminate().await.success());
+    }
+}
+
+#[tokio::test]
+async fn reports_cause_of_undelivered_message() {
+    let mut house = House::new(ProviderProfile::Mailgun).await;
+    house.process.start().await;
+    let said = house.ask(&["suppress", "add", "eve@example.net"]).await;
+    assert_eq!(said.code, 0, "{}", said.err);
+    for (arguments, state, words) in [
+        (&["bounce@example.net"][..], "bounced", "bounced: "),
+        (&["eve@example.net"], "suppressed", "`mailtrail suppress list`"),
+        // Long enough to be relayed on a busy machine.
+        (
+            &["silent@example.net", "--wait", "10s"],
+            "relayed",
+            "are its webhooks registered, and do they reach",
+        ),
+    ] {
+        let (code, verdict) = run_for_verdict(&house, arguments).await;
+        assert_eq!((code, &verdict["state"], &verdict["delivered"]), (1, &json!(state), &json!(false)));
+        assert!(verdict["verdict"].as_str().unwrap().contains(words), "{verdict}");
+        assert_eq!(verdict["verdict"].as_str().unwrap().contains("`mailtrail doctor`"), state == "relayed");
+    }
+    // Whoever follows a mail needs no report on it, and its sender may be nobody's mailbox.
+    assert_eq!(house.ask(&["trace", "mailtrail@mg.example.com"]).await.code, 1);
+    assert_eq!(house.ask(&["breaker", "open", "up", "--reason", "moving"]).await.code, 0);
+    let (code, verdict) = run_for_verdict(&house, &["ada@example.net", "--wait", "1s"]).await;
+    assert_eq!((code, &verdict["state"]), (1, &json!("queued")), "{verdict}");
+    let text = verdict["verdict"].as_str().unwrap();
+    assert!(text.contains("still queued after 1s") && text.contains("moving"), "{text}");
+    assert!(house.process.terminate().await.success());
+}
+
+#[tokio::test]
+async fn does_not_wait_without_webhook_credentials() {
+    let mut house = House::new(ProviderProfile::Mailgun).await;
+    house.process.configure(&house.configuration.replace("webhook_signing_key_file = \"proof\"\n", ""));
+    house.process.start().await;
+    let (code, verdict) = run_for_verdict(&house, &["ada@example.net", "--wait", "1d"]).await;
+    assert_eq!((code, &verdict["state"]), (1, &json!("relayed")));
+    assert!(verdict["verdict"].as_str().unwrap().contains("set webhook_signing_key_file"), "{verdict}");
+    assert!(house.process.terminate().await.success());
+}
+
+#[tokio::test]
+async fn unsendable_message_has_its_exit_code() {
+    let mut house = House::new(ProviderProfile::Mailgun).await;
+    let said = house.ask(&["send-test", "ada@example.net"]).await;
+    assert_eq!((said.code, &*said.out), (3, ""), "{}", said.err);
+    house.process.start().await;
+    for (arguments, words) in [
+        (&["nobody"][..], "nobody"),
+        (&["ada@example.net", "--from", "me"], "me: "),
+        (&["ada@example.net", "--wait", "soon"], "90s, 5m or 1h"),
+        (&[], "<TO>"),
+    ] {
+        let said = house.ask(&[&["send-test"], arguments].concat()).await;
+        assert!(said.code == 2 && said.err.contains(words), "{arguments:?}: {} {}", said.code, said.err);
+    }
+    assert!(house.process.terminate().await.success());
+    let said = house.ask(&["send-test", "ada@example.net"]).await;
+    assert!(said.code == 3 && said.err.contains("mailtrail serve"), "{} {}", said.code, said.err);
+    assert_eq!(house.sandbox.counters().messages, 0);
+}
+
+/// Exit code and last line.
+async fn run_for_verdict(house: &House, arguments: &[&str]) -> (i32, Value) {
+    let said = house.ask(&[&["--json", "send-test"], arguments].concat()).await;
+    let last = said.json().pop();
+    (said.code, last.unwrap_or_else(|| json!({ "verdict": said.err })))
+}
+
+fn event_words(fact: &Value) -> String {
+    format!("{} by {}", fact["event"], fact["source"]).replace('"', "")
+}

@@ -1,0 +1,156 @@
+//! Connections to the upstream: as many as there is mail for, none that is dead or old, and no bolder than it bears.
+//! Time passes in leaps.
+
+use mailtrail_trail::AttemptStatus;
+use std::time::Duration;
+use testkit::log_capture::LogCapture;
+use testkit::mock_smtp::{Act, At, Script, Server};
+use testkit::queue_harness::{Scene, attempts, taken};
+
+const PIPELINING_MODES: [&str; 3] =
+    ["pipelining = \"full\"", "pipelining = \"group\"", "pipelining = \"off\""];
+const ADA_RECIPIENT: [&str; 1] = ["a@example.net"];
+
+#[tokio::test(start_paused = true)]
+async fn connection_lost_while_idle_costs_no_attempt() {
+    for mode in PIPELINING_MODES {
+        for end in [
+            Act::Close,
+            Act::Reset,
+            Act::HalfClose,
+            Act::Silence,
+            Act::Bye("421 4.4.2 idle too long"),
+            Act::Say("421 4.3.2 I say so and stay"),
+            Act::Say("250 nobody asked"),
+            Act::Dribble,
+            Act::Say("what is this"),
+            Act::LongLine,
+            Act::Endless,
+        ] {
+            let script = Script::new().at(At::Between, [Some(end.clone())]);
+            let text = format!("{mode}\nconnections = 1");
+            let mut scene = Scene::in_leaps(Server::start(script).await, &text).await;
+            scene.settled(scene.send(1, &ADA_RECIPIENT).await).await;
+            scene.wait(Duration::from_secs(20)).await;
+            let trail = scene.settled(scene.send(2, &ADA_RECIPIENT).await).await;
+            assert_eq!(
+                (attempts(&trail), trail.attempts),
+                (vec![AttemptStatus::Relayed], 1),
+                "{mode} {end:?}"
+            );
+            assert_eq!(scene.server.taken(), [taken(1, 1), taken(2, 2)], "{mode} {end:?}");
+            scene.stop().await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn opens_and_closes_connections_with_load() {
+    for mode in PIPELINING_MODES {
+        let text = format!("{mode}\nconnections = 4\nidle_timeout = \"1h\"");
+        let mut scene = Scene::in_leaps(Server::start(Script::new()).await, &text).await;
+        scene.settled(scene.send(1, &ADA_RECIPIENT).await).await;
+        assert_eq!(scene.server.connections(), 1, "{mode}: one message");
+        let ids = scene.send_many(2..=200).await;
+        for id in ids {
+            assert_eq!(attempts(&scene.settled(id).await), [AttemptStatus::Relayed], "{mode}");
+        }
+        assert_eq!(scene.server.connections(), 4, "{mode}: many");
+        scene.until("all goodbyes", || scene.said("QUIT") == 4).await;
+        scene.settled(scene.send(201, &ADA_RECIPIENT).await).await;
+        assert_eq!(scene.server.connections(), 5, "{mode}: one message again");
+        scene.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn closes_connection_at_max_age() {
+    let age = Duration::from_secs(300);
+    for mode in PIPELINING_MODES {
+        let text = format!("{mode}\nconnections = 1\nidle_timeout = \"1h\"\nconnection_age = \"5min\"");
+        let mut scene = Scene::in_leaps(Server::start(Script::new()).await, &text).await;
+        let numbers = 0..30;
+        let mut latest_births = Vec::new();
+        for number in numbers.clone() {
+            let handed_in = scene.time.clock().now();
+            scene.settled(scene.send(number, &ADA_RECIPIENT).await).await;
+            if scene.server.taken().last().unwrap().connection > latest_births.len() {
+                latest_births.push(scene.time.clock().now());
+            }
+            let old = handed_in.duration_since(*latest_births.last().unwrap());
+            assert!(old < age, "{mode}: message {number} went over a connection {old:?} old");
+            scene.wait(Duration::from_secs(29)).await;
+        }
+        assert!((3..15).contains(&latest_births.len()), "{mode}: {} connections", latest_births.len());
+        scene.assert_each_taken_once(numbers, mode);
+        scene.stop().await;
+    }
+}
+
+/// A server that takes a message and hangs up on what is behind its dot; one that hangs up without an answer; those
+/// that forget what is behind it, or a part of that.
+#[tokio::test(start_paused = true)]
+async fn stops_pipelining_envelopes_after_failures() {
+    for (behind, in_vain) in
+        [(Act::Bye("250 taken"), 0), (Act::Close, 3), (Act::Forget, 0), (Act::ForgetHalf, 0)]
+    {
+        let log = LogCapture::default();
+        let _logging = log.install();
+        let mut script = Script::new();
+        script.behind_dot = Some(behind.clone());
+        let mut scene = Scene::in_leaps(Server::start(script).await, "connections = 1").await;
+        assert_delivered(&scene, 1..=50, in_vain, &format!("{behind:?}")).await;
+        let lowered = log.lines("commands well");
+        assert!(lowered.len() == 1 && lowered[0].contains("pipelining=Group"), "{behind:?}: {lowered:?}");
+        // An hour later one more try shows that it is still so.
+        scene.wait(Duration::from_secs(3600)).await;
+        assert_delivered(&scene, 51..=99, in_vain.min(1), &format!("{behind:?}, an hour later")).await;
+        assert_eq!(log.lines("commands well").len(), 2, "{behind:?}");
+        // And again, when it has become better.
+        scene.server.with(|script| script.behind_dot = None);
+        scene.wait(Duration::from_secs(3600)).await;
+        let before = scene.server.with(|script| std::mem::take(&mut script.chained));
+        assert_eq!(before, 4, "{behind:?}");
+        assert_delivered(&scene, 101..=150, 0, &format!("{behind:?}, and it is over")).await;
+        let chained = scene.server.with(|script| script.chained);
+        assert!(chained > 40, "{behind:?}: {chained}");
+        assert_eq!(log.lines("commands well").len(), 2, "{behind:?}");
+        scene.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn falls_back_to_single_commands_after_failures() {
+    for mode in &PIPELINING_MODES[..2] {
+        let once_too_often = Act::Say("250-sender ok\r\n250 sender ok\r\n250 once too often");
+        for behind in [Act::Close, Act::Forget, Act::ForgetHalf, once_too_often] {
+            let log = LogCapture::default();
+            let _logging = log.install();
+            let mut script = Script::new();
+            script.behind_mail = Some(behind.clone());
+            let text = format!("{mode}\nconnections = 1");
+            let mut scene = Scene::in_leaps(Server::start(script).await, &text).await;
+            assert_delivered(&scene, 1..=50, 3, &format!("{mode} {behind:?}")).await;
+            let lowered = log.lines("commands well");
+            assert!(
+                lowered.len() == 1 && lowered[0].contains("pipelining=Off"),
+                "{mode} {behind:?}: {lowered:?}"
+            );
+            scene.stop().await;
+        }
+    }
+}
+
+/// Each message arrives once, or again after an unknown end; no more than so many attempts are in vain.
+async fn assert_delivered(scene: &Scene, numbers: std::ops::RangeInclusive<u64>, in_vain: u32, what: &str) {
+    scene.server.with(|script| script.taken.clear());
+    let ids = scene.send_many(numbers.clone()).await;
+    let mut vain = 0;
+    for id in ids {
+        let trail = scene.settled(id).await;
+        assert_eq!(attempts(&trail).last(), Some(&AttemptStatus::Relayed), "{what}: {trail:?}");
+        vain += trail.attempts - 1;
+    }
+    assert!(vain <= in_vain, "{what}: {vain} attempts in vain");
+    scene.assert_each_taken_once(numbers, what);
+}

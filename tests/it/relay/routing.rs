@@ -1,0 +1,633 @@
+//! Several upstreams: who gets which mail, in which order and how fast, and what operators may do about it.
+
+use bytes::Bytes;
+use mailtrail::config;
+use mailtrail::config::Config;
+use mailtrail::daemon::Daemon;
+use mailtrail_mail::{Clock, Lane, TrackingId};
+use mailtrail_trail::{AcceptedMessage, AttemptStatus, Message, RecipientState, Trail, TrailEventKind};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use testkit::mock_smtp::{Act, At, Script, Server};
+use testkit::queue_harness;
+
+#[tokio::test]
+async fn fails_over_and_returns_to_first_upstream() {
+    let dead = Script::new().at(At::Banner, vec![Some(Act::Close); 3]);
+    let scene = MultiUpstreamRelay::new([dead, Script::new()], ["", ""], "").await;
+    let ids = scene.enqueue_many(0..6, |_| {}).await;
+    for id in ids {
+        assert_eq!(recipient_states(&scene.wait_settled(id).await), [RecipientState::Relayed]);
+    }
+    assert!(!scene.received_numbers(1).is_empty(), "nothing went to the second");
+    // The first is well again: its probes close the breaker, and everything goes there.
+    scene.wait_until("a probe", |scene| !scene.received_numbers(0).is_empty()).await;
+    for round in 0..9 {
+        scene.wait_settled(scene.enqueue(10 + round, |_| {}).await).await;
+    }
+    let second = scene.received_numbers(1).len();
+    scene.wait_settled(scene.enqueue(99, |_| {}).await).await;
+    assert_eq!(scene.received_numbers(1).len(), second);
+    assert_eq!(scene.received_numbers(0).len() + second, 16);
+    // The trail names who took it, and that one's stamp is on it.
+    assert_eq!(scene.trail(scene.find_id(99)).events.last().unwrap().upstream.as_deref(), Some("a"));
+}
+
+#[tokio::test]
+async fn adds_tracking_header_of_used_upstream() {
+    let dead = Script::new().at(At::Banner, vec![Some(Act::Close); 50]);
+    let mut fine = Script::new();
+    fine.offers.push("AUTH PLAIN");
+    let scene =
+        MultiUpstreamRelay::with_providers(["brevo", "mailgun"], [dead, fine], [LONG_BREAKER_PAUSE, ""], "")
+            .await;
+    let id = scene.enqueue(1, |_| {}).await;
+    scene.wait_settled(id).await;
+    let message = String::from_utf8(scene.server(1).taken()[0].message.clone()).unwrap();
+    assert!(
+        message.starts_with(&format!("X-Mailgun-Variables: {{\"mailtrail\":\"{id}\"}}\r\n")),
+        "{message}"
+    );
+    assert!(!message.contains("X-Mailin-custom"), "{message}");
+}
+
+#[tokio::test]
+async fn unknown_message_stays_with_its_upstream() {
+    for (rule, expected) in [("", 0), ("unknown_elsewhere = true", 1)] {
+        let mut script = Script::new().at(At::Dot, [Some(Act::Close)]);
+        script.add(At::Banner, [None]);
+        script.add(At::Banner, vec![Some(Act::Close); 200]);
+        let one_failure = "[upstream.breaker]\nfailures = 1\npause = \"1h\"\nlongest_pause = \"1h\"";
+        let settings = format!("{one_failure}\n[upstream.retry]\nfirst = \"100ms\"\n{rule}");
+        let scene = MultiUpstreamRelay::new([script, Script::new()], [&settings, ""], "").await;
+        let unknown = scene.enqueue(1, |_| {}).await;
+        scene
+            .wait_until("an unknown end", |scene| {
+                recipient_states(&scene.trail(unknown)) != [RecipientState::Queued]
+            })
+            .await;
+        // The breaker of the first is open: other mail takes the second.
+        for number in 2..6 {
+            scene.wait_settled(scene.enqueue(number, |_| {}).await).await;
+        }
+        if expected == 1 {
+            scene.wait_settled(unknown).await;
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let taken = scene.received_numbers(1).iter().filter(|subject| **subject == 1).count();
+        assert_eq!(taken, expected, "{rule}");
+        if expected == 0 {
+            assert_eq!(recipient_states(&scene.trail(unknown)), [RecipientState::Unknown]);
+        }
+    }
+}
+
+/// An attempt that fails for now says nothing about the one before it.
+#[tokio::test]
+async fn unknown_message_stays_unknown_after_failed_retry() {
+    let mut script = Script::new().at(At::Dot, [Some(Act::Close)]);
+    script.add(At::Banner, [None]);
+    script.add(At::Banner, vec![Some(Act::Close); 200]);
+    let settings = "[upstream.breaker]\nfailures = 2\npause = \"1h\"\nlongest_pause = \"1h\"\n\
+                    [upstream.retry]\nfirst = \"100ms\"\n";
+    let scene = MultiUpstreamRelay::new([script, Script::new()], [settings, ""], "").await;
+    let unknown = scene.enqueue(1, |_| {}).await;
+    scene.wait_until("two attempts", |scene| scene.trail(unknown).attempts == 2).await;
+    // The breaker of the first is open: other mail takes the second.
+    scene.wait_settled(scene.enqueue(2, |_| {}).await).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(
+        (recipient_states(&scene.trail(unknown)), scene.received_numbers(1)),
+        (vec![RecipientState::Unknown], vec![2])
+    );
+}
+
+/// An attempt that hangs since before the breaker opened is no probe.
+#[tokio::test]
+async fn hanging_attempt_does_not_keep_breaker_open() {
+    let mut script = Script::new().at(At::Dot, [Some(Act::Silence)]);
+    script.add(At::Banner, [None, Some(Act::Close), Some(Act::Close)]);
+    let scene = MultiUpstreamRelay::new([script], [""], "").await;
+    let hangs = scene.enqueue(1, |_| {}).await;
+    scene.wait_until("a dot", |scene| scene.trail(hangs).is_sending).await;
+    scene.wait_settled(scene.enqueue(2, |_| {}).await).await;
+    assert_eq!(scene.received_numbers(0), [2]);
+    assert!(scene.trail(hangs).is_sending);
+}
+
+#[tokio::test]
+async fn routes_select_upstream() {
+    let routes = "[[route]]\nname = \"news\"\nupstreams = [\"b\"]\nsenders = [\"news@*\"]\n";
+    let scene = MultiUpstreamRelay::new([Script::new(), Script::new()], ["", ""], routes).await;
+    let news = scene.enqueue(1, |send| send.route = Some("news".into())).await;
+    let gone = scene.enqueue(2, |send| send.route = Some("no-more".into())).await;
+    let other = scene.enqueue(3, |_| {}).await;
+    for id in [news, gone, other] {
+        scene.wait_settled(id).await;
+    }
+    assert_eq!((scene.received_numbers(1), sort_numbers(scene.received_numbers(0))), (vec![1], vec![2, 3]));
+}
+
+#[tokio::test]
+async fn transactional_mail_overtakes_bulk_mail() {
+    let settings = "rate = \"200/s\"\nconnections = 2\n";
+    let scene = MultiUpstreamRelay::new([Script::new()], [settings], "").await;
+    let bulk = scene.enqueue_many(0..600, |send| send.lane = Lane::Bulk).await;
+    scene.wait_until("some bulk mail", |scene| scene.received_numbers(0).len() > 20).await;
+    let before = scene.received_numbers(0).len();
+    for id in scene.enqueue_many(1000..1020, |_| {}).await {
+        scene.wait_settled(id).await;
+    }
+    let overtaken = scene.received_numbers(0).iter().skip(before).filter(|number| **number < 1000).count();
+    assert!(overtaken < 200, "{overtaken} of 600 went first");
+    for id in bulk {
+        scene.wait_settled(id).await;
+    }
+    assert_eq!(scene.received_numbers(0).len(), 620);
+}
+
+/// 2,000 newsletters and 20 invoices, and a provider that takes 300 an hour and refuses the rest: nothing is lost or
+/// doubled, the invoices do not wait for the newsletters, and the provider is not hammered.
+#[tokio::test(start_paused = true)]
+async fn adapts_to_hourly_limit_of_upstream() {
+    let hour = Duration::from_secs(3600);
+    let mut script = Script::new();
+    script.most = Some((300, hour, "450 4.7.1 Rate limit exceeded"));
+    let scene = queue_harness::Scene::in_leaps(Server::start(script).await, "connections = 5").await;
+    let begun = scene.time.clock().now();
+    let mut ids = Vec::new();
+    for number in 0..2020 {
+        ids.push(scene.put_in(number, if number < 2000 { Lane::Bulk } else { Lane::Transactional }).await);
+    }
+    for id in &ids {
+        assert_eq!(recipient_states(&scene.settled(*id).await), [RecipientState::Relayed]);
+    }
+    scene.assert_each_taken_once(0..2020, "300 an hour");
+    let took = scene.time.clock().now().duration_since(begun);
+    assert!(took < hour * 12, "{took:?}");
+    let last = |ids: &[TrackingId]| {
+        let trails = ids.iter().map(|id| scene.trail(*id).events.last().unwrap().at);
+        trails.max().unwrap().duration_since(begun)
+    };
+    assert!(last(&ids[2000..]) < hour * 2, "{:?}", last(&ids[2000..]));
+    let asked = scene.said("MAIL");
+    assert!(asked < 2020 * 3, "asked {asked} times for 2020 messages");
+}
+
+/// The same where the rate is known: nothing is refused.
+#[tokio::test(start_paused = true)]
+async fn configured_rate_avoids_rejections() {
+    let hour = Duration::from_secs(3600);
+    let mut script = Script::new();
+    script.most = Some((300, hour, "450 4.7.1 Rate limit exceeded"));
+    let scene =
+        queue_harness::Scene::in_leaps(Server::start(script).await, "connections = 5\nrate = \"300/h\"")
+            .await;
+    let mut bulk = Vec::new();
+    for number in 0..1000 {
+        bulk.push(scene.put_in(number, Lane::Bulk).await);
+    }
+    let mut important = Vec::new();
+    for number in 1000..1020 {
+        important.push(scene.put_in(number, Lane::Transactional).await);
+    }
+    // However slow disk and connections are, no time passes before all mail is in the ledger and the first has begun.
+    let all = || bulk.iter().chain(&important).all(|id| scene.find(*id).is_some());
+    while scene.said("MAIL") == 0 || !all() {
+        scene.time.rest().await;
+    }
+    for id in &important {
+        scene.settled(*id).await;
+    }
+    // The first took what was to be had at once; behind them the important ones had every place.
+    let before = scene.server.taken().len() - important.len();
+    assert!(before <= 20, "{before} went first");
+    for id in bulk {
+        scene.settled(id).await;
+    }
+    scene.assert_each_taken_once(0..1020, "300 an hour");
+    assert_eq!(scene.said("MAIL"), 1020);
+}
+
+#[tokio::test]
+async fn exhausted_quota_sends_mail_to_other_upstream() {
+    let mut scene = MultiUpstreamRelay::new(
+        [Script::new(), Script::new()],
+        ["quota = \"3/day\"\nconnections = 1", ""],
+        "",
+    )
+    .await;
+    for number in 0..3 {
+        scene.wait_settled(scene.enqueue(number, |_| {}).await).await;
+    }
+    assert_eq!(scene.received_numbers(0).len(), 3);
+    scene.wait_settled(scene.enqueue(3, |_| {}).await).await;
+    // What is used outlives a restart.
+    scene.restart().await;
+    scene.wait_settled(scene.enqueue(4, |_| {}).await).await;
+    assert_eq!((scene.received_numbers(0).len(), scene.received_numbers(1)), (3, vec![3, 4]));
+}
+
+#[tokio::test]
+async fn queued_and_held_mail_expires_at_deadline() {
+    let dead = || Script::new().at(At::Banner, vec![Some(Act::Close); 500]);
+    let scene = MultiUpstreamRelay::with_config_change(["plain"], [dead()], [""], "", |config| {
+        config.upstreams[0].retry.give_up_after = Duration::from_secs(2);
+    })
+    .await;
+    let waits = scene.enqueue(1, |_| {}).await;
+    let held = scene.enqueue(2, |_| {}).await;
+    let grip = scene.wait_for("the send", |scene| scene.daemon().store().try_lock(held)).await;
+    let (operator, reason) = ("uid 0".to_owned(), "no".to_owned());
+    let action = mailtrail_trail::QueueAction {
+        id: held,
+        at: Clock::System.now(),
+        verb: mailtrail_trail::QueueVerb::Hold,
+        operator,
+        reason,
+    };
+    scene.daemon().store().record_queue_action(action).await.unwrap();
+    drop(grip);
+    for id in [waits, held] {
+        let trail = scene.wait_settled(id).await;
+        assert_eq!(recipient_states(&trail), [RecipientState::Expired]);
+        assert_eq!(trail.events.last().unwrap().kind, TrailEventKind::Attempted(AttemptStatus::Expired));
+    }
+    assert!(scene.received_numbers(0).is_empty());
+}
+
+/// An obstacle belongs to one upstream: what the second cannot take waits for the first, and is not offered to the second
+/// again and again meanwhile.
+#[tokio::test]
+async fn waits_for_upstream_with_required_capabilities() {
+    for (offers, recipient) in
+        [(vec!["PIPELINING", "SIZE 15"], "a@example.net"), (vec!["SIZE 0"], "ji\u{159}\u{ed}@example.net")]
+    {
+        let away = [Some(Act::Close), Some(Act::Close), Some(Act::Close), Some(Act::Close)];
+        let mut first = Script::new().at(At::Banner, away);
+        first.offers.push("SMTPUTF8");
+        let mut second = Script::new();
+        second.offers = offers;
+        let scene = MultiUpstreamRelay::new([first, second], ["", ""], "").await;
+        let id = scene.enqueue_to(1, &[recipient], |_| {}).await;
+        let trail = scene.wait_settled(id).await;
+        let said = format!("{recipient}: {:#?}", trail.events);
+        assert_eq!(
+            (recipient_states(&trail), scene.received_numbers(0), scene.received_numbers(1)),
+            (vec![RecipientState::Relayed], vec![1], vec![]),
+            "{said}"
+        );
+        let by_second = trail.events.iter().filter(|fact| fact.upstream.as_deref() == Some("b")).count();
+        assert!(by_second <= 2, "{said}");
+    }
+}
+
+#[tokio::test]
+async fn uses_second_upstream_when_first_lacks_capability() {
+    let mut small = Script::new();
+    small.offers = vec!["PIPELINING", "SIZE 15"];
+    let scene =
+        MultiUpstreamRelay::new([small, Script::new()], [LONG_RETRY_DELAYS, LONG_RETRY_DELAYS], "").await;
+    for number in 1..4 {
+        let trail = scene.wait_settled(scene.enqueue(number, |_| {}).await).await;
+        assert_eq!(recipient_states(&trail), [RecipientState::Relayed]);
+        let words = &trail.events[1].diagnostic;
+        assert_eq!(words.name, "capabilities", "{words:?}");
+        assert!(words.text.as_ref().unwrap().contains("larger than the upstream takes"), "{words:?}");
+    }
+    assert_eq!((scene.received_numbers(0), scene.received_numbers(1)), (vec![], vec![1, 2, 3]));
+}
+
+/// A server that says it with a reply, and not in its answer to EHLO.
+#[tokio::test]
+async fn uses_second_upstream_after_capability_rejection() {
+    for (at, refusal) in [
+        (At::Mail, "552 5.3.4 Message size exceeds fixed limit"),
+        (At::Mail, "555 5.5.4 Unsupported option: SIZE"),
+        (At::Mail, "550 5.6.7 Non-ASCII addresses are not permitted"),
+        (At::Data, "552 5.3.4 Message too big"),
+        (At::Dot, "552 5.3.4 Message size limit exceeded"),
+        (At::Dot, "554 5.6.3 Conversion required but not supported"),
+    ] {
+        let first = Script::new().at(at, vec![Some(Act::Say(refusal)); 9]);
+        let scene =
+            MultiUpstreamRelay::new([first, Script::new()], [LONG_RETRY_DELAYS, LONG_RETRY_DELAYS], "").await;
+        let trail = scene.wait_settled(scene.enqueue(1, |_| {}).await).await;
+        assert_eq!(
+            (recipient_states(&trail), scene.received_numbers(1)),
+            (vec![RecipientState::Relayed], vec![1]),
+            "{at:?} {refusal}"
+        );
+        let words = trail.events[1].diagnostic.to_line();
+        assert_eq!(words.as_deref(), Some(refusal), "the trail has the upstream's words");
+        // Where there is no other, it is a refusal as any.
+        let only = Script::new().at(at, vec![Some(Act::Say(refusal)); 9]);
+        let scene = MultiUpstreamRelay::new([only], [LONG_RETRY_DELAYS], "").await;
+        let trail = scene.wait_settled(scene.enqueue(1, |_| {}).await).await;
+        assert_eq!(
+            (recipient_states(&trail), trail.attempts),
+            (vec![RecipientState::Bounced], 1),
+            "{at:?} {refusal}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn fails_when_no_upstream_of_route_is_capable() {
+    let small = || {
+        let mut script = Script::new();
+        script.offers = vec!["PIPELINING", "SIZE 15"];
+        script
+    };
+    let routes = "[[route]]\nname = \"news\"\nupstreams = [\"b\"]\nsenders = [\"news@*\"]\n";
+    for (scripts, route, attempts) in [
+        ([small(), small()], None, 2),
+        ([Script::new(), small()], Some("news"), 1),
+        ([small(), small()], Some("news"), 1),
+    ] {
+        let scene = MultiUpstreamRelay::new(scripts, [LONG_RETRY_DELAYS, LONG_RETRY_DELAYS], routes).await;
+        let id = scene.enqueue(1, |send| send.route = route.map(Into::into)).await;
+        let trail = scene.wait_settled(id).await;
+        assert_eq!(
+            (recipient_states(&trail), trail.attempts),
+            (vec![RecipientState::Failed], attempts),
+            "{route:?}"
+        );
+        let text = trail.recipients[0].diagnostic.text.as_ref().unwrap();
+        assert!(text.contains("larger than the upstream takes"), "{text}");
+        assert!(scene.received_numbers(0).is_empty() && scene.received_numbers(1).is_empty());
+    }
+}
+
+/// What an upstream offers is learnt with each connection; and it is asked again now and then.
+#[tokio::test]
+async fn retries_after_missing_capability_appears() {
+    for other_mail in [true, false] {
+        let mut first = Script::new();
+        first.offers = vec!["PIPELINING", "SIZE 25"];
+        let away = Script::new().at(At::Banner, vec![Some(Act::Close); 500]);
+        let settings = if other_mail { LONG_RETRY_DELAYS } else { SHORT_DELAYS };
+        let settings = format!("messages_per_connection = 1\nidle_timeout = \"1s\"\n{settings}");
+        let scene = MultiUpstreamRelay::new([first, away], [&settings, LONG_BREAKER_PAUSE], "").await;
+        // The second is known to be away.
+        let pinned = scene.enqueue(1, |send| send.route = Some("first b".into())).await;
+        scene.wait_settled(pinned).await;
+        let id = scene.enqueue(1_000_000_000_000_000_000, |_| {}).await;
+        scene.wait_until("the obstacle", |scene| scene.trail(id).attempts >= 1).await;
+        scene.server(0).with(|script| script.offers = vec!["PIPELINING", "SIZE 0"]);
+        if other_mail {
+            let goodbyes = |scene: &MultiUpstreamRelay| {
+                scene.server(0).heard().iter().filter(|line| line.ends_with("QUIT")).count()
+            };
+            scene.wait_until("the end of both connections", |scene| goodbyes(scene) == 2).await;
+            scene.wait_settled(scene.enqueue(2, |_| {}).await).await;
+        }
+        assert_eq!(
+            recipient_states(&scene.wait_settled(id).await),
+            [RecipientState::Relayed],
+            "{other_mail}"
+        );
+        assert!(scene.received_numbers(1).is_empty());
+    }
+}
+
+/// Only those wait whom the upstream cannot be sent.
+#[tokio::test]
+async fn missing_capability_affects_only_one_recipient() {
+    for (upstreams, expected) in [(2, RecipientState::Relayed), (1, RecipientState::Failed)] {
+        let mut able = Script::new();
+        able.offers.push("SMTPUTF8");
+        let recipients = ["a@example.net", "ji\u{159}\u{ed}@example.net", "b@b\u{fc}cher.example"];
+        let scene = match upstreams {
+            2 => MultiUpstreamRelay::new([Script::new(), able], ["", ""], "").await,
+            _ => MultiUpstreamRelay::new([Script::new()], [""], "").await,
+        };
+        let id = scene.enqueue_to(1, &recipients, |_| {}).await;
+        let trail = scene.wait_settled(id).await;
+        assert_eq!(
+            recipient_states(&trail),
+            [RecipientState::Relayed, expected, RecipientState::Relayed],
+            "{upstreams}"
+        );
+        let to: Vec<_> = scene.servers.iter().flat_map(Server::taken).map(|taken| taken.recipients).collect();
+        let mut whole = vec![vec!["a@example.net", "b@xn--bcher-kva.example"]];
+        whole.extend((upstreams == 2).then(|| vec![recipients[1]]));
+        assert_eq!(to, whole, "{upstreams}");
+    }
+}
+
+/// Mail whose end is unknown at an upstream that was renamed or removed takes its route, and no other.
+#[tokio::test]
+async fn unknown_mail_of_removed_upstream_follows_its_route() {
+    for (renamed, route, expected) in
+        [(true, None, 0), (true, Some("news"), 0), (false, None, 1), (false, Some("news"), 1)]
+    {
+        let mut script = Script::new().at(At::Dot, [Some(Act::Close)]);
+        script.add(At::Banner, [None]);
+        script.add(At::Banner, vec![Some(Act::Close); 200]);
+        let routes = "[[route]]\nname = \"news\"\nupstreams = [\"a\"]\nsenders = [\"news@*\"]\n";
+        let mut scene =
+            MultiUpstreamRelay::new([script, Script::new()], [LONG_BREAKER_PAUSE, ""], routes).await;
+        let id = scene.enqueue(1, |send| send.route = route.map(Into::into)).await;
+        scene
+            .wait_until("an unknown end", |scene| {
+                recipient_states(&scene.trail(id)) == [RecipientState::Unknown]
+            })
+            .await;
+        if renamed {
+            scene.config.upstreams[0].transport.name = "renamed".into();
+            scene.config.routing.routes[0].upstreams = vec!["renamed".into()];
+        } else {
+            scene.config.upstreams.remove(0);
+            scene.config.routing.routes[0].upstreams = vec!["b".into()];
+        }
+        scene.server(0).with(|script| script.take_pending(At::Banner));
+        scene.restart().await;
+        let trail = scene.wait_settled(id).await;
+        let taken = [scene.received_numbers(0).len(), scene.received_numbers(1).len()];
+        let what = format!("{renamed} {route:?}");
+        assert_eq!(
+            (recipient_states(&trail), taken[expected], taken[1 - expected]),
+            (vec![RecipientState::Relayed], 1, 0),
+            "{what}"
+        );
+    }
+}
+
+/// A relay, its upstreams `a`, `b`, …, and the directory of its store.
+struct MultiUpstreamRelay {
+    servers: Vec<Server>,
+    config: Config,
+    daemon: Option<Daemon>,
+    _directory: TempDir,
+}
+
+impl MultiUpstreamRelay {
+    async fn new<const N: usize>(scripts: [Script; N], settings: [&str; N], rest: &str) -> Self {
+        Self::with_providers(["plain"; N], scripts, settings, rest).await
+    }
+
+    async fn with_providers<const N: usize>(
+        providers: [&str; N],
+        scripts: [Script; N],
+        settings: [&str; N],
+        rest: &str,
+    ) -> Self {
+        Self::with_config_change(providers, scripts, settings, rest, |_| {}).await
+    }
+
+    async fn with_config_change<const N: usize>(
+        providers: [&str; N],
+        scripts: [Script; N],
+        settings: [&str; N],
+        rest: &str,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut servers = Vec::new();
+        let mut text = format!(
+            "[server]\nhostname = \"relay.example.com\"\ndata_dir = {:?}\n\
+             [[listener]]\naddress = \"127.0.0.1:0\"\ntls = \"none\"\nauth = \"none\"\n",
+            directory.path().join("data").display().to_string(),
+        );
+        for (number, ((provider, script), settings)) in
+            providers.iter().zip(scripts).zip(settings).enumerate()
+        {
+            let server = Server::start(script).await;
+            let usual = if settings.contains("[upstream.") { "" } else { SHORT_DELAYS };
+            let login = if *provider == "plain" { "" } else { "username = \"u\"\npassword = \"p\"\n" };
+            text += &format!(
+                "[[upstream]]\nname = \"{}\"\nprovider = \"{provider}\"\nhost = \"127.0.0.1\"\nport = {}\n\
+                 tls = \"none\"\n{login}{settings}\n{usual}\n",
+                ["a", "b", "c"][number],
+                server.address.port()
+            );
+            servers.push(server);
+        }
+        text += rest;
+        let mut config = config::parse(&text, Path::new("test.toml"), &BTreeMap::new()).unwrap();
+        change(&mut config);
+        let mut scene = Self { servers, config, daemon: None, _directory: directory };
+        scene.daemon = Some(Daemon::start(&scene.config, Clock::System, None).await.unwrap());
+        scene
+    }
+
+    async fn restart(&mut self) {
+        self.daemon.take().unwrap().stop().await;
+        self.daemon = Some(Daemon::start(&self.config, Clock::System, None).await.unwrap());
+    }
+
+    fn daemon(&self) -> &Daemon {
+        self.daemon.as_ref().unwrap()
+    }
+
+    fn server(&self, number: usize) -> &Server {
+        &self.servers[number]
+    }
+
+    fn find_id(&self, number: u64) -> TrackingId {
+        let newest =
+            self.daemon().store().ids_in_range(message_id_of(0), message_id_of(u128::MAX), 10_000).unwrap();
+        let sent = |id: &&TrackingId| self.trail(**id).message.subject == number.to_string();
+        *newest.iter().find(sent).unwrap()
+    }
+
+    /// Puts a message into the queue.
+    async fn enqueue(&self, number: u64, change: impl Fn(&mut Message)) -> TrackingId {
+        self.enqueue_to(number, &["a@example.net"], change).await
+    }
+
+    /// The same to these recipients.
+    async fn enqueue_to(
+        &self,
+        number: u64,
+        recipients: &[&str],
+        change: impl Fn(&mut Message),
+    ) -> TrackingId {
+        let id = TrackingId::new(Clock::System.now(), fastrand::u128(..));
+        let message = format!("Subject: {number}\r\n\r\ntext\r\n");
+        let sender = "bounces@example.com".parse().ok();
+        let size = message.len() as u64;
+        let mut send = Message { sender, subject: number.to_string(), size, ..Message::new(id, "test") };
+        change(&mut send);
+        let recipients = recipients.iter().map(|to| to.parse().unwrap()).collect();
+        let store = self.daemon().store();
+        store
+            .put_message_applied(AcceptedMessage { message: send, recipients }, Bytes::from(message))
+            .await
+            .unwrap();
+        id
+    }
+
+    async fn enqueue_many(
+        &self,
+        numbers: impl IntoIterator<Item = u64>,
+        change: impl Fn(&mut Message) + Copy,
+    ) -> Vec<TrackingId> {
+        futures_util::future::join_all(numbers.into_iter().map(|number| self.enqueue(number, change))).await
+    }
+
+    fn trail(&self, id: TrackingId) -> Trail {
+        self.daemon().store().load_trail(id).unwrap().unwrap()
+    }
+
+    /// The trail when it is not open any more.
+    async fn wait_settled(&self, id: TrackingId) -> Trail {
+        self.wait_until("the end of a send", |scene| {
+            let trail = scene.trail(id);
+            !trail.is_sending && !trail.recipients.iter().any(|recipient| recipient.is_open())
+        })
+        .await;
+        self.trail(id)
+    }
+
+    async fn wait_until(&self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
+        self.wait_for(what, |scene| holds(scene).then_some(())).await;
+    }
+
+    async fn wait_for<T>(&self, what: &str, mut look: impl FnMut(&Self) -> Option<T>) -> T {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            if let Some(seen) = look(self) {
+                return seen;
+            }
+            assert!(Instant::now() < deadline, "{what} did not come");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// The numbers of the messages that a server took, in their order.
+    fn received_numbers(&self, server: usize) -> Vec<u64> {
+        let number = |message: &[u8]| {
+            let text = std::str::from_utf8(message).unwrap();
+            let line = text.lines().find_map(|line| line.strip_prefix("Subject: ")).unwrap();
+            line.parse().unwrap()
+        };
+        self.servers[server].taken().iter().map(|taken| number(&taken.message)).collect()
+    }
+}
+
+fn message_id_of(number: u128) -> TrackingId {
+    TrackingId::from_bytes(number.to_be_bytes())
+}
+
+fn sort_numbers(mut numbers: Vec<u64>) -> Vec<u64> {
+    numbers.sort_unstable();
+    numbers
+}
+
+fn recipient_states(trail: &Trail) -> Vec<RecipientState> {
+    trail.recipients.iter().map(|recipient| recipient.state()).collect()
+}
+
+/// Short pauses.
+const SHORT_DELAYS: &str = "[upstream.breaker]\nfailures = 2\npause = \"100ms\"\nlongest_pause = \"1s\"\n\
+                     [upstream.retry]\nfirst = \"100ms\"\nmax = \"1s\"\n";
+/// What fails for now waits for longer than a test.
+const LONG_RETRY_DELAYS: &str = "[upstream.breaker]\nfailures = 2\npause = \"100ms\"\nlongest_pause = \"1s\"\n\
+                           [upstream.retry]\nfirst = \"1h\"\nmax = \"1h\"\n";
+/// Left alone at the first failure, for the rest of the test.
+const LONG_BREAKER_PAUSE: &str = "[upstream.breaker]\nfailures = 1\npause = \"1h\"\nlongest_pause = \"1h\"\n\
+                     [upstream.retry]\nfirst = \"100ms\"\n";

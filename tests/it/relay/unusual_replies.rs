@@ -1,0 +1,693 @@
+//! Odd replies of upstreams: whatever an upstream does to one message, no other message waits for it.
+//!
+//! Each scene is a route with one or two upstreams of its own. All scenes of a test share one relay, so they run side
+//! by side. The sender [`ODD`] or the recipient [`ODD_RECIPIENT`] meets the odd reply, always; the others are served.
+//! The breakers' longest pause and the waits that replies ask for are an hour, so a message that waits for them is
+//! seen.
+
+use bytes::Bytes;
+use mailtrail::config;
+use mailtrail::config::Config;
+use mailtrail::daemon::Daemon;
+use mailtrail_mail::{Clock, TrackingId};
+use mailtrail_net::transport::Timeouts;
+use mailtrail_trail::{AcceptedMessage, Message, Recipient, RecipientState, Trail};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use testkit::log_capture::LogCapture;
+use testkit::mock_smtp::{Act, At, Script, Server};
+use testkit::queue_harness::states;
+
+/// One of the kinds of issue: the connection breaks over one message while the breaker is half-open, again and again.
+#[tokio::test]
+async fn connection_breaking_message_blocks_no_other_in_half_open() {
+    let mut scenes = Vec::new();
+    for mode in PIPELINING_MODES {
+        for (at, act) in [
+            (At::Mail, Act::Close),
+            (At::Mail, Act::Reset),
+            (At::Mail, Act::Say("what is this")),
+            (At::Mail, Act::WrongClass),
+            (At::Rcpt, Act::Close),
+            (At::Rcpt, Act::Say("no idea")),
+            (At::Rcpt, Act::Say("250-5.1.1 some\r\nwhat\r\n451 4.1.1 others")),
+            (At::Data, Act::Close),
+            (At::Data, Act::Say("\u{fe}\u{1}")),
+            (At::Body, Act::Close),
+            (At::Dot, Act::Close),
+            (At::Dot, Act::Say("thanks")),
+        ] {
+            let what = format!("{mode} {at:?} {act:?}");
+            let mut play = OddCase::new(with_odd_action(half_open_script(), at, act), mode, what);
+            play.opens_breaker = true;
+            scenes.push(play);
+        }
+    }
+    let world = OddUpstreamRelay::new(scenes).await;
+    world.play().await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn multiline_reply_is_classified_by_last_line() {
+    for (reply, state) in [
+        ("450-4.2.1 busy\r\n550 5.1.1 no such user", RecipientState::Bounced),
+        ("550-5.1.1 no such user\r\n450 4.2.1 busy", RecipientState::Queued),
+        ("250-fine\r\n550 5.1.1 no such user", RecipientState::Bounced),
+        ("550-5.1.1 no such\r\n user here\r\n550 5.1.1 go away", RecipientState::Bounced),
+        ("550-5.1.1 no such\r\nuser here\r\n550 5.1.1 go away", RecipientState::Bounced),
+        ("550-\r\n-\r\n550 ", RecipientState::Bounced),
+    ] {
+        let script = Script::new().to(ODD_RECIPIENT, [Act::Say(reply)]);
+        let world = OddUpstreamRelay::new(vec![OddCase::new(script, "", reply.into())]).await;
+        let id = world.enqueue(0, ODD_SENDER, &["a@example.net", ODD_RECIPIENT, "b@example.net"]).await;
+        world.wait_until("an attempt", || world.trail(id).attempts > 0 && !world.trail(id).is_sending).await;
+        assert_eq!(
+            states(&world.trail(id)),
+            [RecipientState::Relayed, state, RecipientState::Relayed],
+            "{reply:?}"
+        );
+        world.stop().await;
+    }
+}
+
+/// Words that providers use for an account, in replies about one recipient or one message.
+#[tokio::test]
+async fn account_error_for_one_recipient_affects_only_that_message() {
+    let mut scenes = Vec::new();
+    for provider in ["mailgun", "brevo", "plain"] {
+        for (at, reply, state) in [
+            (At::Rcpt, "550 5.1.2 Domain not found", RecipientState::Bounced),
+            (At::Rcpt, "550 5.7.1 This user is not allowed to send to that list", RecipientState::Bounced),
+            (At::Rcpt, "552 5.2.2 Mailbox limit exceeded", RecipientState::Bounced),
+            (
+                At::Rcpt,
+                "550 5.7.1 <x@y>: Relaying denied, says the recipient's gateway",
+                RecipientState::Bounced,
+            ),
+            (At::Rcpt, "454 4.7.1 Relay access denied", RecipientState::Queued),
+            (At::Rcpt, "450 4.1.2 Domain not found", RecipientState::Queued),
+            (At::Mail, "550 5.1.8 Sender's domain not found", RecipientState::Bounced),
+            (At::Mail, "552 5.3.4 Message size limit exceeded", RecipientState::Bounced),
+            (
+                At::Data,
+                "554 5.7.1 unauthorized ip address in your list of recipients",
+                RecipientState::Bounced,
+            ),
+            (At::Dot, "552 5.3.4 Message size limit exceeded", RecipientState::Bounced),
+            (At::Dot, "554 5.7.1 the attachment can't be used to send the message", RecipientState::Bounced),
+            (At::Dot, "550 5.7.1 your account is not yet activated, says a scanner", RecipientState::Bounced),
+            (At::Dot, "454 4.7.0 the scanner's login failed", RecipientState::Queued),
+        ] {
+            let script = with_odd_action(Script::new(), at, Act::Say(reply));
+            let mut play = OddCase::new(script, "", format!("{provider} {at:?} {reply}"));
+            (play.provider, play.expected_state) = (provider, Some(state));
+            scenes.push(play);
+        }
+    }
+    let world = OddUpstreamRelay::new(scenes).await;
+    world.play().await;
+    world.stop().await;
+}
+
+/// The reply of one of several recipients is that one's.
+#[tokio::test]
+async fn auth_error_for_one_recipient_affects_only_that_recipient() {
+    let mut scenes = Vec::new();
+    for reply in [
+        "454 4.7.1 Relay access denied",
+        "530 5.7.1 Authentication required",
+        "534 5.7.9 too weak",
+        "535 5.7.8 no",
+        "538 5.7.11 encryption required",
+        "550 5.7.1 Relaying denied",
+        "502 5.7.0 Please authenticate first",
+        "525 5.7.1 Unauthorized IP address",
+    ] {
+        for provider in ["mailgun", "brevo", "plain"] {
+            let mut play = OddCase::new(
+                Script::new().to(ODD_RECIPIENT, [Act::Say(reply)]),
+                "",
+                format!("{provider} {reply}"),
+            );
+            play.provider = provider;
+            scenes.push(play);
+        }
+    }
+    let world = OddUpstreamRelay::new(scenes).await;
+    let mut sent = Vec::new();
+    for scene in 0..world.cases.len() {
+        let to = ["a@example.net", ODD_RECIPIENT, "b@example.net"];
+        sent.push(world.enqueue(scene, REGULAR_SENDER, &to).await);
+        world.send_others(scene).await;
+    }
+    world.assert_others_arrive().await;
+    for (play, id) in world.cases.iter().zip(sent) {
+        let states = states(&world.trail(id));
+        let one =
+            if play.description.contains("454") { RecipientState::Queued } else { RecipientState::Bounced };
+        assert_eq!(states, [RecipientState::Relayed, one, RecipientState::Relayed], "{}", play.description);
+    }
+    world.stop().await;
+}
+
+/// One message is to wait for an hour.
+#[tokio::test]
+async fn retry_delay_for_one_message_blocks_no_other() {
+    let mut scenes = Vec::new();
+    for (at, reply) in [
+        (At::Mail, "451 4.7.1 too many messages, try again after 3600 seconds"),
+        (At::Rcpt, "451 4.7.1 too many messages, try again after 3600 seconds"),
+        (At::Data, "421 4.7.0 rate limit, try again after 3600 seconds"),
+        (At::Dot, "451 4.7.1 slow down, try again after 3600 seconds"),
+        (At::Dot, "450 4.7.1 sending limit, try again after 90 seconds."),
+    ] {
+        for upstreams in [1, 2] {
+            let mut play = OddCase::new(
+                with_odd_action(Script::new(), at, Act::Say(reply)),
+                "",
+                format!("{upstreams} {at:?} {reply}"),
+            );
+            play.has_second_upstream = upstreams == 2;
+            scenes.push(play);
+        }
+    }
+    let world = OddUpstreamRelay::new(scenes).await;
+    for scene in 0..world.cases.len() {
+        world.send_odd(scene).await;
+    }
+    world
+        .wait_until("the odd replies", || (0..world.cases.len()).all(|scene| world.odd_attempts(scene) > 0))
+        .await;
+    for scene in 0..world.cases.len() {
+        world.send_others(scene).await;
+    }
+    world.assert_others_arrive().await;
+    world.stop().await;
+}
+
+/// A recipient over which the connection breaks holds no other recipient of the message.
+#[tokio::test]
+async fn connection_breaking_recipient_blocks_no_other() {
+    let mut scenes = Vec::new();
+    for mode in PIPELINING_MODES {
+        for act in connection_breaks() {
+            let what = format!("{mode} {act:?}");
+            let script = Script::new().to(ODD_RECIPIENT, [act.clone()]).to(SECOND_ODD_RECIPIENT, [act]);
+            scenes.push(OddCase::new(script, mode, what));
+        }
+    }
+    let world = OddUpstreamRelay::new(scenes).await;
+    let mut sent = Vec::new();
+    for scene in 0..world.cases.len() {
+        let to = ["a@example.net", ODD_RECIPIENT, "b@example.net", SECOND_ODD_RECIPIENT, "c@example.net"];
+        sent.push(world.enqueue(scene, REGULAR_SENDER, &to).await);
+        world.send_others(scene).await;
+    }
+    world.assert_others_arrive().await;
+    let relayed = |id: TrackingId| {
+        let states = states(&world.trail(id));
+        [0, 2, 4].iter().all(|place| states[*place] == RecipientState::Relayed)
+    };
+    let late = || -> Vec<_> {
+        let late = world.cases.iter().zip(&sent).filter(|(_, id)| !relayed(**id));
+        late.map(|(play, _)| play.description.clone()).collect()
+    };
+    let deadline = Instant::now() + TIMEOUT;
+    while !late().is_empty() {
+        assert!(Instant::now() < deadline, "recipients wait for another: {:#?}", late());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    for (play, id) in world.cases.iter().zip(sent) {
+        assert_eq!(world.times_received(case_index(&world, play), id), 1, "{}: doubled", play.description);
+    }
+    world.stop().await;
+}
+
+fn case_index(world: &OddUpstreamRelay, play: &OddCase) -> usize {
+    world.cases.iter().position(|known| known.description == play.description).unwrap()
+}
+
+/// An upstream that takes messages and says nothing more.
+#[tokio::test]
+async fn stuck_connections_open_breaker_of_hanging_upstream() {
+    let log = LogCapture::default();
+    let _logging = log.install();
+    let mut scenes = Vec::new();
+    for (connections, at) in [
+        (1, At::Banner),
+        (2, At::Ehlo),
+        (1, At::Dot),
+        (2, At::Dot),
+        (4, At::Dot),
+        (1, At::Mail),
+        (2, At::Data),
+        (2, At::Body),
+    ] {
+        let script = match at {
+            At::Banner | At::Ehlo => Script::new().at(at, vec![Some(Act::Silence); 50]),
+            _ => with_odd_action(Script::new(), at, Act::Silence),
+        };
+        let mut play = OddCase::new(script, "", format!("{connections} {at:?}"));
+        play.settings = format!("connections = {connections}\n");
+        (play.has_second_upstream, play.odd_count) = (true, connections);
+        scenes.push(play);
+    }
+    let world = OddUpstreamRelay::with_config_change(scenes, |config| {
+        for upstream in &mut config.upstreams {
+            upstream.transport.timeouts.stuck_after = Duration::from_millis(300);
+        }
+    })
+    .await;
+    for scene in 0..world.cases.len() {
+        world.send_odd(scene).await;
+    }
+    // Each says so once: none of their attempts ends before the end.
+    world.wait_until("an alarm each", || log.lines("alarm=\"stuck\"").len() == world.cases.len()).await;
+    for scene in 0..world.cases.len() {
+        world.send_others(scene).await;
+    }
+    world.assert_others_arrive().await;
+    assert!(world.hanging().iter().all(|hanging| *hanging), "nothing hangs");
+    assert_eq!(log.lines("alarm=\"stuck\"").len(), world.cases.len());
+    world.stop_hanging().await;
+}
+
+/// One message at which the upstream hangs leaves the other connections to the others.
+#[tokio::test]
+async fn hanging_message_leaves_other_connections_usable() {
+    let log = LogCapture::default();
+    let _logging = log.install();
+    let mut play =
+        OddCase::new(with_odd_action(Script::new(), At::Dot, Act::Silence), "", "one hangs".into());
+    play.settings = "connections = 3\n".into();
+    let world = OddUpstreamRelay::with_config_change(vec![play], |config| {
+        config.upstreams[0].transport.timeouts.stuck_after = Duration::from_millis(100);
+    })
+    .await;
+    world.send_odd(0).await;
+    world.wait_until("what hangs", || world.hanging() == [true]).await;
+    world.send_others(0).await;
+    world.assert_others_arrive().await;
+    assert_eq!(log.lines("alarm=\"stuck\""), [""; 0]);
+    world.stop_hanging().await;
+}
+
+fn connection_breaks() -> Vec<Act> {
+    vec![
+        Act::Close,
+        Act::Reset,
+        Act::HalfClose,
+        Act::WrongClass,
+        Act::Say("what is this"),
+        Act::LongLine,
+        Act::Bye("421 4.3.2 closing"),
+    ]
+}
+
+/// Each step, each odd reply, with a breaker that is closed or half-open, and one upstream or two.
+macro_rules! steps {
+    ($($name:ident: $step:expr;)*) => {$(
+        #[tokio::test]
+        async fn $name() {
+            run_all_cases($step).await;
+        }
+    )*};
+}
+
+steps! {
+    odd_greetings_hold_no_message: At::Banner;
+    odd_replies_to_ehlo_hold_no_message: At::Ehlo;
+    odd_replies_to_auth_hold_no_message: At::Auth;
+    odd_replies_to_mail_hold_no_other_message: At::Mail;
+    odd_replies_to_rcpt_hold_no_other_message: At::Rcpt;
+    odd_replies_to_data_hold_no_other_message: At::Data;
+    odd_replies_in_a_message_hold_no_other_message: At::Body;
+    odd_replies_to_the_dot_hold_no_other_message: At::Dot;
+    odd_replies_after_a_message_hold_no_other_message: At::Between;
+}
+
+async fn run_all_cases(step: At) {
+    let at_login = matches!(step, At::Banner | At::Ehlo | At::Auth);
+    let mut plays = Vec::new();
+    for (number, act) in odd_actions().into_iter().enumerate() {
+        for opens in [false, true] {
+            for second in [false, true] {
+                let mut script = if opens { half_open_script() } else { Script::new() };
+                if at_login {
+                    script.add(step, [Some(act.clone()), Some(act.clone())]);
+                } else {
+                    script = with_odd_action(script, step, act.clone());
+                }
+                let mode = PIPELINING_MODES[(number + usize::from(opens)) % PIPELINING_MODES.len()];
+                let state = if opens { "half-open" } else { "closed" };
+                let what = format!("{step:?} {act:?} {state} second={second} {mode}");
+                let mut play = OddCase::new(script, mode, what);
+                (play.has_second_upstream, play.opens_breaker, play.provider) =
+                    (second, opens, TESTED_PROVIDERS[number % 2]);
+                play.longest_pause = if at_login { "1s" } else { "1h" };
+                plays.push(play);
+            }
+        }
+    }
+    let world = OddUpstreamRelay::with_config_change(plays, |config| {
+        for upstream in &mut config.upstreams {
+            upstream.transport.timeouts = SHORT_TIMEOUTS;
+        }
+    })
+    .await;
+    world.play().await;
+    world.assert_states_match_receipts();
+    world.stop_hanging().await;
+}
+
+fn odd_actions() -> Vec<Act> {
+    let replies = [
+        "what is this",
+        "\u{fe}\u{1}",
+        "250-fine\r\nwhat\r\n-\r\n451 4.3.0 not now",
+        "450-4.2.1 busy\r\n550 5.1.1 no",
+        "250 2.0.0 fine",
+        "421 4.7.0 I say so and stay",
+        "450 4.2.1 busy",
+        "451 4.7.1 too many messages, try again after 3600 seconds",
+        "421 Domain mg.example.com is not allowed to send: add the address to authorized recipients",
+        "454 4.7.1 Relay access denied",
+        "500 5.5.1 what",
+        "503 bad sequence",
+        "530 5.7.0 Authentication required",
+        "535 5.7.8 Authentication failed",
+        "550 5.1.2 Domain not found",
+        "550 5.7.1 Relaying denied",
+        "552 5.3.4 Message size limit exceeded",
+        "554 5.7.1 no",
+        "999 never seen",
+    ];
+    let others =
+        [Act::Close, Act::Reset, Act::Silence, Act::HalfClose, Act::LongLine, Act::Endless, Act::WrongClass];
+    let farewell = Act::Bye("421 4.3.2 closing");
+    replies.into_iter().map(Act::Say).chain(others).chain([farewell]).collect()
+}
+
+/// What happens in one scene.
+struct OddCase {
+    description: String,
+    provider: &'static str,
+    script: Option<Script>,
+    settings: String,
+    has_second_upstream: bool,
+    /// Odd messages.
+    odd_count: usize,
+    /// Whether its breaker is opened at the beginning.
+    opens_breaker: bool,
+    longest_pause: &'static str,
+    /// Where the odd message must end.
+    expected_state: Option<RecipientState>,
+}
+
+impl OddCase {
+    fn new(script: Script, settings: &str, description: String) -> Self {
+        Self {
+            description,
+            provider: "plain",
+            script: Some(script),
+            settings: format!("connections = 1\n{settings}\n"),
+            has_second_upstream: false,
+            odd_count: 1,
+            opens_breaker: false,
+            longest_pause: "1h",
+            expected_state: None,
+        }
+    }
+}
+
+/// What the odd message meets.
+fn with_odd_action(mut script: Script, at: At, act: Act) -> Script {
+    script.for_sender = Some((ODD_SENDER, at, act));
+    script
+}
+
+/// An upstream whose breaker opens at its first connections.
+fn half_open_script() -> Script {
+    Script::new().at(At::Banner, [Some(Act::Close), Some(Act::Close)])
+}
+
+/// A relay with the upstreams of all scenes.
+struct OddUpstreamRelay {
+    cases: Vec<OddCase>,
+    servers: Vec<Vec<Server>>,
+    sent: std::cell::RefCell<Vec<SentMessage>>,
+    daemon: Daemon,
+    _directory: TempDir,
+}
+
+struct SentMessage {
+    case_index: usize,
+    is_odd: bool,
+    id: TrackingId,
+}
+
+impl OddUpstreamRelay {
+    async fn new(plays: Vec<OddCase>) -> Self {
+        Self::with_config_change(plays, |_| {}).await
+    }
+
+    async fn with_config_change(mut cases: Vec<OddCase>, change: impl FnOnce(&mut Config)) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut servers = Vec::new();
+        let mut text = format!(
+            "[server]\nhostname = \"relay.example.com\"\ndata_dir = {:?}\n\
+             [[listener]]\naddress = \"127.0.0.1:0\"\ntls = \"none\"\nauth = \"none\"\n",
+            directory.path().join("data").display().to_string(),
+        );
+        let mut routes = String::new();
+        for (number, play) in cases.iter_mut().enumerate() {
+            let mut script = play.script.take().unwrap();
+            script.offers.push("AUTH PLAIN");
+            let mut own = vec![(format!("s{number}a"), Server::start(script).await)];
+            if play.has_second_upstream {
+                own.push((format!("s{number}b"), Server::start(Script::new()).await));
+            }
+            for (place, (name, server)) in own.iter().enumerate() {
+                let (provider, login) = match (place, play.provider) {
+                    (0, "plain") | (1.., _) => ("plain", ""),
+                    (_, provider) => (provider, "username = \"u\"\npassword = \"p\"\n"),
+                };
+                text += &format!(
+                    "[[upstream]]\nname = \"{name}\"\nprovider = \"{provider}\"\nhost = \"127.0.0.1\"\n\
+                     port = {}\ntls = \"none\"\n{login}{}\n\
+                     [upstream.breaker]\nfailures = 2\npause = \"200ms\"\nlongest_pause = \"{}\"\n\
+                     [upstream.retry]\nfirst = \"200ms\"\nmax = \"1s\"\n",
+                    server.address.port(),
+                    play.settings,
+                    play.longest_pause
+                );
+            }
+            let names: Vec<_> = own.iter().map(|(name, _)| name).collect();
+            routes += &format!(
+                "[[route]]\nname = \"s{number}\"\nupstreams = {names:?}\nsenders = [\"s{number}@*\"]\n"
+            );
+            servers.push(own.into_iter().map(|(_, server)| server).collect());
+        }
+        text += &routes;
+        let mut config = config::parse(&text, Path::new("test.toml"), &BTreeMap::new()).unwrap();
+        change(&mut config);
+        let daemon = Daemon::start(&config, Clock::System, None).await.unwrap();
+        Self { cases, servers, sent: Default::default(), daemon, _directory: directory }
+    }
+
+    async fn stop(self) {
+        self.daemon.stop().await;
+    }
+
+    /// Ends the conversations that hang, then stops.
+    async fn stop_hanging(self) {
+        for server in self.servers.iter().flatten() {
+            server.hang_up();
+        }
+        self.daemon.stop().await;
+    }
+
+    /// Whether each scene's upstream hangs over an odd message.
+    fn hanging(&self) -> Vec<bool> {
+        self.servers.iter().map(|servers| servers[0].hanging() > 0).collect()
+    }
+
+    async fn enqueue(&self, scene: usize, sender: &str, recipients: &[&str]) -> TrackingId {
+        let id = TrackingId::new(Clock::System.now(), fastrand::u128(..));
+        let message = format!("Subject: {id}\r\n\r\ntext\r\n");
+        let send = Message {
+            sender: sender.parse().ok(),
+            size: message.len() as u64,
+            route: Some(format!("s{scene}").into()),
+            ..Message::new(id, "test")
+        };
+        let recipients = recipients.iter().map(|to| to.parse().unwrap()).collect();
+        let store = self.daemon.store();
+        store
+            .put_message_applied(AcceptedMessage { message: send, recipients }, Bytes::from(message))
+            .await
+            .unwrap();
+        id
+    }
+
+    /// Sends the odd messages, each the oldest of its scene, and the others: these arrive, and the odd ones are settled
+    /// or tried again.
+    async fn play(&self) {
+        self.open_breakers().await;
+        for scene in 0..self.cases.len() {
+            self.send_odd(scene).await;
+            self.send_others(scene).await;
+        }
+        self.assert_others_arrive().await;
+        self.assert_odd_retried().await;
+    }
+
+    /// Opens the breakers of the upstreams that refuse their first connections: one message of the others' kind meets
+    /// that, and waits then as the others do.
+    async fn open_breakers(&self) {
+        for case_index in (0..self.cases.len()).filter(|scene| self.cases[*scene].opens_breaker) {
+            let id = self.enqueue(case_index, REGULAR_SENDER, &["a@example.net"]).await;
+            self.sent.borrow_mut().push(SentMessage { case_index, is_odd: false, id });
+        }
+        self.wait_for_all("meet a closed door", |sent| self.trail(sent.id).attempts >= 2).await;
+    }
+
+    async fn send_odd(&self, case_index: usize) {
+        for _ in 0..self.cases[case_index].odd_count {
+            // An address of its own: one that is refused may get no more mail.
+            let id = self.enqueue(case_index, ODD_SENDER, &[&format!("odd{case_index}@example.net")]).await;
+            self.sent.borrow_mut().push(SentMessage { case_index, is_odd: true, id });
+        }
+    }
+
+    async fn send_others(&self, case_index: usize) {
+        for _ in 0..OTHER_MESSAGES {
+            let id = self.enqueue(case_index, REGULAR_SENDER, &["a@example.net"]).await;
+            self.sent.borrow_mut().push(SentMessage { case_index, is_odd: false, id });
+        }
+    }
+
+    fn trail(&self, id: TrackingId) -> Trail {
+        self.daemon.store().load_trail(id).unwrap().unwrap()
+    }
+
+    fn odd_attempts(&self, scene: usize) -> u32 {
+        let sent = self.sent.borrow();
+        let odd = sent.iter().find(|sent| sent.is_odd && sent.case_index == scene).unwrap();
+        self.trail(odd.id).attempts
+    }
+
+    /// Every other message is taken once, by one upstream of its scene.
+    async fn assert_others_arrive(&self) {
+        self.wait_for_all("arrive", |sent| {
+            sent.is_odd || {
+                let trail = self.trail(sent.id);
+                !trail.is_sending && !trail.recipients.iter().any(Recipient::is_pending)
+            }
+        })
+        .await;
+        for sent in self.sent.borrow().iter().filter(|sent| !sent.is_odd) {
+            let what = &self.cases[sent.case_index].description;
+            assert_eq!(states(&self.trail(sent.id)), [RecipientState::Relayed], "{what}");
+            let times = self.times_received(sent.case_index, sent.id);
+            assert_eq!(times, 1, "{what}: taken {times} times");
+        }
+    }
+
+    fn times_received(&self, scene: usize, id: TrackingId) -> usize {
+        let line = format!("Subject: {id}");
+        let taken = self.servers[scene].iter().flat_map(Server::taken);
+        taken.filter(|taken| String::from_utf8_lossy(&taken.message).contains(&line)).count()
+    }
+
+    /// The odd ones are settled, or tried again and again by the retry rule.
+    async fn assert_odd_retried(&self) {
+        self.wait_for_all("be tried again", |sent| {
+            let trail = self.trail(sent.id);
+            let open = trail.recipients.iter().any(Recipient::is_pending);
+            // It may be asked to wait for an hour.
+            let waits =
+                trail.next_attempt.is_some_and(|due| due.duration_since(Clock::System.now()) > TIMEOUT);
+            !sent.is_odd || !open || trail.attempts >= 3 || waits
+        })
+        .await;
+        for sent in self.sent.borrow().iter().filter(|sent| sent.is_odd) {
+            let (play, trail) = (&self.cases[sent.case_index], self.trail(sent.id));
+            let open = trail.recipients.iter().any(Recipient::is_pending);
+            assert!(
+                !open || trail.is_sending || trail.next_attempt.is_some(),
+                "{}: {trail:?}",
+                play.description
+            );
+            assert!(
+                play.expected_state.is_none_or(|state| states(&trail) == [state]),
+                "{}: {trail:#?}",
+                play.description
+            );
+        }
+    }
+
+    /// Every recipient has one state, and what the relay says was taken was taken.
+    fn assert_states_match_receipts(&self) {
+        for sent in self.sent.borrow().iter() {
+            let (trail, what) = (self.trail(sent.id), &self.cases[sent.case_index].description);
+            let relayed = states(&trail).iter().filter(|state| **state == RecipientState::Relayed).count();
+            let taken = self.times_received(sent.case_index, sent.id);
+            assert!(relayed == 0 || taken == 1, "{what}: relayed and taken {taken} times");
+            let open = trail.recipients.iter().any(Recipient::is_pending);
+            assert!(
+                !open || trail.next_attempt.is_some() || trail.is_sending,
+                "{what}: it waits for nothing: {trail:?}"
+            );
+        }
+    }
+
+    async fn wait_for_all(&self, what: &str, holds: impl Fn(&SentMessage) -> bool) {
+        let deadline = Instant::now() + TIMEOUT;
+        loop {
+            let late: BTreeMap<_, usize> = self.sent.borrow().iter().filter(|sent| !holds(sent)).fold(
+                BTreeMap::new(),
+                |mut late, sent| {
+                    *late.entry(self.cases[sent.case_index].description.clone()).or_default() += 1;
+                    late
+                },
+            );
+            if late.is_empty() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "in {} scenes messages did not {what}: {late:#?}", late.len());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn wait_until(&self, what: &str, holds: impl Fn() -> bool) {
+        let deadline = Instant::now() + TIMEOUT;
+        while !holds() {
+            assert!(Instant::now() < deadline, "{what} did not come");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+const PIPELINING_MODES: [&str; 3] =
+    ["pipelining = \"full\"", "pipelining = \"group\"", "pipelining = \"off\""];
+const ODD_SENDER: &str = "odd@example.com";
+const REGULAR_SENDER: &str = "fine@example.com";
+const SECOND_ODD_RECIPIENT: &str = "second@example.net";
+const ODD_RECIPIENT: &str = "odd@example.net";
+/// Other messages of a scene.
+const OTHER_MESSAGES: usize = 4;
+/// Longest wait for anything; reached only by a test that fails.
+const TIMEOUT: Duration = Duration::from_secs(20);
+const TESTED_PROVIDERS: [&str; 2] = ["mailgun", "brevo"];
+const SHORT_TIMEOUTS: Timeouts = Timeouts {
+    connect: Duration::from_millis(1000),
+    command: Duration::from_millis(500),
+    data: Duration::from_millis(500),
+    data_block: Duration::from_millis(500),
+    end_of_data: Duration::from_millis(1000),
+    stuck_after: Duration::from_millis(250),
+};

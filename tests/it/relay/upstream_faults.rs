@@ -1,0 +1,303 @@
+//! Whatever the upstream does, at whatever step: nothing is lost, nothing is stuck, nothing is silent. Time passes in
+//! leaps, so that what takes minutes takes none.
+
+use mailtrail_mail::TrackingId;
+use mailtrail_net::tls;
+use mailtrail_trail::{AttemptStatus, Recipient, RecipientState, Trail, TrailEventKind};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tempfile::TempDir;
+use testkit::log_capture::LogCapture;
+use testkit::mock_smtp::{Act, At, Script, Server};
+use testkit::queue_harness::{LONG, Scene, attempts, message, states};
+
+#[tokio::test(start_paused = true)]
+async fn no_message_is_lost_with_full_pipelining() {
+    run_every_fault_at_every_stage("pipelining = \"full\"").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_message_is_lost_with_grouped_commands() {
+    run_every_fault_at_every_stage("pipelining = \"group\"").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_message_is_lost_without_pipelining() {
+    run_every_fault_at_every_stage("pipelining = \"off\"").await;
+}
+
+/// Three hours nobody listens, three hours whoever listens says nothing.
+#[tokio::test(start_paused = true)]
+async fn upstream_outage_of_six_hours_only_delays_mail() {
+    let log = LogCapture::default();
+    let _logging = log.install();
+    let (server, socket) = Server::closed(Script::new());
+    let scene = Scene::in_leaps(server.clone(), "").await;
+    let mut ids = Vec::new();
+    let mut accept = async |from: u64| {
+        for hour in from..from + 3 {
+            let numbers = hour * 500..(hour + 1) * 500;
+            let sends = numbers.map(|number| scene.put(number, &["ada@example.net"]));
+            ids.extend(futures_util::future::join_all(sends).await);
+            scene.wait(ONE_HOUR).await;
+        }
+    };
+    accept(0).await;
+    let listener = socket.listen(1024).unwrap();
+    accept(3).await;
+    assert_eq!((ids.len(), server.taken().len()), (3000, 0));
+    server.serve(listener);
+    let ended = scene.time.clock().now();
+    scene.until("the last mail", || server.taken().len() >= 3000).await;
+    scene.until("the end of all sends", || scene.store().queued_ids(1).unwrap().is_empty()).await;
+    assert!(
+        scene.time.clock().now().duration_since(ended) < ONE_HOUR,
+        "it is noticed soon that the upstream is back"
+    );
+    scene.assert_each_taken_once(0..3000, "afterwards");
+    let trails: Vec<_> = ids.iter().map(|id| scene.trail(*id)).collect();
+    assert!(trails.iter().all(|trail| states(trail) == [RecipientState::Relayed]));
+    assert!(trails.iter().all(|trail| !attempts(trail).contains(&AttemptStatus::Unknown)));
+    let tried = trails.iter().filter(|trail| trail.attempts > 1).count();
+    assert!((1..=30).contains(&tried), "{tried} mails were tried in vain");
+    for (text, times) in [("the breaker opened", 1), ("the breaker closed", 1)] {
+        assert_eq!(log.lines(text).len(), times, "{text}: {:#?}", log.lines("breaker"));
+    }
+    // Those that were tried in vain have their own time; all others go as they came.
+    let order: Vec<_> = server.taken().iter().map(|taken| message_number(&taken.message)).collect();
+    let far = order.iter().zip(0..).filter(|(number, place)| number.abs_diff(*place) > 200).count();
+    assert!(far <= tried, "{far} mails went far out of their order");
+}
+
+const ONE_HOUR: Duration = Duration::from_secs(3600);
+
+/// Which message that is.
+fn message_number(message: &[u8]) -> u64 {
+    let text = String::from_utf8_lossy(message);
+    let subject = text.lines().find_map(|line| line.strip_prefix("Subject: "));
+    subject.expect("nothing arrives that was not sent").parse().unwrap()
+}
+
+/// A message that no buffer on the way holds: whatever stops it, its dot was not said, and nobody has it. Half of what
+/// the upstream can do there is to say why.
+#[tokio::test(start_paused = true)]
+async fn interrupted_large_message_is_never_unknown() {
+    let refused = &[AttemptStatus::Bounced][..];
+    let again = &[AttemptStatus::Queued, AttemptStatus::Relayed][..];
+    for (act, expected, text) in [
+        (Act::Silence, again, "no answer to a part of the message within 180 s"),
+        (Act::Bye("552 5.3.4 larger than I thought"), refused, "larger than I thought"),
+        (Act::Bye("421 4.3.2 going down"), again, "going down"),
+        (Act::Bye("250 whatever"), again, "the server's replies are out of step: 250 whatever"),
+        (Act::Close, again, ""),
+        (Act::Reset, again, ""),
+        (Act::HalfClose, again, "the server closed the connection"),
+        // Longer than any one answer may take, but it moves.
+        (Act::Sip, &[AttemptStatus::Relayed], ""),
+    ] {
+        let script = Script::new().at(At::Body, [Some(act.clone())]);
+        let mut scene = Scene::in_leaps(Server::start(script).await, "connections = 1").await;
+        let began = scene.time.clock().now();
+        let trail = scene.settled(scene.send(LONG, &["a@example.net"]).await).await;
+        assert_eq!(attempts(&trail), expected, "{act:?}: {:#?}", trail.events);
+        let said = trail.events[1].diagnostic.text.as_deref().unwrap_or_default();
+        assert!(said == text || text.is_empty(), "{act:?}: {said}");
+        let arrived: Vec<_> = scene.server.taken().into_iter().map(|taken| taken.message).collect();
+        let whole = if expected == refused { vec![] } else { vec![message(LONG).into_bytes()] };
+        assert!(arrived == whole, "{act:?}: {} arrived", arrived.len());
+        if let Act::Sip = act {
+            assert!(scene.time.clock().now().duration_since(began) > Duration::from_secs(700));
+        }
+        scene.stop().await;
+    }
+}
+
+/// How an upstream can go wrong, wherever it is to say something.
+const FAULT_ACTIONS: [Act; 12] = [
+    Act::Silence,
+    Act::Say("450 4.7.9 seeded"),
+    Act::Say("550 5.7.9 seeded"),
+    Act::Bye("421 4.3.2 seeded"),
+    Act::Reset,
+    Act::Close,
+    Act::Say("\x16\x03\x01 what is this"),
+    Act::Dribble,
+    Act::HalfClose,
+    Act::LongLine,
+    Act::Endless,
+    Act::WrongClass,
+];
+
+const FAULT_STAGES: [At; 13] = [
+    At::Banner,
+    At::Ehlo,
+    At::StartTls,
+    At::Handshake,
+    At::Auth,
+    At::Mail,
+    At::Rcpt,
+    At::Data,
+    At::Body,
+    At::Dot,
+    At::Rset,
+    At::Between,
+    At::Quit,
+];
+
+async fn run_every_fault_at_every_stage(mode: &str) {
+    let mut faults = Vec::new();
+    for stage in FAULT_STAGES {
+        let (mut scene, _certificate) = relay_for_stage(stage, mode).await;
+        for fault in FAULT_ACTIONS {
+            faults.extend(FaultCase { relay: &scene, stage, fault, mode }.run_and_collect_violations().await);
+            // Connections are closed by then, and what was learnt is forgotten.
+            scene.time.leap(Duration::from_secs(3700)).await;
+        }
+        scene.stop().await;
+    }
+    assert!(faults.is_empty(), "{} faults: {}", faults.len(), faults.join("\n"));
+}
+
+/// Steps that TLS or a login have to do with get both.
+async fn relay_for_stage(at: At, mode: &str) -> (Scene, Option<TempDir>) {
+    let mut text = format!("{mode}\nconnections = 2");
+    let mut script = Script::new();
+    let mut certificate = None;
+    if matches!(at, At::StartTls | At::Handshake | At::Auth) {
+        let directory = tempfile::tempdir().unwrap();
+        let pair = tls::load_self_signed(directory.path(), "localhost").unwrap();
+        script.offers.extend(["STARTTLS", "AUTH PLAIN"]);
+        script.tls = Some(tls::build_acceptor(pair).unwrap());
+        let ca = directory.path().join("relay.pem").display().to_string();
+        text += &format!("\ntls = \"starttls\"\nca_file = {ca:?}\nusername = \"u\"\npassword = \"p\"");
+        certificate = Some(directory);
+    }
+    (Scene::in_leaps(Server::start(script).await, &text).await, certificate)
+}
+
+/// One fault at one step, twice, while mail is under way.
+struct FaultCase<'a> {
+    relay: &'a Scene,
+    stage: At,
+    fault: Act,
+    mode: &'a str,
+}
+
+impl FaultCase<'_> {
+    async fn run_and_collect_violations(&self) -> Vec<String> {
+        // The first connection or message of all, and one later that others were before.
+        let acts = [Some(self.fault.clone()), None, Some(self.fault.clone())];
+        let before = self.relay.server.with(|script| {
+            script.add(self.stage, acts);
+            script.add_for("later@example.net", [Act::Say("450 4.2.1 busy"), Act::Say("250 now")]);
+            script.add_for("nobody@example.net", [Act::Say(REJECTED_REPLY)]);
+            script.taken.len()
+        });
+        let mut sends = Vec::new();
+        for recipients in RECIPIENT_SETS {
+            sends.push(self.relay.send(sends.len() as u64, recipients).await);
+        }
+        let trails = self.wait_all_settled(&sends).await;
+        if self.stage == At::Quit {
+            self.relay.wait(Duration::from_secs(120)).await;
+        }
+        // What is left of the script needs more connections than there was mail for.
+        let pending = self.relay.server.with(|script| script.take_pending(self.stage));
+        assert!(pending < 3, "{self}: the fault did not come: this has tested nothing");
+        let mut arrived: BTreeMap<(u64, String), usize> = BTreeMap::new();
+        for taken in &self.relay.server.taken()[before..] {
+            for recipient in &taken.recipients {
+                *arrived.entry((message_number(&taken.message), recipient.clone())).or_default() += 1;
+            }
+        }
+        let mut faults = Vec::new();
+        for (number, (trail, recipients)) in (0..).zip(trails.iter().zip(RECIPIENT_SETS)) {
+            for (place, address) in recipients.iter().enumerate() {
+                let count = arrived.remove(&(number, (*address).to_owned())).unwrap_or(0);
+                faults.extend(self.describe_violation(trail, place as u16, count));
+            }
+        }
+        assert!(arrived.is_empty(), "{self}: nobody sent {arrived:?}");
+        faults
+    }
+
+    /// Waits for the end of all sends; on the way nobody may be without a next step.
+    async fn wait_all_settled(&self, sends: &[TrackingId]) -> Vec<Trail> {
+        let what = format!("{self}: the end of all sends");
+        let done = || {
+            let trails: Vec<_> = sends.iter().map(|id| self.relay.trail(*id)).collect();
+            for trail in &trails {
+                let waits = trail.recipients.iter().any(Recipient::is_pending);
+                assert!(
+                    !waits || trail.is_sending || trail.next_attempt.is_some(),
+                    "{self}: stuck: {trail:?}"
+                );
+            }
+            trails
+                .iter()
+                .all(|trail| !trail.is_sending && !trail.recipients.iter().any(Recipient::is_pending))
+        };
+        self.relay.until(&what, done).await;
+        sends.iter().map(|id| self.relay.trail(*id)).collect()
+    }
+
+    /// What is wrong with the fate of a recipient whose mail arrived so often.
+    fn describe_violation(&self, trail: &Trail, place: u16, arrived: usize) -> Option<String> {
+        let recipient = &trail.recipients[usize::from(place)];
+        let about = |fact: &&mailtrail_trail::TrailEvent| {
+            fact.recipients.is_empty() || fact.recipients.contains(&place)
+        };
+        let facts: Vec<_> = trail.events.iter().filter(about).collect();
+        let unknown = facts
+            .iter()
+            .filter(|fact| fact.kind == TrailEventKind::Attempted(AttemptStatus::Unknown))
+            .count();
+        let nobody = recipient.address.as_str() == "nobody@example.net";
+        let words = (recipient.diagnostic.enhanced_status.as_deref(), recipient.diagnostic.text.as_deref());
+        let right = match recipient.state() {
+            RecipientState::Relayed => !nobody && (1..=1 + unknown).contains(&arrived),
+            RecipientState::Bounced if nobody && words == (Some("5.7.1"), Some("nobody here")) => {
+                arrived == 0
+            }
+            RecipientState::Bounced => {
+                self.may_bounce() && words == (Some("5.7.9"), Some("seeded")) && arrived == 0
+            }
+            _ => false,
+        };
+        let dot_was_said = matches!(self.stage, At::Body | At::Dot | At::Between);
+        if right && (unknown == 0 || dot_was_said) {
+            return None;
+        }
+        Some(format!(
+            "{self}: {} arrived {arrived} times, {:?}: {facts:#?}",
+            recipient.address,
+            recipient.state()
+        ))
+    }
+
+    /// Whether the fault is a refusal of mail for good.
+    fn may_bounce(&self) -> bool {
+        let refusal = matches!(self.fault, Act::Say(text) if text.starts_with('5'));
+        refusal && matches!(self.stage, At::Mail | At::Rcpt | At::Data | At::Body | At::Dot)
+    }
+}
+
+impl std::fmt::Display for FaultCase<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} at {:?}, {}", self.fault, self.stage, self.mode)
+    }
+}
+
+/// It does not say that there is no such address: then it would be asked only once.
+const REJECTED_REPLY: &str = "550 5.7.1 nobody here";
+/// Who gets what: alone, among others, refused, refused for now.
+const RECIPIENT_SETS: [&[&str]; 8] = [
+    &["ada@example.net"],
+    &["nobody@example.net"],
+    &["ada@example.net", "nobody@example.net", "bob@example.net"],
+    &["later@example.net", "ada@example.net"],
+    &["ada@example.net"],
+    &["nobody@example.net"],
+    &["bob@example.net", "eve@example.net", "ada@example.net"],
+    &["ada@example.net"],
+];

@@ -1,0 +1,179 @@
+//! TLS to the upstream: nothing is said to whom the certificate does not vouch for, and nothing in clear; the operator
+//! is told at once, the mail waits, and goes when all is well again.
+
+use mailtrail_net::tls;
+use mailtrail_trail::{AttemptStatus, RecipientState};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType, date_time_ymd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tempfile::TempDir;
+use testkit::log_capture::LogCapture;
+use testkit::mock_smtp::{Act, At, Script, Server};
+use testkit::queue_harness::{Scene, attempts, states, taken};
+use tokio_rustls::TlsAcceptor;
+
+#[tokio::test(start_paused = true)]
+async fn sends_nothing_to_server_with_invalid_certificate() {
+    let (house, stranger) = (ServerCa::new(), ServerCa::new());
+    let right = || SanType::IpAddress([127, 0, 0, 1].into());
+    let wrong = SanType::DnsName("other.example.net".try_into().unwrap());
+    for (what, shown) in [
+        ("another name", house.server_acceptor(wrong.clone(), 2040)),
+        ("an unknown authority", stranger.server_acceptor(right(), 2040)),
+        ("expired", house.server_acceptor(right(), 2020)),
+    ] {
+        for implicit in [false, true] {
+            let context = format!("{what}, implicit: {implicit}");
+            let log = LogCapture::default();
+            let _logging = log.install();
+            let mut script = Script::new();
+            script.offers.extend(["AUTH PLAIN", "STARTTLS"]);
+            (script.tls, script.implicit) = (Some(shown.clone()), implicit);
+            let server = Server::start(script).await;
+            let mut scene =
+                Scene::in_leaps(server.clone(), &upstream_settings(implicit, Some(&house.ca_file()))).await;
+            let id = scene.send(1, &["a@example.net"]).await;
+            scene.until(&context, || log.lines("certificate cannot be trusted").len() == 1).await;
+            scene.until("its attempt", || scene.trail(id).attempts == 1).await;
+            scene.wait(Duration::from_secs(600)).await;
+            let trail = scene.trail(id);
+            assert_eq!((states(&trail), trail.attempts), (vec![RecipientState::Queued], 1), "{context}");
+            assert!(trail.next_attempt.is_some(), "{context}");
+            let alarms = log.lines("ERROR");
+            assert!(alarms.len() == 1 && alarms[0].contains("ca_file"), "{context}: {alarms:#?}");
+            let heard = server.heard();
+            let harmless = |line: &String| line.contains("EHLO") || line.contains("STARTTLS");
+            assert!(heard.iter().all(harmless), "{context}: {heard:?}");
+            assert!((2..=5).contains(&server.connections()), "{context}: {}", server.connections());
+            server.with(|script| script.tls = Some(house.server_acceptor(right(), 2040)));
+            let trail = scene.settled(id).await;
+            assert_eq!(attempts(&trail), [AttemptStatus::Queued, AttemptStatus::Relayed], "{context}");
+            assert!(
+                log.lines("the breaker closed").len() == 1 && log.lines("hunter2").is_empty(),
+                "{context}"
+            );
+            scene.stop().await;
+        }
+    }
+}
+
+/// A server's own certificate anchors trust as an authority's does; without it, nobody is trusted.
+#[tokio::test(start_paused = true)]
+async fn trusts_only_configured_ca_file() {
+    let own = tempfile::tempdir().unwrap();
+    let pair = tls::load_self_signed(own.path(), "localhost").unwrap();
+    let itself = own.path().join("relay.pem");
+    let house = ServerCa::new();
+    let certified = house.server_acceptor(SanType::IpAddress([127, 0, 0, 1].into()), 2040);
+    for (acceptor, anchor, trusted) in [
+        (tls::build_acceptor(pair.clone()).unwrap(), Some(itself.clone()), true),
+        (certified.clone(), Some(house.ca_file()), true),
+        (tls::build_acceptor(pair).unwrap(), None, false),
+        (certified, Some(itself), false),
+    ] {
+        let mut script = Script::new();
+        script.offers.extend(["AUTH PLAIN", "STARTTLS"]);
+        script.tls = Some(acceptor);
+        let text = upstream_settings(false, anchor.as_deref());
+        let mut scene = Scene::in_leaps(Server::start(script).await, &text).await;
+        let id = scene.send(1, &["a@example.net"]).await;
+        scene.wait(Duration::from_secs(600)).await;
+        let expected = if trusted { RecipientState::Relayed } else { RecipientState::Queued };
+        assert_eq!(states(&scene.trail(id)), [expected], "{anchor:?}");
+        assert_eq!(scene.said("AUTH") > 0, trusted, "{anchor:?}");
+        scene.stop().await;
+    }
+}
+
+/// Somebody in between takes STARTTLS away.
+#[tokio::test(start_paused = true)]
+async fn missing_starttls_holds_mail_and_raises_alarm() {
+    let log = LogCapture::default();
+    let _logging = log.install();
+    let house = ServerCa::new();
+    let mut script = Script::new();
+    script.offers.push("AUTH PLAIN");
+    script.tls = Some(house.server_acceptor(SanType::IpAddress([127, 0, 0, 1].into()), 2040));
+    let mut scene =
+        Scene::in_leaps(Server::start(script).await, &upstream_settings(false, Some(&house.ca_file()))).await;
+    let id = scene.send(1, &["a@example.net"]).await;
+    scene.until("the alarm", || log.lines("does not offer STARTTLS").len() == 1).await;
+    assert_eq!(log.lines("ERROR").len(), 1, "{:#?}", log.lines("ERROR"));
+    scene.wait(Duration::from_secs(1200)).await;
+    assert_eq!((states(&scene.trail(id)), scene.trail(id).attempts), (vec![RecipientState::Queued], 1));
+    assert!(scene.server.heard().iter().all(|line| line.contains("EHLO")), "{:?}", scene.server.heard());
+    scene.server.with(|script| script.offers.push("STARTTLS"));
+    let trail = scene.settled(id).await;
+    assert_eq!(attempts(&trail), [AttemptStatus::Queued, AttemptStatus::Relayed]);
+    assert_eq!(scene.server.taken(), [taken(scene.server.connections(), 1)]);
+    scene.stop().await;
+}
+
+/// 535 is an operator's matter, 454 passes: no mail bounces for either.
+#[tokio::test(start_paused = true)]
+async fn rejected_login_holds_mail_and_temporary_one_is_retried() {
+    for (answer, alarms) in [
+        ("535 5.7.8 Authentication failed", 1),
+        ("525 5.7.1 Unauthorized IP address", 1),
+        ("454 4.7.0 Temporary authentication failure", 0),
+        ("421 4.7.0 Too many connections", 0),
+    ] {
+        let log = LogCapture::default();
+        let _logging = log.install();
+        let mut script = Script::new().at(At::Auth, [Some(Act::Say(answer))]);
+        script.offers.push("AUTH PLAIN");
+        let text = "username = \"u\"\npassword = \"hunter2\"\nconnections = 1";
+        let mut scene = Scene::in_leaps(Server::start(script).await, text).await;
+        let began = scene.time.clock().now();
+        let trail = scene.settled(scene.send(1, &["a@example.net"]).await).await;
+        assert_eq!(attempts(&trail), [AttemptStatus::Queued, AttemptStatus::Relayed], "{answer}");
+        assert_eq!(log.lines("ERROR").len(), alarms, "{answer}: {:#?}", log.lines("ERROR"));
+        assert!(log.lines("hunter2").is_empty());
+        let waited = scene.time.clock().now().duration_since(began);
+        assert_eq!(waited >= Duration::from_secs(300), alarms == 1, "{answer}: {waited:?}");
+        scene.stop().await;
+    }
+}
+
+fn upstream_settings(implicit: bool, anchor: Option<&Path>) -> String {
+    let tls = if implicit { "implicit" } else { "starttls" };
+    let anchor = anchor.map(|path| format!("ca_file = {:?}", path.display().to_string()));
+    let login = "username = \"u\"\npassword = \"hunter2\"\nconnections = 1";
+    format!("tls = {tls:?}\n{}\n{login}", anchor.unwrap_or_default())
+}
+
+/// An authority that certifies servers, and the file that anchors it.
+struct ServerCa {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+    directory: TempDir,
+}
+
+impl ServerCa {
+    fn new() -> Self {
+        let mut parameters = CertificateParams::default();
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let issuer = CertifiedIssuer::self_signed(parameters, KeyPair::generate().unwrap()).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("ca.pem"), issuer.pem()).unwrap();
+        Self { issuer, directory }
+    }
+
+    fn ca_file(&self) -> PathBuf {
+        self.directory.path().join("ca.pem")
+    }
+
+    /// A server with that name, until that year.
+    fn server_acceptor(&self, name: SanType, until: i32) -> TlsAcceptor {
+        let mut parameters = CertificateParams::default();
+        parameters.subject_alt_names = vec![name];
+        parameters.not_before = date_time_ymd(2019, 1, 1);
+        parameters.not_after = date_time_ymd(until, 1, 1);
+        let key = KeyPair::generate().unwrap();
+        let certificate = parameters.signed_by(&key, &self.issuer).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let (chain, private) = (directory.path().join("server.pem"), directory.path().join("server.key"));
+        std::fs::write(&chain, certificate.pem()).unwrap();
+        std::fs::write(&private, key.serialize_pem()).unwrap();
+        tls::build_acceptor(tls::load_certified_key(&chain, &private).unwrap()).unwrap()
+    }
+}

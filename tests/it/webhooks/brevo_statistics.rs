@@ -1,0 +1,68 @@
+//! What Brevo's statistics tell and what its webhooks bring are the same events.
+
+use mailtrail_trail::{EventKind, MarkKind, TrailSource};
+use std::path::Path;
+use testkit::mock_http::{Act, Server};
+use testkit::webhook_harness::{SENT, START, Scene, until};
+
+#[tokio::test]
+async fn webhook_and_poll_of_same_event_count_once() {
+    let server = Server::start(|_, _| Act::Answer(200, read_fixture("api_statistics_events.json"))).await;
+    let keys = format!(
+        "webhook_token = \"test-webhook-secret\"\napi_key = \"xkeysib-1\"\napi_base_url = \"http://{}\"\n",
+        server.address
+    );
+    let scene = || async {
+        let scene = Scene::at(START + 600, "brevo", &keys).await;
+        scene.accept(SENT, &["ada@example.net", "bob@example.org"]).await;
+        scene
+    };
+    let webhook_first = async {
+        let scene = scene().await;
+        post_delivered(&scene).await;
+        wait_polled(&scene).await;
+        mark_sources(&scene)
+    };
+    let poll_first = async {
+        let scene = scene().await;
+        wait_polled(&scene).await;
+        post_delivered(&scene).await;
+        mark_sources(&scene)
+    };
+    let (webhook_first, poll_first) = tokio::join!(webhook_first, poll_first);
+    assert_eq!(
+        webhook_first,
+        [(EventKind::Delivered, TrailSource::Webhook), (EventKind::Bounced, TrailSource::Poll)]
+    );
+    assert_eq!(
+        poll_first,
+        [(EventKind::Delivered, TrailSource::Poll), (EventKind::Bounced, TrailSource::Poll)]
+    );
+}
+
+async fn post_delivered(scene: &Scene) {
+    let body = read_fixture("delivered.json").into_bytes();
+    assert_eq!(scene.post_with("webhooks/up", BEARER_HEADER, body).await, 200);
+}
+
+async fn wait_polled(scene: &Scene) {
+    until("the poll", || scene.daemon.store().poll_cursor("up").unwrap().is_some()).await;
+}
+
+/// What was reported of both recipients, and how it came.
+fn mark_sources(scene: &Scene) -> Vec<(EventKind, TrailSource)> {
+    let (delivered, bounced) = (MarkKind::Person(EventKind::Delivered), MarkKind::Person(EventKind::Bounced));
+    assert_eq!(scene.marks(), [[(delivered, 1)], [(bounced, 1)]]);
+    let reported = scene.trail(SENT).events.into_iter().filter_map(|fact| match fact.kind {
+        mailtrail_trail::TrailEventKind::EventReceived(kind) => Some((kind, fact.source)),
+        _ => None,
+    });
+    reported.collect()
+}
+
+fn read_fixture(file: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/brevo").join(file);
+    std::fs::read_to_string(path).unwrap()
+}
+
+const BEARER_HEADER: &[(&str, &str)] = &[("authorization", "Bearer test-webhook-secret")];
