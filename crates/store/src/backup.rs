@@ -5,23 +5,23 @@
 //! acknowledged before the copy began. Maintenance waits in the meantime: it could drop the body of a message
 //! that finishes after that position.
 
-use crate::group_commit::CommitError;
+use crate::commit_command::CommitError;
+use crate::inner::StoreInner;
 use crate::journal::{Segment, segment_path};
-use crate::log_reader::LogCursor;
+use crate::log_cursor::LogCursor;
+use crate::read_error::ReadError;
 use crate::replay::{ReplayProgress, segment_chain, truncate_at};
-use crate::{ReadError, Store};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
 
 /// Result of a backup.
 #[derive(Clone, Copy, Debug)]
 pub struct BackupReport {
-    /// Copied segments.
+    /// Number of copied segments.
     pub segments: u64,
-    /// Copied bytes.
+    /// Number of copied bytes.
     pub bytes: u64,
     /// Position up to which the copy is complete.
     pub until: LogCursor,
@@ -41,7 +41,7 @@ pub enum BackupError {
     Io {
         /// Path of the failed operation.
         path: PathBuf,
-        /// Cause.
+        /// Error of the operation.
         source: io::Error,
     },
     /// Read error of the store.
@@ -58,32 +58,32 @@ impl From<::sled::Error> for BackupError {
     }
 }
 
-impl Store {
+impl StoreInner {
     /// Copies the journal and the relay's self-signed certificate into a new directory that can replace the
     /// data directory. `target` is absolute. It exists only once the copy is complete and on stable storage.
     /// An error from `progress` stops the copy. Blocks. Traffic continues; maintenance waits.
-    pub fn back_up(
+    pub(crate) fn back_up(
         &self,
         target: &Path,
         on_progress: &mut dyn FnMut(ReplayProgress) -> io::Result<()>,
     ) -> Result<BackupReport, BackupError> {
-        let _upkeep = self.0.compaction.lock().unwrap_or_else(PoisonError::into_inner);
+        let _upkeep = self.lock_maintenance();
         let (parent, name) = self.resolve_backup_target(target)?;
-        if let Some(committer) = &self.0.commit_pipeline {
+        if let Some(committer) = &self.commit_pipeline {
             committer.drain_blocking()?;
         }
         let position = self.ledger()?.position()?.unwrap_or_default();
-        let chain = truncate_at(segment_chain(&self.0.journal_dir).map_err(ReadError::from)?, position);
+        let chain = truncate_at(segment_chain(&self.journal_dir).map_err(ReadError::from)?, position);
         let mut sources = Vec::with_capacity(chain.len());
         for (number, end) in chain {
-            sources.push(BackupSource::open(&self.0.journal_dir, number, end).map_err(ReadError::from)?);
+            sources.push(BackupSource::open(&self.journal_dir, number, end).map_err(ReadError::from)?);
         }
         let total = sources.iter().map(|source| source.length).sum();
         let failed = |path: &Path| {
             let path = path.to_owned();
             move |source| BackupError::Io { path, source }
         };
-        let free = self.0.disk.free_space(&parent).and_then(|free| free.check_available(total));
+        let free = self.disk.free_space(&parent).and_then(|free| free.check_available(total));
         free.map_err(failed(&parent))?;
         let unfinished = tempfile::Builder::new()
             .prefix(&format!(".{name}."))
@@ -96,7 +96,7 @@ impl Store {
             state: ReplayProgress { done: 0, total },
             on_progress,
         };
-        copy.copy_all(&self.0.journal_dir, &sources).map_err(failed(unfinished.path()))?;
+        copy.copy_all(&self.journal_dir, &sources).map_err(failed(unfinished.path()))?;
         let placed = std::fs::rename(unfinished.path(), target).and_then(|()| sync_directory(&parent));
         placed.map_err(failed(target))?;
         // The copy was renamed.
@@ -120,7 +120,7 @@ impl Store {
             Err(error) => return Err(failed(target, error)),
         }
         let parent = parent.canonicalize().map_err(|error| failed(parent, error))?;
-        for own in [&self.0.journal_dir, &self.0.ledger_dir] {
+        for own in [&self.journal_dir, &self.ledger_dir] {
             let own = own.canonicalize().map_err(|error| failed(own, error))?;
             if parent.join(name).starts_with(own) {
                 return Err(BackupError::InsideStore(target.to_owned()));

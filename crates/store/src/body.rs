@@ -1,3 +1,5 @@
+//! Message bodies on their way into the journal: in memory, and on disk beyond a limit.
+
 use crate::disk_space::FreeSpace;
 use bytes::Bytes;
 use crc32fast::Hasher;

@@ -1,3 +1,5 @@
+//! Lock of a data directory. A store belongs to one process.
+
 use crate::shortage::is_shortage;
 use std::fs::{File, TryLockError};
 use std::io;

@@ -7,7 +7,7 @@ use std::io;
 /// Free space of a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FreeSpace {
-    /// Free bytes.
+    /// Bytes that an unprivileged process may use.
     pub bytes: u64,
     /// Free inodes, if the file system counts them.
     pub inodes: Option<u64>,

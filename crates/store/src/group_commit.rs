@@ -2,34 +2,22 @@
 //! The queue between them is bounded, so a slow ledger slows the writers down instead of filling the memory.
 
 use crate::body::MessageBody;
+use crate::commit_command::{CommitError, CommitOptions, JournalCommand, LedgerCommand};
 use crate::data_dir_lock::DataDirLock;
-use crate::journal::{EncodedRecord, Position, Writer};
+use crate::journal::{EncodedRecord, Writer};
 use crate::journal_thread::JournalThread;
-use crate::ledger::{Ledger, LedgerHandle};
+use crate::ledger::LedgerHandle;
+use crate::ledger_paths::LedgerPaths;
 use crate::ledger_thread::LedgerThread;
-use crate::open::LedgerPaths;
-use crate::record::{JournalRecord, Record};
+use crate::position::Position;
+use crate::record::Record;
 use crate::wakeup::Wakeup;
-use mailtrail_mail::{Clock, Timestamp, TrackingId};
+use mailtrail_mail::Clock;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Builder;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
-
-/// Reason why a record was not committed.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum CommitError {
-    /// Write error of the journal.
-    #[error("the journal cannot be written: {0}")]
-    Journal(String),
-    /// The ledger cannot be written now.
-    #[error("the ledger cannot be written: {0}")]
-    Ledger(String),
-    /// The store is read-only, or has failed.
-    #[error("the store takes nothing: it was opened for reading, or it has failed")]
-    ReadOnly,
-}
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// The writing side of a store.
 pub struct CommitPipeline {
@@ -50,64 +38,6 @@ pub struct PipelineParts {
     pub clock: Clock,
     pub queue_wakeup: Wakeup,
     pub lock: Arc<DataDirLock>,
-}
-
-/// Durability and visibility options of a commit.
-#[derive(Clone, Copy, Debug)]
-pub struct CommitOptions {
-    /// Whether the record is written at once, or together with the next urgent one.
-    pub urgent: bool,
-    /// Whether lookups must see the record before it is acknowledged.
-    pub wait_applied: bool,
-}
-
-/// Commands to the journal thread.
-pub enum JournalCommand {
-    /// Appends a record.
-    Append {
-        /// The record.
-        record: Record,
-        /// Its encoded form.
-        encoded: EncodedRecord,
-        /// Options of the commit.
-        options: CommitOptions,
-        /// Acknowledgement.
-        ack: Ack,
-    },
-    /// Starts a new segment if the present one holds any record and is at least that old.
-    Seal(Duration),
-    /// Acknowledges once everything before is applied and durable.
-    Drain(Ack),
-}
-
-/// Channel on which a caller waits for a record.
-pub type Ack = oneshot::Sender<Result<(), CommitError>>;
-
-/// Commands to the ledger thread, executed in order.
-pub enum LedgerCommand {
-    /// Applies durable records and then releases their permits.
-    Apply(CommittedGroup, OwnedSemaphorePermit),
-    /// Removes messages that finished before that time.
-    ExpireMessages(Vec<TrackingId>, Timestamp),
-    /// Removes rows.
-    DeleteKeys(Vec<Vec<u8>>),
-    /// Removes suppression evidence that has been obsolete since before that time.
-    ExpireEvidence(Vec<Vec<u8>>, Timestamp),
-    /// Subtracts bytes of finished messages that were dropped from a segment of the journal.
-    AccountGarbage(u32, u64),
-    /// Switches to another ledger once it is brought up to this one.
-    ReplaceLedger(Box<Ledger>),
-    /// Makes everything so far durable and acknowledges.
-    Checkpoint(Ack),
-}
-
-/// Records that are on stable storage.
-pub struct CommittedGroup {
-    pub records: Vec<JournalRecord>,
-    /// Callers that wait until the records are applied.
-    pub acks: Vec<Ack>,
-    /// End of the journal after the records.
-    pub position: Position,
 }
 
 impl CommitPipeline {
@@ -163,7 +93,7 @@ impl CommitPipeline {
         let encoded =
             EncodedRecord::new(record.kind(), record.version(), record.encode(), bytes::Bytes::new().into());
         let (ack, answered) = oneshot::channel();
-        let options = CommitOptions { urgent: true, wait_applied: true };
+        let options = CommitOptions::URGENT_APPLIED;
         let request = JournalCommand::Append { record, encoded, options, ack };
         self.journal_commands.blocking_send(request).map_err(|_| CommitError::ReadOnly)?;
         answered.blocking_recv().unwrap_or(Err(CommitError::ReadOnly))
@@ -225,15 +155,6 @@ impl Drop for PanicReporter {
         if std::thread::panicking() {
             let _ = self.fatal_error.send(Some(format!("the {}'s thread broke", self.thread_name)));
         }
-    }
-}
-
-impl CommittedGroup {
-    /// Appends the next group.
-    pub fn merge(&mut self, next: Self) {
-        self.records.extend(next.records);
-        self.acks.extend(next.acks);
-        self.position = next.position;
     }
 }
 

@@ -6,8 +6,9 @@
 //! their records. On a slow disk the next group does not wait for the previous sync: several syncs run in
 //! parallel, and are acknowledged in order.
 
-use crate::group_commit::{Ack, CommitError, CommitOptions, CommittedGroup, JournalCommand, LedgerCommand};
-use crate::journal::{EncodedRecord, Position, Writer};
+use crate::commit_command::{Ack, CommitError, CommitOptions, CommittedGroup, JournalCommand, LedgerCommand};
+use crate::journal::{EncodedRecord, Writer};
+use crate::position::Position;
 use crate::record::{JournalRecord, Record};
 use mailtrail_mail::Clock;
 use mailtrail_trail::InboundRecord;
@@ -400,7 +401,7 @@ const MAX_NON_URGENT_RECORDS: usize = 16;
 const COMMIT_SIBLINGS: usize = 4;
 /// Divisor of the last group's time: the pause must be shorter than the sync that it saves.
 const COMMIT_DELAY_DIVISOR: u32 = 4;
-/// Maximum pause.
+/// Maximum pause before a group is written.
 const MAX_COMMIT_DELAY: Duration = Duration::from_millis(2);
 /// Duration from which on syncs run in parallel: the next group does not wait for a sync that takes this
 /// long.

@@ -4,14 +4,13 @@
 //! soon as possible. The journal has everything that was applied, so losing the in-memory changes loses no
 //! data.
 
+use crate::commit_command::{CommitError, CommittedGroup, LedgerCommand};
 use crate::disk_space::RESERVED_BYTES;
-use crate::group_commit::{CommitError, CommittedGroup, LedgerCommand};
-use crate::journal::Position;
 use crate::ledger::{Ledger, LedgerError, LedgerHandle};
-use crate::open::{LedgerPaths, MIN_FREE_BYTES, OpenError, OpenReport};
-use crate::rebuild::{discard_ledger, remove_ledger_dir};
-use crate::replay;
-use crate::replay::{segment_chain, truncate_at};
+use crate::ledger_paths::{LedgerPaths, MIN_FREE_BYTES, discard_ledger, remove_ledger_dir};
+use crate::open_error::OpenError;
+use crate::position::Position;
+use crate::replay::{OpenReport, replay_journal, segment_chain, truncate_at};
 use crate::shortage::{check_free_space, check_writable};
 use crate::wakeup::Wakeup;
 use std::ops::ControlFlow;
@@ -300,7 +299,7 @@ impl OpenLedger<'_> {
         let journal = &self.thread.paths.journal_dir;
         let chain = segment_chain(journal).map_err(|error| error.to_string())?;
         let chain = truncate_at(chain, position);
-        replay::replay_journal(journal, &chain, ledger, 1, &mut OpenReport::default(), &mut |_| {})
+        replay_journal(journal, &chain, ledger, 1, &mut OpenReport::default(), &mut |_| {})
             .map_err(|error| error.to_string())?;
         ledger.checkpoint().map_err(|error| error.to_string())
     }

@@ -5,13 +5,15 @@
 //! lost or torn, by sector and by name. The ledger is missing, as old as its last checkpoint, or damaged. The
 //! store opens on that state and must still have everything that it ever acknowledged.
 
-use crate::Store;
 use crate::body::MessageBody;
 use crate::disk_space::FreeSpace;
 use crate::erase::ErasureRequest;
 use crate::journal::{Disk, DiskFile, LocalDisk};
-use crate::open::{OpenError, OpenOptions, OpenReport};
+use crate::open::OpenOptions;
+use crate::open_error::OpenError;
+use crate::replay::OpenReport;
 use crate::retention::Retention;
+use crate::store::Store;
 use crate::stored_body::StoredBody;
 use bytes::Bytes;
 use fastrand::Rng;
@@ -798,7 +800,13 @@ fn open_store(
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
         let (clock, disk) = (Clock::Manual(time), disk.clone());
-        match (OpenOptions { data_dir, clock, writable: true, disk, on_progress: &mut |_| {} }).open() {
+        match Store::open_with(OpenOptions {
+            data_dir,
+            clock,
+            writable: true,
+            disk,
+            on_progress: &mut |_| {},
+        }) {
             Err(OpenError::Locked(_)) if Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_millis(1));
             }

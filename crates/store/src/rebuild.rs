@@ -1,14 +1,13 @@
 //! Rebuilds the ledger from the journal on request.
 
-use crate::compaction::MaintenanceError;
-use crate::group_commit::{CommitError, CommitPipeline, LedgerCommand};
-use crate::journal::Position;
+use crate::commit_command::{CommitError, LedgerCommand};
+use crate::group_commit::CommitPipeline;
+use crate::inner::StoreInner;
 use crate::ledger::Ledger;
-use crate::open::{OpenReport, create_empty_ledger};
-use crate::replay::{ReplayProgress, segment_chain, truncate_at};
-use crate::{Store, replay};
-use std::path::Path;
-use std::sync::PoisonError;
+use crate::ledger_paths::{create_empty_ledger, discard_ledger, remove_ledger_dir};
+use crate::maintenance_error::MaintenanceError;
+use crate::position::Position;
+use crate::replay::{OpenReport, ReplayProgress, replay_journal, segment_chain, truncate_at};
 use tokio::sync::oneshot;
 
 /// Reason why the ledger was not rebuilt; the previous one stays in use.
@@ -34,16 +33,16 @@ pub enum RebuildError {
     Failed(#[from] MaintenanceError),
 }
 
-impl Store {
+impl StoreInner {
     /// Rebuilds the ledger from the journal and switches to it; returns the number of applied records. A
     /// ledger that holds less than the present one is used only with `despite_damage`. Blocks. Traffic
     /// continues; maintenance waits.
-    pub fn rebuild_ledger(
+    pub(crate) fn rebuild_ledger(
         &self,
         despite_damage: bool,
         progress: &mut dyn FnMut(ReplayProgress),
     ) -> Result<u64, RebuildError> {
-        let _upkeep = self.0.compaction.lock().unwrap_or_else(PoisonError::into_inner);
+        let _upkeep = self.lock_maintenance();
         self.rebuild_locked(despite_damage, progress)
     }
 
@@ -64,10 +63,10 @@ impl Store {
             discard_ledger(fresh);
             return Err(RebuildError::JournalDamaged { corrupt_ranges, lost });
         }
-        match &self.0.commit_pipeline {
+        match &self.commit_pipeline {
             Some(committer) => replace_ledger(committer, fresh).map_err(MaintenanceError::from)?,
             None => {
-                if let Some(old) = self.0.handle.replace(fresh) {
+                if let Some(old) = self.handle.replace(fresh) {
                     remove_ledger_dir(old.directory());
                 }
             }
@@ -86,12 +85,12 @@ impl Store {
         until: Position,
         progress: &mut dyn FnMut(ReplayProgress),
     ) -> Result<(Ledger, OpenReport), MaintenanceError> {
-        let chain = truncate_at(segment_chain(&self.0.journal_dir)?, until);
-        let fresh = create_empty_ledger(&self.0.ledger_dir)?;
+        let chain = truncate_at(segment_chain(&self.journal_dir)?, until);
+        let fresh = create_empty_ledger(&self.ledger_dir)?;
         let mut report = OpenReport::default();
         // Traffic needs the other processor.
-        let threads = if self.0.commit_pipeline.is_some() { 1 } else { 2 };
-        match replay::replay_journal(&self.0.journal_dir, &chain, &fresh, threads, &mut report, progress) {
+        let threads = if self.commit_pipeline.is_some() { 1 } else { 2 };
+        match replay_journal(&self.journal_dir, &chain, &fresh, threads, &mut report, progress) {
             Ok(_) => Ok((fresh, report)),
             Err(error) => {
                 discard_ledger(fresh);
@@ -120,18 +119,4 @@ fn replace_ledger(committer: &CommitPipeline, fresh: Ledger) -> Result<(), Commi
     let (answer, answered) = oneshot::channel();
     committer.send_to_ledger(LedgerCommand::Checkpoint(answer))?;
     answered.blocking_recv().unwrap_or(Err(CommitError::ReadOnly))
-}
-
-/// Closes a ledger that will not be used, and removes it.
-pub fn discard_ledger(ledger: Ledger) {
-    let directory = ledger.directory().to_owned();
-    drop(ledger);
-    remove_ledger_dir(&directory);
-}
-
-/// Removes the directory of an unused ledger.
-pub fn remove_ledger_dir(directory: &Path) {
-    if let Err(error) = std::fs::remove_dir_all(directory) {
-        tracing::warn!(%error, directory = %directory.display(), "cannot remove old ledger");
-    }
 }

@@ -1,9 +1,8 @@
 //! Brings a ledger up to date with the journal.
 
-use crate::journal;
-use crate::journal::{CorruptRange, Frame, Position, Segment};
+use crate::journal::{CorruptRange, Frame, Segment, list_segments, unreadable_segment_bytes};
 use crate::ledger::{Ledger, LedgerError};
-use crate::open::OpenReport;
+use crate::position::Position;
 use crate::record::{JournalRecord, Record, UnknownRecord};
 use std::io;
 use std::path::Path;
@@ -31,7 +30,7 @@ pub enum ReplayError {
         /// File offset of the record.
         offset: u64,
     },
-    /// I/O error.
+    /// I/O error of the journal.
     #[error("the journal cannot be read")]
     Io(#[from] io::Error),
 }
@@ -45,15 +44,27 @@ impl From<LedgerError> for ReplayError {
 /// Progress of a replay, in bytes of the journal.
 #[derive(Clone, Copy, Debug)]
 pub struct ReplayProgress {
-    /// Bytes read.
+    /// Bytes read so far.
     pub done: u64,
     /// Bytes to read in total.
     pub total: u64,
 }
 
+/// Findings and actions of opening a store.
+#[derive(Clone, Debug, Default)]
+pub struct OpenReport {
+    /// Reason for rebuilding the ledger, if it was rebuilt.
+    pub rebuild_reason: Option<String>,
+    /// Records applied from the journal.
+    pub replayed_records: u64,
+    /// Bytes of the journal that are no records (torn tails and damage): segment, file offset, number of
+    /// bytes.
+    pub corrupt_ranges: Vec<(u32, u64, u64)>,
+}
+
 /// Lists the segments, each with the end that its successor names.
 pub fn segment_chain(journal: &Path) -> io::Result<SegmentChain> {
-    let mut numbers = journal::list_segments(journal)?;
+    let mut numbers = list_segments(journal)?;
     // A last segment shorter than its header was never written to; its number is reused.
     if let Some(last) = numbers.last()
         && matches!(Segment::open(journal, *last, None), Err(error) if error.kind() == io::ErrorKind::UnexpectedEof)
@@ -115,7 +126,7 @@ pub fn replay_journal(
                     segment = number,
                     "a segment of the journal has no readable header and is passed over"
                 );
-                let lost = journal::unreadable_segment_bytes(journal, *number, *end)?;
+                let lost = unreadable_segment_bytes(journal, *number, *end)?;
                 report.corrupt_ranges.extend(lost.map(|bytes| (*number, 0, bytes)));
                 segments.push((*number, None));
             }
@@ -262,5 +273,5 @@ pub fn is_corrupt(error: &io::Error) -> bool {
 
 /// Records applied in one batch.
 const REPLAY_BATCH_RECORDS: usize = 1000;
-/// Batches read ahead.
+/// Maximum number of batches read ahead.
 const READ_AHEAD_BATCHES: usize = 2;

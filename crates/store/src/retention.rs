@@ -1,7 +1,9 @@
+//! Retention periods, and the points in time that follow from them.
+
 use mailtrail_mail::Timestamp;
 use std::time::Duration;
 
-/// Retention periods.
+/// Retention periods of stored data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
     /// Finished messages and their trails, from the last attempt on. Default: 30 days. Range: 0 to 10 years.

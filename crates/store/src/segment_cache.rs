@@ -1,3 +1,5 @@
+//! Cache of open segments, so that reading a body seldom opens a file.
+
 use crate::journal::Segment;
 use std::collections::VecDeque;
 use std::io;

@@ -1,3 +1,5 @@
+//! Bodies read from the journal: small ones at once, large ones in chunks.
+
 use crate::journal::{Extent, Segment};
 use bytes::Bytes;
 use futures_util::future::{Either, ready};

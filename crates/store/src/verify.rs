@@ -3,18 +3,20 @@
 //! Everything up to the ledger's position was acknowledged, so every byte up to there must belong to a whole
 //! record. A tail that was torn by a crash lies after that position.
 
-use crate::journal::{Frame, Position, Segment, unreadable_segment_bytes};
+use crate::check_report::{CheckReport, Inconsistency};
+use crate::inner::StoreInner;
+use crate::journal::{Frame, Segment, unreadable_segment_bytes};
 use crate::ledger::Ledger;
+use crate::position::Position;
+use crate::read_error::ReadError;
 use crate::record::Record;
 use crate::replay::{ReplayProgress, is_corrupt, segment_chain, truncate_at};
 use crate::retention::Retention;
-use crate::{CheckReport, Inconsistency, ReadError, Store};
 use mailtrail_mail::{Timestamp, TrackingId};
 use std::collections::HashMap;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::PoisonError;
 
 /// Result of verifying a store.
 #[derive(Clone, Debug, Default)]
@@ -103,24 +105,24 @@ impl CorruptRegion {
     }
 }
 
-impl Store {
+impl StoreInner {
     /// Reads and checks all committed records and compares the ledger with them. With `retention`, also
     /// checks that the ledger holds everything it must hold at `now`. An error from `progress` stops the run.
     /// Blocks. Traffic continues; maintenance waits.
-    pub fn verify(
+    pub(crate) fn verify(
         &self,
         retention: Option<&Retention>,
         now: Timestamp,
         on_progress: &mut dyn FnMut(ReplayProgress) -> io::Result<()>,
     ) -> Result<VerifyReport, ReadError> {
-        let _upkeep = self.0.compaction.lock().unwrap_or_else(PoisonError::into_inner);
+        let _upkeep = self.lock_maintenance();
         let ledger = self.ledger()?;
         let position = ledger.position()?.unwrap_or_default();
         let horizon = retention.map(|retention| retention.ledger_horizon(now));
         let state = ReplayProgress { done: 0, total: 0 };
         let (report, counts) = (VerifyReport::default(), MessageCounts::default());
         let mut reading = VerifyReader { ledger: &ledger, horizon, on_progress, state, report, counts };
-        reading.verify_journal(&self.0.journal_dir, position)?;
+        reading.verify_journal(&self.journal_dir, position)?;
         reading.verify_ledger(position)?;
         Ok(reading.report)
     }
@@ -139,7 +141,7 @@ struct VerifyReader<'a> {
 /// Comparison of the messages in journal and ledger.
 #[derive(Default)]
 struct MessageCounts {
-    /// Messages in both.
+    /// Number of messages in both.
     matched: u64,
     /// Messages in the journal only, although they are within retention.
     missing_in_ledger: u64,

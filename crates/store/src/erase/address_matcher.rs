@@ -1,3 +1,5 @@
+//! Matcher of an address in every spelling and encoding.
+
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use base64::{Engine, alphabet};
 use icu_normalizer::DecomposingNormalizerBorrowed;

@@ -1,3 +1,5 @@
+//! Rewrites a sealed segment without the records that are no longer needed.
+
 use crate::journal::disk::{Disk, DiskFile};
 use crate::journal::frame::Frame;
 use crate::journal::segment::{Segment, SegmentHeader, SegmentOrigin, segment_path, unfinished_path};
@@ -8,17 +10,17 @@ use std::path::Path;
 /// Part of a record that a rewrite retains.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Retain {
-    /// The whole record.
+    /// The record with its body.
     All,
     /// The record without its body.
     DropBody,
-    /// Nothing.
+    /// No part of the record.
     Drop,
     /// The record without its body and with a new payload.
     Replace {
         /// New version of the record.
         version: u8,
-        /// New payload.
+        /// Payload of that version.
         payload: Vec<u8>,
     },
 }
@@ -38,7 +40,7 @@ pub enum CompactionError {
     /// Some bytes are no record. The segment is left as it is, for inspection.
     #[error("segment {0} of the journal is damaged and stays as it is")]
     Corrupt(u32),
-    /// I/O error.
+    /// I/O error of the segment, by its number.
     #[error("segment {0} of the journal cannot be rewritten: {1}")]
     Io(u32, #[source] io::Error),
 }

@@ -17,7 +17,7 @@ pub trait Disk: Debug + Send + Sync {
     fn reopen_file(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
     /// Renames a file and replaces an existing one.
     fn rename_file(&self, from: &Path, to: &Path) -> io::Result<()>;
-    /// Removes a file.
+    /// Removes a file from its directory.
     fn remove_file(&self, path: &Path) -> io::Result<()>;
     /// Returns when the entries of a directory are on stable storage.
     fn sync_directory(&self, path: &Path) -> io::Result<()>;
@@ -29,7 +29,7 @@ pub trait Disk: Debug + Send + Sync {
 pub trait DiskFile: Debug + Write + Seek + Send {
     /// Returns when the file's bytes are on stable storage.
     fn fsync(&mut self) -> io::Result<()>;
-    /// Truncates the file.
+    /// Truncates the file to `length` bytes.
     fn truncate(&mut self, length: u64) -> io::Result<()>;
 }
 

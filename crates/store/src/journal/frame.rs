@@ -1,5 +1,7 @@
+//! Frames: one record each, with checksums. The format is in the doc of [`crate::journal`].
+
 use crate::body::MessageBody;
-use crate::journal::Position;
+use crate::position::Position;
 
 /// An encoded record, ready for the journal.
 #[derive(Debug)]

@@ -12,7 +12,7 @@
 //! A write error or a failed sync is final for a segment: the next batch goes to a new one.
 //!
 //! A sealed segment may be rewritten without the records that are no longer needed. The remaining frames keep
-//! their offsets, so a [`Position`] always means the same record. The header of a rewritten segment holds the
+//! their offsets, so a [`Position`](crate::position::Position) always means the same record. The header of a rewritten segment holds the
 //! segment's original end and the file's length.
 
 mod compact;
@@ -33,14 +33,3 @@ pub(crate) use segment::{
     unreadable_segment_bytes,
 };
 pub(crate) use writer::Writer;
-
-/// Position in the journal: segment and byte.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
-)]
-pub struct Position {
-    /// Number of the segment, from 1.
-    pub segment: u32,
-    /// Byte offset in the segment as it was first written.
-    pub offset: u64,
-}

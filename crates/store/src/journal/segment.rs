@@ -1,6 +1,8 @@
-use crate::journal::Position;
+//! Segments: header, scan of the frames, and bodies by position.
+
 use crate::journal::disk::Disk;
 use crate::journal::frame::{Frame, FrameHeader, read_u32_le, read_u64_le};
+use crate::position::Position;
 use mailtrail_mail::Timestamp;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -27,9 +29,9 @@ pub struct Segment {
 pub struct Extent {
     /// File offset of the first byte.
     pub start: u64,
-    /// Length in bytes.
+    /// Length of the body, in bytes.
     pub length: u32,
-    /// Expected CRC32.
+    /// CRC32 that the body must have.
     pub checksum: u32,
 }
 

@@ -1,10 +1,10 @@
 use crate::golden;
-use crate::journal::Position;
 use crate::journal::compact::{CompactionError, Retain, rewrite_segment};
 use crate::journal::disk::LocalDisk;
 use crate::journal::frame::{EncodedRecord, Frame, FrameHeader};
 use crate::journal::segment::{Segment, SegmentHeader, SegmentOrigin, list_segments, segment_path};
 use crate::journal::writer::Writer;
+use crate::position::Position;
 use bytes::Bytes;
 use mailtrail_mail::Timestamp;
 use std::path::Path;

@@ -1,8 +1,10 @@
+//! Appends frames to the active segment. A failed write or sync is final for a segment.
+
 use crate::disk_space::FreeSpace;
-use crate::journal::Position;
 use crate::journal::disk::{Disk, DiskFile};
 use crate::journal::frame::{EncodedRecord, FrameHeader};
 use crate::journal::segment::{SegmentHeader, SegmentOrigin, segment_path};
+use crate::position::Position;
 use crate::shortage::is_shortage;
 use mailtrail_mail::Timestamp;
 use std::io::{self, IoSlice, SeekFrom, Write};
@@ -116,7 +118,7 @@ impl Writer {
         self.open_segment.as_mut().map_or(Ok(()), |open| open.file.fsync())
     }
 
-    /// Discards what was written to the segment from `start` on; later records go to a new segment.
+    /// Discards the bytes of the segment from `start` on; later records go to a new segment.
     pub fn abandon_segment(&mut self, start: Position) {
         self.end_offset = start.offset;
         if let Some(mut open) = self.open_segment.take() {
@@ -226,5 +228,5 @@ const MAX_SEGMENT_BYTES: u64 = 64 << 20;
 const MAX_PREALLOCATED_BATCH_BYTES: u64 = 12 << 10;
 /// Zeros preallocated at a time.
 static PREALLOCATION_BLOCK: [u8; 512 << 10] = [0; 512 << 10];
-/// Linux's IOV_MAX.
+/// Maximum number of parts in one write: IOV_MAX of Linux.
 const MAX_IO_SLICES: usize = 1024;

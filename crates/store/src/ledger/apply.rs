@@ -1,7 +1,6 @@
 //! Applies journal records to the ledger. Applying is a pure function of the rows and the record, so
 //! replaying the journal always results in the same rows.
 
-use crate::journal::Position;
 use crate::ledger::replay_event::apply_event_replay;
 use crate::ledger::rows::{
     DeadLetterRow, MessageRow, OrphanRow, QueueEntryRow, QueueKeyRow, RecipientRow, TrailEventRow,
@@ -9,6 +8,7 @@ use crate::ledger::rows::{
 };
 use crate::ledger::write_batch::WriteBatch;
 use crate::ledger::{contact_hints, inbound, keys, suppressions};
+use crate::position::Position;
 use crate::record::{MessageV5, ProviderEventV1, Record, event_source_from_flag};
 use crate::sink_cursor::SinkAck;
 use mailtrail_mail::{Mailbox, MessageId, Pseudonym, Timestamp, TrackingId, fold_address, may_be_rewritten};

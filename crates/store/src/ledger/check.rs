@@ -1,12 +1,12 @@
 //! Checks invariants of the rows, independently of the code that maintains them.
 
-use crate::journal::Position;
+use crate::check_report::{CheckReport, Inconsistency};
 use crate::ledger::database::Ledger;
 use crate::ledger::keys;
 use crate::ledger::memtable::prefix_range;
 use crate::ledger::rows::{MessageRow, QueueEntryRow, QueueKeyRow, decode_row};
-use crate::usage::QueueDepth;
-use crate::{CheckReport, Inconsistency};
+use crate::position::Position;
+use crate::queue_id::QueueDepth;
 use mailtrail_mail::{Timestamp, TrackingId};
 use mailtrail_trail::QueueKey;
 use std::collections::HashMap;

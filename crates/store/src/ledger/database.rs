@@ -1,7 +1,9 @@
-use crate::journal::Position;
+//! The ledger on disk: opening, applying records, flushing and checkpoints.
+
 use crate::ledger::memtable::Memtable;
 use crate::ledger::write_batch::WriteBatch;
 use crate::ledger::{apply, keys, rows};
+use crate::position::Position;
 use crate::record::JournalRecord;
 use crate::shortage::{is_shortage, is_sled_shortage};
 use sled::IVec;

@@ -1,11 +1,11 @@
 //! Removes rows past retention, and accounts for the data that the journal may drop with them.
 
-use crate::journal::Position;
 use crate::ledger::database::Ledger;
 use crate::ledger::keys;
 use crate::ledger::memtable::prefix_range;
 use crate::ledger::rows::{MessageRow, decode_row, encode_row};
 use crate::ledger::write_batch::WriteBatch;
+use crate::position::Position;
 use mailtrail_mail::{Timestamp, TrackingId};
 use std::collections::BTreeMap;
 use std::ops::Bound;

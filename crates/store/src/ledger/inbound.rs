@@ -1,12 +1,12 @@
 //! Rows of inbound messages: a row for each, a queue row while it waits, and a row for recognising
 //! duplicates.
 
-use crate::journal::Position;
 use crate::ledger::apply::{add_to_counter, claim_token, truncate};
 use crate::ledger::database::Ledger;
 use crate::ledger::keys;
 use crate::ledger::rows::{decode_row, encode_row};
 use crate::ledger::write_batch::WriteBatch;
+use crate::position::Position;
 use crate::record::{InboundReceivedV1, InboundStateV1};
 use mailtrail_mail::{Mailbox, Timestamp, TrackingId};
 use mailtrail_trail::{

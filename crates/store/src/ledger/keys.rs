@@ -33,9 +33,9 @@
 //! | `f` | the salt by which the suppression list recognises erased addresses |
 //! | `k` name | the journal position, the schema version |
 
-use crate::journal::Position;
 use crate::ledger::rows::{QueueKeyRow, encode_row};
-use crate::log_reader::LogCursor;
+use crate::log_cursor::LogCursor;
+use crate::position::Position;
 use crate::record::dsn_action_from_flag;
 use crate::sink_cursor::DelayedDelivery;
 use mailtrail_mail::{Lane, Timestamp, TrackingId};

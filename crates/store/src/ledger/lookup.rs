@@ -1,11 +1,11 @@
 //! Lookups in the ledger.
 
-use crate::QueueId;
 use crate::ledger::database::Ledger;
 use crate::ledger::memtable::{MergedRows, prefix_range};
 use crate::ledger::rows::{MessageRow, QueueKeyRow, RecipientRow, TrailEventRow, decode_row};
 use crate::ledger::write_batch::WriteBatch;
 use crate::ledger::{apply, keys};
+use crate::queue_id::QueueId;
 use mailtrail_mail::{Mailbox, MessageId, OdooRecord, Timestamp, TrackingId, fold_address};
 use mailtrail_trail::{
     AttemptStarted, CorrelatedBy, Message, ProviderEvent, Recipient, ReportedRecipient, Trail, TrailEvent,

@@ -6,8 +6,8 @@
 //! position change in one step: a reader of the position finds every row up to it afterwards. One thread
 //! changes rows, any number read them. No lock is held while sled is read.
 
-use crate::journal::Position;
 use crate::ledger::{keys, rows};
+use crate::position::Position;
 use sled::IVec;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet};

@@ -7,8 +7,8 @@ use crate::ledger::database::Ledger;
 use crate::ledger::keys;
 use crate::ledger::rows::{DeadLetterRow, OrphanRow, TrailEventRow, decode_row, encode_row};
 use crate::ledger::write_batch::WriteBatch;
-use crate::provider_events::{EventContent, EventState, StoredEvent};
 use crate::record::{ProviderEventV1, event_source_from_flag};
+use crate::stored_event::{EventContent, EventState, StoredEvent};
 use mailtrail_mail::TrackingId;
 use mailtrail_trail::{
     EventMarks, EventReplay, EventSource, ProviderEvent, Recipient, TrailEvent, TrailEventKind,

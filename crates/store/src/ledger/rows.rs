@@ -1,7 +1,7 @@
 //! Row types. The rows are rebuilt from the journal when [`SCHEMA_VERSION`] changes, so no old form is kept.
 
-use crate::journal::Position;
 use crate::ledger::keys;
+use crate::position::Position;
 use crate::record::{
     AttemptStatusV1, DiagnosticV1, MessageV5, ProviderEventV1, QueueVerbV1, dsn_action_from_flag,
     event_kind_code, event_kind_from_code,

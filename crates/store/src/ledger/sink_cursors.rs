@@ -1,8 +1,10 @@
-use crate::journal::Position;
+//! Lookups of sink positions, delayed deliveries and permanent rejections.
+
 use crate::ledger::database::Ledger;
 use crate::ledger::keys;
 use crate::ledger::rows::decode_row;
-use crate::log_reader::LogCursor;
+use crate::log_cursor::LogCursor;
+use crate::position::Position;
 use crate::sink_cursor::{DelayedDelivery, SinkAck};
 use mailtrail_mail::Timestamp;
 

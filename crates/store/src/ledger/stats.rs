@@ -1,3 +1,5 @@
+//! Statistics over the messages of a period. Each reads every message row of the period.
+
 use crate::ledger::database::Ledger;
 use crate::ledger::keys;
 use crate::ledger::rows::{MessageRow, TrailEventRow, decode_row};

@@ -1,13 +1,13 @@
 //! Rows of the suppression list: one evidence row per address and list, and the number of suppressed ones.
 //! They follow from the journal alone, independently of the configuration.
 
+use crate::address_evidence::AddressEvidence;
 use crate::ledger::database::Ledger;
 use crate::ledger::keys;
 use crate::ledger::memtable::prefix_range;
 use crate::ledger::rows::{decode_row, encode_row};
 use crate::ledger::write_batch::WriteBatch;
 use crate::record::SuppressionEvidenceRow;
-use crate::suppressions::AddressEvidence;
 use mailtrail_mail::{Mailbox, Pseudonym, Timestamp};
 use mailtrail_trail::suppression::{
     EvidenceItem, EvidenceSource, Reason, SuppressionChange, SuppressionEvidence, evidence_from_event,

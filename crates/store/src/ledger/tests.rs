@@ -1,14 +1,14 @@
 //! Tests of the memtable over sled: no query shows whether a row is in memory or was written.
 
-use crate::Store;
-use crate::journal::Position;
 use crate::ledger::database::Ledger;
 use crate::ledger::keys;
 use crate::ledger::memtable::{Memtable, RowChange, RowChanges, prefix_range};
 use crate::ledger::rows::QueueKeyRow;
 use crate::ledger::write_batch::WriteBatch;
+use crate::position::Position;
 use crate::record::{JournalRecord, Record};
 use crate::retention::Retention;
+use crate::store::Store;
 use fastrand::Rng;
 use mailtrail_mail::{Clock, Lane, MessageId, OdooRecord, Timestamp, TrackingId};
 use mailtrail_trail::{
@@ -348,7 +348,7 @@ async fn verify_reports_messages_missing_in_the_ledger() {
         tokio::task::block_in_place(look)
     };
     assert!(verify(timestamp_at(1)).is_intact());
-    store.ledger().unwrap().tree().remove(keys::message_key(tracking_id(1))).unwrap();
+    store.0.ledger().unwrap().tree().remove(keys::message_key(tracking_id(1))).unwrap();
     let found = verify(timestamp_at(1)).inconsistencies;
     assert_eq!(found.len(), 2, "{found:?}");
     assert!(found[0].contains("1 sends of the journal") && found[1].contains("in the queue"), "{found:?}");

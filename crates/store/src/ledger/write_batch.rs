@@ -1,5 +1,7 @@
-use crate::journal::Position;
+//! Changes of one group of records, which see each other before they reach the memtable.
+
 use crate::ledger::memtable::{Memtable, RowChange, RowChanges, merge_change};
+use crate::position::Position;
 use sled::IVec;
 use std::collections::BTreeMap;
 use std::ops::Bound::{Included, Unbounded};

@@ -1,6 +1,6 @@
 //! The stored form of a contact hint, in the journal and in a ledger row.
 
-use crate::record::DiagnosticV1;
+use crate::record::diagnostic::DiagnosticV1;
 use mailtrail_mail::Timestamp;
 use mailtrail_trail::{ContactHint, ContactHintKind, ReceivedHint};
 use serde::{Deserialize, Serialize};

@@ -1,81 +1,9 @@
 //! Stored forms of inbound messages and their states.
 
-use crate::body::MessageBody;
-use crate::group_commit::{CommitError, CommitOptions};
-use crate::record::Record;
-use crate::stored_body::StoredBody;
-use crate::{ReadError, Store};
-use bytes::Bytes;
-use mailtrail_mail::{Mailbox, MessageId, Timestamp, TrackingId};
-use mailtrail_trail::{
-    InboundOutcome, InboundReceived, InboundRecord, InboundState, InboundSummary, InboundTransition,
-};
+use mailtrail_mail::{MessageId, Timestamp, TrackingId};
+use mailtrail_trail::{InboundOutcome, InboundReceived, InboundRecord, InboundState, InboundTransition};
 use serde::{Deserialize, Serialize};
-use std::io;
 use std::time::Duration;
-
-impl Store {
-    /// Stores an inbound message and its body; lookups see it on return. If its token came with another body
-    /// before, the message is ignored. If it equals another message, it is stored as a duplicate of that.
-    pub async fn put_inbound(
-        &self,
-        received: InboundReceived,
-        message: impl Into<MessageBody>,
-    ) -> Result<(), CommitError> {
-        let wish = CommitOptions { urgent: true, wait_applied: true };
-        let record = Record::Inbound(Box::new(InboundRecord::Received(Box::new(received))));
-        self.commit_pipeline()?.commit(record, message, wish).await
-    }
-
-    /// Records a state change of an inbound message; lookups see it on return.
-    pub async fn record_inbound(&self, transition: InboundTransition) -> Result<(), CommitError> {
-        let wish = CommitOptions { urgent: false, wait_applied: true };
-        let record = Record::Inbound(Box::new(InboundRecord::Transitioned(transition)));
-        self.commit_pipeline()?.commit(record, Bytes::new(), wish).await
-    }
-
-    /// Returns the earliest received inbound message that is due by `now` and to a recipient that satisfies
-    /// `wanted`.
-    pub fn next_due_inbound(
-        &self,
-        now: Timestamp,
-        wanted: impl Fn(&Mailbox) -> bool,
-    ) -> Result<Option<InboundSummary>, ReadError> {
-        Ok(self.ledger()?.next_due_inbound(now, wanted)?)
-    }
-
-    /// Returns up to `limit` inbound messages that satisfy `wanted`, newest first. Reads all of them.
-    pub fn find_inbound(
-        &self,
-        limit: usize,
-        wanted: impl Fn(&InboundSummary) -> bool,
-    ) -> Result<Vec<InboundSummary>, ReadError> {
-        Ok(self.ledger()?.find_inbound(limit, wanted)?)
-    }
-
-    /// Returns one inbound message.
-    pub fn load_inbound(&self, id: TrackingId) -> Result<Option<InboundSummary>, ReadError> {
-        Ok(self.ledger()?.inbound_mail(id)?.map(|(mail, _)| mail))
-    }
-
-    /// Returns the body of an inbound message; `None` if it is no longer stored, or found to be damaged.
-    pub fn load_inbound_body(&self, id: TrackingId) -> Result<Option<StoredBody>, ReadError> {
-        let Some((_, place)) = self.ledger()?.inbound_mail(id)? else { return Ok(None) };
-        match self.0.segment_cache.get_or_open(place.segment) {
-            Ok(segment) => Ok(StoredBody::load(segment, place.offset)?),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Returns the whole body of an inbound message in memory. Blocks.
-    pub fn read_inbound_body(&self, id: TrackingId) -> Result<Option<Bytes>, ReadError> {
-        match self.load_inbound_body(id)? {
-            Some(stored) => Ok(stored.read_all()?),
-            None => Ok(None),
-        }
-    }
-}
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum InboundRecordV1 {

@@ -1,20 +1,8 @@
-//! Stored forms of operator actions in the journal.
+//! Stored forms of operator actions and of erasures.
 
-use crate::Store;
-use crate::group_commit::{CommitError, CommitOptions};
-use crate::record::Record;
-use bytes::Bytes;
 use mailtrail_mail::{Timestamp, TrackingId};
-use mailtrail_trail::{OperatorAction, OperatorActionData};
+use mailtrail_trail::{Erasure, OperatorAction, OperatorActionData};
 use serde::{Deserialize, Serialize};
-
-impl Store {
-    /// Records an operator action; lookups see it on return.
-    pub async fn record_operator_action(&self, action: OperatorAction) -> Result<(), CommitError> {
-        let wish = CommitOptions { urgent: true, wait_applied: true };
-        self.commit_pipeline()?.commit(Record::OperatorAction(Box::new(action)), Bytes::new(), wish).await
-    }
-}
 
 #[derive(Serialize, Deserialize)]
 pub(crate) struct OperatorActionV1 {
@@ -72,5 +60,28 @@ impl OperatorActionV1 {
             }
         };
         OperatorAction { at: Timestamp::from_millis(at), data, operator, reason }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+pub(crate) struct ErasureV1 {
+    at: u64,
+    operator: String,
+    reason: String,
+    pseudonym: String,
+    salt: [u8; 16],
+}
+
+impl From<&Erasure> for ErasureV1 {
+    fn from(erased: &Erasure) -> Self {
+        let Erasure { at, operator, reason, pseudonym, salt } = erased.clone();
+        Self { at: at.as_millis(), operator, reason, pseudonym, salt }
+    }
+}
+
+impl ErasureV1 {
+    pub fn into_domain(self) -> Erasure {
+        let Self { at, operator, reason, pseudonym, salt } = self;
+        Erasure { at: Timestamp::from_millis(at), operator, reason, pseudonym, salt }
     }
 }

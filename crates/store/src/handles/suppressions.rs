@@ -1,28 +1,14 @@
-use crate::group_commit::{CommitError, CommitOptions};
+//! The suppression list: evidence by address, including erased addresses.
+
+use crate::address_evidence::AddressEvidence;
+use crate::commit_command::{CommitError, CommitOptions};
+use crate::read_error::ReadError;
 use crate::record::Record;
-use crate::{ReadError, Store};
+use crate::store::Store;
 use bytes::Bytes;
 use mailtrail_mail::{Pseudonym, domain_to_unicode, fold_address};
 use mailtrail_trail::suppression::{SuppressionChange, SuppressionChangeKind, SuppressionEvidence};
 use std::borrow::Cow;
-
-/// Suppression evidence with its address and list.
-#[derive(Clone, Debug, PartialEq)]
-pub struct AddressEvidence {
-    /// Address, folded.
-    pub address: String,
-    /// List, by its upstream's name; empty for the list that applies to every domain.
-    pub list: String,
-    /// Evidence.
-    pub evidence: SuppressionEvidence,
-}
-
-impl AddressEvidence {
-    /// Returns whether the address was erased. An erased address can only be recognised, not shown.
-    pub fn is_erased(&self) -> bool {
-        Pseudonym::Suppression.is_pseudonym(&self.address)
-    }
-}
 
 impl Store {
     /// Records that an address is added to a suppression list or removed from it; lookups see it on return. A
@@ -41,8 +27,9 @@ impl Store {
     }
 
     async fn commit_suppression_change(&self, change: SuppressionChange) -> Result<(), CommitError> {
-        let wish = CommitOptions { urgent: true, wait_applied: true };
-        self.commit_pipeline()?.commit(Record::SuppressionChange(Box::new(change)), Bytes::new(), wish).await
+        self.0
+            .commit(Record::SuppressionChange(Box::new(change)), Bytes::new(), CommitOptions::URGENT_APPLIED)
+            .await
     }
 
     /// Returns the evidence for a folded address on a list: an upstream's, or the unnamed list that applies
@@ -52,7 +39,7 @@ impl Store {
         address: &str,
         list: &str,
     ) -> Result<Option<SuppressionEvidence>, ReadError> {
-        let ledger = self.ledger()?;
+        let ledger = self.0.ledger()?;
         let mut known = ledger.suppression_evidence(address, list)?;
         for name in self.erased_keys(address)? {
             match (&mut known, ledger.suppression_evidence(&name, list)?) {
@@ -66,9 +53,9 @@ impl Store {
     /// Returns all evidence for an address, including that from before its erasure.
     pub fn evidence_for_address(&self, address: &str) -> Result<Vec<AddressEvidence>, ReadError> {
         let address = fold_address(address);
-        let mut filed = self.ledger()?.evidence_for_address(&address)?;
+        let mut filed = self.0.ledger()?.evidence_for_address(&address)?;
         for name in self.erased_keys(&address)? {
-            filed.extend(self.ledger()?.evidence_for_address(&name)?);
+            filed.extend(self.0.ledger()?.evidence_for_address(&name)?);
         }
         Ok(filed)
     }
@@ -76,7 +63,7 @@ impl Store {
     /// Returns the suppression list's names for a folded address that was erased, if any address was. There
     /// are several, since earlier versions erased an address with its domain as written.
     fn erased_keys(&self, address: &str) -> Result<Vec<String>, ReadError> {
-        let Some(salt) = self.ledger()?.erasure_salt()? else { return Ok(Vec::new()) };
+        let Some(salt) = self.0.ledger()?.erasure_salt()? else { return Ok(Vec::new()) };
         let mut spellings = vec![Cow::Borrowed(address)];
         spellings.extend(Some(domain_to_unicode(address)).filter(|other| *other != address));
         Ok(spellings.iter().map(|address| Pseudonym::Suppression.derive(address, &salt)).collect())
@@ -88,11 +75,11 @@ impl Store {
         after: Option<(&str, &str)>,
         limit: usize,
     ) -> Result<Vec<AddressEvidence>, ReadError> {
-        Ok(self.ledger()?.list_evidence(after, limit)?)
+        Ok(self.0.ledger()?.list_evidence(after, limit)?)
     }
 
     /// Counts the evidence that suppresses its address; soft bounces alone do not.
     pub fn count_suppressed(&self) -> Result<u64, ReadError> {
-        Ok(self.ledger()?.count_suppressed()?)
+        Ok(self.0.ledger()?.count_suppressed()?)
     }
 }
