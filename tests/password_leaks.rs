@@ -11,9 +11,9 @@ use std::io;
 use std::path::Path;
 use std::sync::Mutex;
 use testkit::relay::{PASSWORD, Relay, USER};
-use testkit::relay_process::Process;
-use testkit::smtp_client::Client;
-use testkit::smtp_sink::Sink;
+use testkit::relay_process::RelayProcess;
+use testkit::smtp_client::SmtpClient;
+use testkit::smtp_sink::SmtpSink;
 
 static CAPTURED_LOG: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 
@@ -32,19 +32,22 @@ impl io::Write for CaptureWriter {
 
 #[tokio::test]
 async fn limits_rate_per_user() {
-    let sink = Sink::start().await;
+    let sink = SmtpSink::start().await;
     let user = "[[user]]\nname = \"shop\"\npassword = \"counted\"\nrate = \"2/day\"";
     let relay = Relay::start(&sink, user).await;
     for (user, password, expected) in
         [("shop", "counted", [250, 250, 450]), (USER, PASSWORD, [250; 3]), ("shop", "counted", [450; 3])]
     {
-        let client = Client::connect(relay.guarded()).await.unwrap();
-        let mut client = client.start_tls(&relay.trust()).await.unwrap();
-        assert_eq!(client.ask(&format!("AUTH PLAIN {}", sasl_plain(user, password))).await.unwrap().0, 235);
+        let client = SmtpClient::connect(relay.guarded()).await.unwrap();
+        let mut client = client.start_tls(&relay.tls_connector()).await.unwrap();
+        assert_eq!(
+            client.command(&format!("AUTH PLAIN {}", sasl_plain(user, password))).await.unwrap().0,
+            235
+        );
         for code in expected {
-            let (answer, text) = client.ask("MAIL FROM:<a@example.com>").await.unwrap();
+            let (answer, text) = client.command("MAIL FROM:<a@example.com>").await.unwrap();
             assert_eq!(answer, code, "{user}: {text}");
-            client.ask("RSET").await.unwrap();
+            client.command("RSET").await.unwrap();
         }
     }
 }
@@ -53,21 +56,22 @@ async fn limits_rate_per_user() {
 /// program behind the same gateway has an old password, and Odoo's mail goes on.
 #[tokio::test]
 async fn a_restart_does_not_let_guesses_lock_out_a_user_that_logged_in_before() {
-    let sink = Sink::start().await;
-    let mut process = Process::with(&sink, "login_failures = 3");
+    let sink = SmtpSink::start().await;
+    let mut process = RelayProcess::with_limits(&sink, "login_failures = 3");
     process.start().await;
     let guarded = process.address(0);
-    let trust = mailtrail_net::tls::build_connector(Some(&process.data().join("tls/relay.pem"))).unwrap();
-    let mut odoo = Client::log_in(guarded, &trust).await.unwrap();
+    let trust = mailtrail_net::tls::build_connector(Some(&process.data_dir().join("tls/relay.pem"))).unwrap();
+    let mut odoo = SmtpClient::log_in(guarded, &trust).await.unwrap();
     odoo.submit("a@example.com", &["b@example.net"], "A: b\r\n\r\n").await.unwrap();
     assert!(process.terminate().await.success());
     process.start().await;
-    let mut other = Client::connect(guarded).await.unwrap().start_tls(&trust).await.unwrap();
+    let mut other = SmtpClient::connect(guarded).await.unwrap().start_tls(&trust).await.unwrap();
     for (password, code) in [("old-1", 535), ("old-2", 535), ("old-3", 454)] {
-        let (answer, text) = other.ask(&format!("AUTH PLAIN {}", sasl_plain(USER, password))).await.unwrap();
+        let (answer, text) =
+            other.command(&format!("AUTH PLAIN {}", sasl_plain(USER, password))).await.unwrap();
         assert_eq!(answer, code, "{text}");
     }
-    let mut odoo = Client::log_in(guarded, &trust).await.unwrap();
+    let mut odoo = SmtpClient::log_in(guarded, &trust).await.unwrap();
     odoo.submit("a@example.com", &["b@example.net"], "A: b\r\n\r\n").await.unwrap();
     assert!(process.terminate().await.success());
 }
@@ -78,11 +82,11 @@ async fn never_writes_passwords_and_counts_failed_logins() {
     let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_ansi(false);
     tracing::subscriber::set_global_default(subscriber.with_writer(|| CaptureWriter).finish()).unwrap();
     let metrics = PrometheusBuilder::new().install_recorder().unwrap();
-    let sink = Sink::start().await;
+    let sink = SmtpSink::start().await;
     let relay = Relay::start(&sink, "login_failures = 3").await;
     let secured = async || {
-        let client = Client::connect(relay.guarded()).await.unwrap();
-        client.start_tls(&relay.trust()).await.unwrap()
+        let client = SmtpClient::connect(relay.guarded()).await.unwrap();
+        client.start_tls(&relay.tls_connector()).await.unwrap()
     };
     let wrong = ["wrong-secret-1", "wrong-secret-2", "wrong-secret-3"];
     for password in [wrong[0], wrong[1], PASSWORD] {
@@ -97,7 +101,7 @@ async fn never_writes_passwords_and_counts_failed_logins() {
             let mut client = secured().await;
             let mut answer = 0;
             for line in lines {
-                answer = client.ask(line).await.unwrap().0;
+                answer = client.command(line).await.unwrap().0;
             }
             assert_eq!(answer, code, "{lines:?}");
             if code == 235 {
@@ -108,10 +112,10 @@ async fn never_writes_passwords_and_counts_failed_logins() {
     // Where no login is expected, and in no form that it could have.
     let mut client = secured().await;
     for line in [format!("AUTH PLAIN {PASSWORD}"), format!("AUTH {PASSWORD}"), PASSWORD.to_owned()] {
-        assert!(client.ask(&line).await.unwrap().0 >= 500);
+        assert!(client.command(&line).await.unwrap().0 >= 500);
     }
-    let mut open = Client::connect(relay.open()).await.unwrap();
-    open.ask(&format!("AUTH PLAIN {}", sasl_plain(USER, PASSWORD))).await.unwrap();
+    let mut open = SmtpClient::connect(relay.open()).await.unwrap();
+    open.command(&format!("AUTH PLAIN {}", sasl_plain(USER, PASSWORD))).await.unwrap();
     guess_until_locked_out(&relay, &mut client, &wrong).await;
     let rendered = metrics.render();
     for line in [
@@ -133,16 +137,17 @@ async fn never_writes_passwords_and_counts_failed_logins() {
     assert_absent_in_files(directory.path(), &forms);
 }
 
-async fn guess_until_locked_out(relay: &Relay, client: &mut Client, wrong: &[&str]) {
+async fn guess_until_locked_out(relay: &Relay, client: &mut SmtpClient, wrong: &[&str]) {
     for password in wrong {
-        let (code, _) = client.ask(&format!("AUTH PLAIN {}", sasl_plain("nobody", password))).await.unwrap();
+        let (code, _) =
+            client.command(&format!("AUTH PLAIN {}", sasl_plain("nobody", password))).await.unwrap();
         assert_eq!(code, 454, "two of the user's were wrong before");
     }
     // Refused unseen, and the user that logged in rightly before is not.
-    let answer = client.ask(&format!("AUTH PLAIN {}", sasl_plain("nobody", PASSWORD))).await.unwrap();
+    let answer = client.command(&format!("AUTH PLAIN {}", sasl_plain("nobody", PASSWORD))).await.unwrap();
     assert_eq!(answer.1, "454 4.7.0 Too many failed logins from your address, try again later");
-    Client::log_in(relay.guarded(), &relay.trust()).await.unwrap();
-    Client::connect(relay.open()).await.unwrap();
+    SmtpClient::log_in(relay.guarded(), &relay.tls_connector()).await.unwrap();
+    SmtpClient::connect(relay.open()).await.unwrap();
 }
 
 fn encode_base64(text: &str) -> String {

@@ -1,7 +1,7 @@
 //! A Chromium without a window, led by its DevTools protocol over two pipes: when they close, it ends. It reaches this
 //! machine only.
 
-use crate::PATIENCE;
+use crate::WAIT_TIMEOUT;
 use command_fds::{CommandFdExt, FdMapping};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, ErrorKind, PipeReader, PipeWriter, Write, pipe};
@@ -41,7 +41,7 @@ impl Browser {
             }
         })?;
         drop(their_answers);
-        let (answers, number, session, events) = (listen(answers), 0, None, Vec::new());
+        let (answers, number, session, events) = (read_messages(answers), 0, None, Vec::new());
         let mut browser = Self { child, orders, answers, number, session, events, _profile: profile };
         let target = browser.call("Target.createTarget", &json!({"url": "about:blank"}));
         let target = json!({"targetId": target["targetId"], "flatten": true});
@@ -57,18 +57,18 @@ impl Browser {
     }
 
     /// Leads the page there.
-    pub fn go(&mut self, url: &str) {
+    pub fn navigate(&mut self, url: &str) {
         let gone = self.call("Page.navigate", &json!({"url": url}));
         assert_eq!(gone["errorText"], Value::Null, "{url}");
     }
 
     /// Has each page run that first.
-    pub fn before(&mut self, script: &str) {
+    pub fn add_startup_script(&mut self, script: &str) {
         self.call("Page.addScriptToEvaluateOnNewDocument", &json!({"source": script}));
     }
 
     /// What an expression comes to within the page.
-    pub fn ask(&mut self, expression: &str) -> Value {
+    pub fn evaluate_or_panic(&mut self, expression: &str) -> Value {
         self.evaluate(expression).unwrap_or_else(|fault| panic!("{expression}: {fault}"))
     }
 
@@ -82,16 +82,20 @@ impl Browser {
     }
 
     /// Waits until an expression is true within the page; one that is only just coming has not everything yet.
-    pub fn until(&mut self, expression: &str) {
+    pub fn wait_until(&mut self, expression: &str) {
         let started = Instant::now();
         while self.evaluate(&format!("Boolean({expression})")) != Ok(Value::Bool(true)) {
-            assert!(started.elapsed() < PATIENCE, "{expression}: {}", self.ask("document.body.innerText"));
+            assert!(
+                started.elapsed() < WAIT_TIMEOUT,
+                "{expression}: {}",
+                self.evaluate_or_panic("document.body.innerText")
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
     }
 
     /// Strikes a key: `Tab` or `Enter`.
-    pub fn strike(&mut self, key: &str) {
+    pub fn press(&mut self, key: &str) {
         let (code, text) = if key == "Enter" { (13, "\r") } else { (9, "") };
         for kind in ["keyDown", "keyUp"] {
             let text = if kind == "keyDown" { text } else { "" };
@@ -104,19 +108,20 @@ impl Browser {
 
     /// Strikes Tab until what fits `selector` has the focus.
     pub fn tab_to(&mut self, selector: &str) {
-        for _ in 0..STRIKES {
-            if self.ask(&format!("document.activeElement.matches({})", json!(selector))) == true {
+        for _ in 0..MAX_TAB_PRESSES {
+            if self.evaluate_or_panic(&format!("document.activeElement.matches({})", json!(selector))) == true
+            {
                 return;
             }
-            self.strike("Tab");
+            self.press("Tab");
         }
-        panic!("{selector} cannot be reached: {}", self.ask("document.body.innerText"));
+        panic!("{selector} cannot be reached: {}", self.evaluate_or_panic("document.body.innerText"));
     }
 
     /// Types into what has the focus, and strikes Enter.
-    pub fn enter(&mut self, text: &str) {
+    pub fn type_line(&mut self, text: &str) {
         self.call("Input.insertText", &json!({"text": text}));
-        self.strike("Enter");
+        self.press("Enter");
     }
 
     /// Calls a method of the protocol; its result.
@@ -132,7 +137,7 @@ impl Browser {
         }
         self.orders.write_all(format!("{order}\0").as_bytes()).unwrap();
         loop {
-            let mut answer = self.answers.recv_timeout(PATIENCE).expect("the browser answers");
+            let mut answer = self.answers.recv_timeout(WAIT_TIMEOUT).expect("the browser answers");
             if answer["id"] == self.number {
                 return match answer["error"].take() {
                     Value::Null => Ok(answer["result"].take()),
@@ -157,7 +162,7 @@ impl Drop for Browser {
     }
 }
 
-fn listen(pipe: PipeReader) -> Receiver<Value> {
+fn read_messages(pipe: PipeReader) -> Receiver<Value> {
     let (sender, receiver) = channel();
     std::thread::spawn(move || {
         for message in BufReader::new(pipe).split(0) {
@@ -187,4 +192,4 @@ const ARGUMENTS: [&str; 11] = [
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ];
 /// Strikes of Tab until something is reached.
-const STRIKES: usize = 60;
+const MAX_TAB_PRESSES: usize = 60;

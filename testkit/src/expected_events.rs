@@ -4,7 +4,7 @@
 use mailtrail_trail::EventKind;
 
 /// The kind of an event, and whether software did it.
-pub fn ours(word: &str) -> (EventKind, bool) {
+pub fn event_kind(word: &str) -> (EventKind, bool) {
     match word {
         "accepted" => (EventKind::Accepted, false),
         "delivered" => (EventKind::Delivered, false),

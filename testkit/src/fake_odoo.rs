@@ -6,12 +6,12 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 
-pub struct Odoo {
+pub struct FakeOdoo {
     pub port: u16,
     child: Child,
 }
 
-impl Odoo {
+impl FakeOdoo {
     pub fn start() -> Self {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/src/fake_odoo.py");
         let mut child = Command::new("python3")
@@ -31,7 +31,7 @@ impl Odoo {
 
     /// All tables, by model and number.
     pub fn state(&self) -> Value {
-        self.ask("GET", "/state", &Value::Null)
+        self.request("GET", "/state", &Value::Null)
     }
 
     /// The fields of a record.
@@ -40,28 +40,28 @@ impl Odoo {
     }
 
     /// Makes a record.
-    pub fn make(&self, model: &str, values: Value) -> u64 {
-        self.ask("PUT", "/record", &json!({ "model": model, "values": values })).as_u64().unwrap()
+    pub fn create(&self, model: &str, values: Value) -> u64 {
+        self.request("PUT", "/record", &json!({ "model": model, "values": values })).as_u64().unwrap()
     }
 
     /// Changes a record.
-    pub fn change(&self, model: &str, id: u64, values: Value) {
-        self.ask("PUT", "/change", &json!({ "model": model, "id": id, "values": values }));
+    pub fn write(&self, model: &str, id: u64, values: Value) {
+        self.request("PUT", "/change", &json!({ "model": model, "id": id, "values": values }));
     }
 
     /// Misbehaves from now on.
-    pub fn weather(&self, weather: Value) {
-        self.ask("PUT", "/weather", &weather);
+    pub fn set_faults(&self, weather: Value) {
+        self.request("PUT", "/weather", &weather);
     }
 
     /// How often a method was called: `bot ir.actions.server.run`.
-    pub fn called(&self, call: &str) -> usize {
+    pub fn call_count(&self, call: &str) -> usize {
         let state = self.state();
         state["calls"].as_array().unwrap().iter().filter(|known| *known == call).count()
     }
 
     /// Plain sockets: a test's time may stand still, this does not.
-    fn ask(&self, method: &str, path: &str, body: &Value) -> Value {
+    fn request(&self, method: &str, path: &str, body: &Value) -> Value {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         let body = body.to_string();
         let head = format!(
@@ -75,7 +75,7 @@ impl Odoo {
     }
 }
 
-impl Drop for Odoo {
+impl Drop for FakeOdoo {
     fn drop(&mut self) {
         // It ends by itself when nobody can speak to it any more.
         drop(self.child.stdin.take());

@@ -29,7 +29,7 @@ use std::fs::File;
 use std::io::{ErrorKind, Seek, Write};
 use std::path::PathBuf;
 use std::process::{Command, Output};
-pub use wait::{PATIENCE, eventually, eventually_within};
+pub use wait::{WAIT_TIMEOUT, eventually, eventually_within};
 
 /// Returns the path of the program. Cargo sets the variable for integration tests of the root package.
 pub fn mailtrail_program() -> PathBuf {
@@ -45,7 +45,7 @@ pub fn test_as_child(module: &str, test: &str) -> Command {
 }
 
 /// The value of the first header line of that name in a message.
-pub fn header<'a>(message: &'a [u8], name: &str) -> Option<&'a str> {
+pub fn header_value<'a>(message: &'a [u8], name: &str) -> Option<&'a str> {
     let end = message.windows(4).position(|four| four == b"\r\n\r\n").unwrap_or(message.len());
     let head = std::str::from_utf8(&message[..end]).ok()?;
     head.split("\r\n").find_map(|line| {
@@ -55,7 +55,7 @@ pub fn header<'a>(message: &'a [u8], name: &str) -> Option<&'a str> {
 }
 
 /// What a program is to read.
-pub fn input(bytes: &[u8]) -> File {
+pub fn stdin_file(bytes: &[u8]) -> File {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(bytes).unwrap();
     file.rewind().unwrap();
@@ -63,7 +63,7 @@ pub fn input(bytes: &[u8]) -> File {
 }
 
 /// Runs a program to its end; `None` where there is no such program.
-pub async fn run(command: &mut Command) -> Option<Output> {
+pub async fn run_if_installed(command: &mut Command) -> Option<Output> {
     let mut command = std::mem::replace(command, Command::new(""));
     let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap();
     match output {

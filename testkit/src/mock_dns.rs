@@ -6,16 +6,16 @@ use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
 
 /// What it knows: name without the last dot, `TXT` or `MX`, text or host.
-pub type Records = Vec<(String, &'static str, String)>;
+pub type DnsRecords = Vec<(String, &'static str, String)>;
 
-pub struct Dns {
+pub struct MockDnsServer {
     pub address: SocketAddr,
-    records: Arc<Mutex<Records>>,
+    records: Arc<Mutex<DnsRecords>>,
     task: JoinHandle<()>,
 }
 
-impl Dns {
-    pub async fn start(records: Records) -> Self {
+impl MockDnsServer {
+    pub async fn start(records: DnsRecords) -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let address = socket.local_addr().unwrap();
         let records = Arc::new(Mutex::new(records));
@@ -32,18 +32,18 @@ impl Dns {
     }
 
     /// Knows these from now on.
-    pub fn know(&self, records: Records) {
+    pub fn set_records(&self, records: DnsRecords) {
         *self.records.lock().unwrap() = records;
     }
 }
 
-impl Drop for Dns {
+impl Drop for MockDnsServer {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-fn answer(query: &[u8], records: &Records) -> Vec<u8> {
+fn answer(query: &[u8], records: &DnsRecords) -> Vec<u8> {
     let (name, end) = name(&query[12..]);
     let question = &query[12..12 + end + 4];
     let kind = u16::from_be_bytes([question[end], question[end + 1]]);

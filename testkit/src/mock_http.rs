@@ -7,22 +7,22 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 /// What the server does with a request.
-pub enum Act {
+pub enum HttpAction {
     /// Answers with this status and body.
-    Answer(u16, String),
+    Respond(u16, String),
     /// Answers with these bytes and closes.
-    Bytes(String),
+    RespondRaw(String),
     /// Closes without a word.
     Close,
     /// Says nothing and stays.
-    Hold,
+    Hang,
     /// Answers, and closes although it did not say so.
-    Leave(u16, String),
+    RespondAndClose(u16, String),
 }
 
 /// A request as it was heard.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub struct HttpRequest {
     /// The first line.
     pub line: String,
     /// The other lines of the head.
@@ -31,7 +31,7 @@ pub struct Request {
     pub body: Vec<u8>,
 }
 
-impl Request {
+impl HttpRequest {
     /// The value of a header.
     pub fn header(&self, name: &str) -> Option<&str> {
         let fields = self.head.iter().filter_map(|line| line.split_once(": "));
@@ -48,7 +48,7 @@ impl Request {
         let mut parts = Vec::new();
         loop {
             let next = position(rest, &border);
-            parts.push(part(&rest[..next.unwrap_or(rest.len())]));
+            parts.push(parse_part(&rest[..next.unwrap_or(rest.len())]));
             match next {
                 Some(next) => rest = &rest[next + border.len()..],
                 None => return parts,
@@ -71,7 +71,7 @@ impl Request {
     }
 }
 
-fn part(bytes: &[u8]) -> (String, Option<String>, Vec<u8>) {
+fn parse_part(bytes: &[u8]) -> (String, Option<String>, Vec<u8>) {
     let end = position(bytes, b"\r\n\r\n").unwrap();
     let head = std::str::from_utf8(&bytes[..end]).unwrap();
     let quoted =
@@ -85,48 +85,48 @@ fn position(bytes: &[u8], what: &[u8]) -> Option<usize> {
 
 /// A running server.
 #[derive(Clone)]
-pub struct Server {
+pub struct MockHttpServer {
     pub address: SocketAddr,
-    requests: Arc<Mutex<Vec<Request>>>,
+    requests: Arc<Mutex<Vec<HttpRequest>>>,
     connections: Arc<Mutex<usize>>,
 }
 
 /// Decides about the n-th request, counted from 1: first at its head, where anything but `None` leaves the body unread,
 /// then with its body.
-type Script = Arc<dyn Fn(usize, &Request, bool) -> Option<Act> + Send + Sync>;
+type RequestHandler = Arc<dyn Fn(usize, &HttpRequest, bool) -> Option<HttpAction> + Send + Sync>;
 
-impl Server {
+impl MockHttpServer {
     /// Answers whole requests.
-    pub async fn start(script: impl Fn(usize, &Request) -> Act + Send + Sync + 'static) -> Self {
-        Self::at(SocketAddr::from(([127, 0, 0, 1], 0)), script).await
+    pub async fn start(script: impl Fn(usize, &HttpRequest) -> HttpAction + Send + Sync + 'static) -> Self {
+        Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), script).await
     }
 
     /// The same, at an address.
-    pub async fn at(
+    pub async fn start_at(
         address: SocketAddr,
-        script: impl Fn(usize, &Request) -> Act + Send + Sync + 'static,
+        script: impl Fn(usize, &HttpRequest) -> HttpAction + Send + Sync + 'static,
     ) -> Self {
-        let script = move |number, request: &Request, whole: bool| whole.then(|| script(number, request));
+        let script = move |number, request: &HttpRequest, whole: bool| whole.then(|| script(number, request));
         Self::listen(TcpListener::bind(address).await.unwrap(), None, Arc::new(script))
     }
 
     /// The same, over TLS.
-    pub async fn secured(
+    pub async fn start_tls(
         tls: TlsAcceptor,
-        script: impl Fn(usize, &Request) -> Act + Send + Sync + 'static,
+        script: impl Fn(usize, &HttpRequest) -> HttpAction + Send + Sync + 'static,
     ) -> Self {
-        let script = move |number, request: &Request, whole: bool| whole.then(|| script(number, request));
+        let script = move |number, request: &HttpRequest, whole: bool| whole.then(|| script(number, request));
         Self::listen(TcpListener::bind("127.0.0.1:0").await.unwrap(), Some(tls), Arc::new(script))
     }
 
     /// May act on a request's head and the first bytes of its body.
-    pub async fn hasty(
-        script: impl Fn(usize, &Request, bool) -> Option<Act> + Send + Sync + 'static,
+    pub async fn start_early(
+        script: impl Fn(usize, &HttpRequest, bool) -> Option<HttpAction> + Send + Sync + 'static,
     ) -> Self {
         Self::listen(TcpListener::bind("127.0.0.1:0").await.unwrap(), None, Arc::new(script))
     }
 
-    fn listen(listener: TcpListener, tls: Option<TlsAcceptor>, script: Script) -> Self {
+    fn listen(listener: TcpListener, tls: Option<TlsAcceptor>, script: RequestHandler) -> Self {
         let address = listener.local_addr().unwrap();
         let server = Self { address, requests: Arc::default(), connections: Arc::default() };
         let listening = server.clone();
@@ -139,11 +139,11 @@ impl Server {
                     match tls {
                         Some(tls) => {
                             if let Ok(stream) = tls.accept(stream).await {
-                                server.hold(stream, script).await;
+                                server.serve(stream, script).await;
                             }
                         }
                         None => {
-                            server.hold(stream, script).await;
+                            server.serve(stream, script).await;
                         }
                     }
                 });
@@ -153,7 +153,7 @@ impl Server {
     }
 
     /// What was heard so far.
-    pub fn requests(&self) -> Vec<Request> {
+    pub fn requests(&self) -> Vec<HttpRequest> {
         self.requests.lock().unwrap().clone()
     }
 
@@ -165,18 +165,22 @@ impl Server {
         *self.connections.lock().unwrap()
     }
 
-    async fn hold(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin, script: Script) -> Option<()> {
+    async fn serve(
+        &self,
+        mut stream: impl AsyncRead + AsyncWrite + Unpin,
+        script: RequestHandler,
+    ) -> Option<()> {
         let mut heard = Vec::new();
         loop {
             let end = loop {
                 if let Some(end) = position(&heard, b"\r\n\r\n") {
                     break end;
                 }
-                more(&mut stream, &mut heard).await?;
+                read_more(&mut stream, &mut heard).await?;
             };
             let head = String::from_utf8(heard[..end].to_vec()).unwrap();
             let mut lines = head.split("\r\n").map(str::to_owned);
-            let mut request = Request {
+            let mut request = HttpRequest {
                 line: lines.next().unwrap(),
                 head: lines.collect(),
                 body: heard.split_off(end + 4),
@@ -187,41 +191,45 @@ impl Server {
             let mut act = None;
             if length > 0 {
                 while request.body.is_empty() {
-                    more(&mut stream, &mut request.body).await?;
+                    read_more(&mut stream, &mut request.body).await?;
                 }
                 act = script(number, &request, false);
             }
             if act.is_none() {
                 while request.body.len() < length {
-                    more(&mut stream, &mut request.body).await?;
+                    read_more(&mut stream, &mut request.body).await?;
                 }
                 act = script(number, &request, true);
             }
             self.requests.lock().unwrap().push(request);
             match act? {
-                Act::Answer(status, body) => say(&mut stream, &answer(status, &body)).await?,
-                Act::Leave(status, body) => return say(&mut stream, &answer(status, &body)).await,
-                Act::Bytes(bytes) => return say(&mut stream, &bytes).await,
-                Act::Close => return None,
-                Act::Hold => std::future::pending().await,
+                HttpAction::Respond(status, body) => {
+                    write_text(&mut stream, &format_response(status, &body)).await?
+                }
+                HttpAction::RespondAndClose(status, body) => {
+                    return write_text(&mut stream, &format_response(status, &body)).await;
+                }
+                HttpAction::RespondRaw(bytes) => return write_text(&mut stream, &bytes).await,
+                HttpAction::Close => return None,
+                HttpAction::Hang => std::future::pending().await,
             }
         }
     }
 }
 
-fn answer(status: u16, body: &str) -> String {
+fn format_response(status: u16, body: &str) -> String {
     // A first line of the body may be a header.
     let (extra, body) =
         body.strip_prefix("+ ").and_then(|body| body.split_once('\n')).unwrap_or(("X-A: b", body));
     format!("HTTP/1.1 {status} Said\r\n{extra}\r\nContent-Length: {}\r\n\r\n{body}", body.len())
 }
 
-async fn more(stream: &mut (impl AsyncRead + Unpin), heard: &mut Vec<u8>) -> Option<()> {
+async fn read_more(stream: &mut (impl AsyncRead + Unpin), heard: &mut Vec<u8>) -> Option<()> {
     let read = stream.read_buf(heard).await.ok()?;
     (read > 0).then_some(())
 }
 
-async fn say(stream: &mut (impl AsyncWrite + Unpin), text: &str) -> Option<()> {
+async fn write_text(stream: &mut (impl AsyncWrite + Unpin), text: &str) -> Option<()> {
     stream.write_all(text.as_bytes()).await.ok()?;
     stream.flush().await.ok()
 }

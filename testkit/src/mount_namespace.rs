@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 /// A mount namespace, which lives as long as a process in it.
-pub struct Namespace {
+pub struct MountNamespace {
     holder: Child,
 }
 
-impl Namespace {
+impl MountNamespace {
     /// One in which a shell ran `script` with these arguments; nothing where this machine does not allow that.
     pub fn new(script: &str, arguments: &[&OsStr]) -> Option<Self> {
         let script = format!("{script} && echo ready && read -r _");
@@ -36,7 +36,7 @@ impl Namespace {
     }
 }
 
-impl Drop for Namespace {
+impl Drop for MountNamespace {
     fn drop(&mut self) {
         let _ = self.holder.kill();
         let _ = self.holder.wait();

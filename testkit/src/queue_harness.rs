@@ -1,6 +1,6 @@
 //! A relay in this process in front of a scripted upstream, and the time that passes for both.
 
-use crate::mock_smtp::{Script, Server, Taken};
+use crate::mock_smtp::{AcceptedMail, MockSmtpServer, SmtpScript};
 use bytes::Bytes;
 use mailtrail::config;
 use mailtrail::config::Config;
@@ -18,11 +18,11 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// How time passes.
-pub enum Time {
+pub enum TestTime {
     /// As it does.
     Real,
     /// In leaps, as far as nothing happens. For runtimes of one thread with paused time.
-    Leaps {
+    Manual {
         moment: &'static ManualClock,
         now: Cell<Timestamp>,
         step: Cell<Duration>,
@@ -31,50 +31,50 @@ pub enum Time {
     },
 }
 
-impl Time {
+impl TestTime {
     /// Starts on a Monday.
-    pub fn in_leaps() -> Self {
+    pub fn manual() -> Self {
         let (hold, held) = mpsc::channel();
         tokio::task::spawn_blocking(move || held.recv());
         let (moment, now) = (Box::leak(Box::default()), Timestamp::from_secs(1_789_387_200));
         ManualClock::advance_to(moment, now);
-        Self::Leaps { moment, now: Cell::new(now), step: Cell::new(STEP), _hold: hold }
+        Self::Manual { moment, now: Cell::new(now), step: Cell::new(MIN_ADVANCE), _hold: hold }
     }
 
     pub fn clock(&self) -> Clock {
         match self {
             Self::Real => Clock::System,
-            Self::Leaps { moment, .. } => Clock::Manual(moment),
+            Self::Manual { moment, .. } => Clock::Manual(moment),
         }
     }
 
     /// Lets what is under way come to rest, and a little time pass; more when it is `quiet` then, but not more than that.
-    pub async fn pass(&self, quiet: impl FnOnce() -> bool, at_most: Duration) {
-        let Self::Leaps { step, .. } = self else {
+    pub async fn advance_when_idle(&self, quiet: impl FnOnce() -> bool, at_most: Duration) {
+        let Self::Manual { step, .. } = self else {
             return tokio::time::sleep(Duration::from_millis(2)).await;
         };
-        self.rest().await;
-        step.set(if quiet() { (step.get() * 2).min(LEAP) } else { STEP });
-        self.leap(step.get().min(at_most)).await;
+        self.settle().await;
+        step.set(if quiet() { (step.get() * 2).min(MAX_ADVANCE) } else { MIN_ADVANCE });
+        self.advance(step.get().min(at_most)).await;
     }
 
     /// Lets what is under way come to rest, and no time pass.
-    pub async fn rest(&self) {
+    pub async fn settle(&self) {
         let rest = tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(1)));
         rest.await.unwrap();
     }
 
     /// The clock is set to another time, and none passes.
-    pub fn jump(&self, to: Timestamp) {
-        if let Self::Leaps { moment, now, .. } = self {
+    pub fn set_wall_clock(&self, to: Timestamp) {
+        if let Self::Manual { moment, now, .. } = self {
             now.set(to);
             moment.set_wall_clock(to);
         }
     }
 
     /// So much time passes.
-    pub async fn leap(&self, duration: Duration) {
-        let Self::Leaps { moment, now, .. } = self else { return tokio::time::sleep(duration).await };
+    pub async fn advance(&self, duration: Duration) {
+        let Self::Manual { moment, now, .. } = self else { return tokio::time::sleep(duration).await };
         now.set(now.get().saturating_add(duration));
         moment.advance_to(now.get());
         tokio::time::advance(duration).await;
@@ -82,53 +82,57 @@ impl Time {
 }
 
 /// A relay, its upstream, and the directory of its store.
-pub struct Scene {
-    pub server: Server,
+pub struct QueueHarness {
+    pub server: MockSmtpServer,
     pub config: Config,
-    pub time: Time,
+    pub time: TestTime,
     daemon: Option<Daemon>,
     _directory: TempDir,
 }
 
-impl Scene {
-    pub async fn new(script: Script, upstream: &str) -> Self {
-        Self::of("plain", script, upstream).await
+impl QueueHarness {
+    pub async fn new(script: SmtpScript, upstream: &str) -> Self {
+        Self::with_provider("plain", script, upstream).await
     }
 
-    pub async fn of(provider: &str, script: Script, upstream: &str) -> Self {
-        Self::changed(provider, script, upstream, |_| {}).await
+    pub async fn with_provider(provider: &str, script: SmtpScript, upstream: &str) -> Self {
+        Self::with_config(provider, script, upstream, |_| {}).await
     }
 
     /// `change` sets what the configuration's bounds do not let a test set.
-    pub async fn changed(
+    pub async fn with_config(
         provider: &str,
-        script: Script,
+        script: SmtpScript,
         upstream: &str,
         change: impl FnOnce(&mut Config),
     ) -> Self {
-        let server = Server::start(script).await;
+        let server = MockSmtpServer::start(script).await;
         let text = format!("{upstream}\n[upstream.retry]\nfirst = \"100ms\"\nmax = \"1s\"\n");
-        Self::before(Time::Real, server, provider, &text, change).await
+        Self::build(TestTime::Real, server, provider, &text, change).await
     }
 
     /// With the usual retries, while time passes in leaps.
-    pub async fn in_leaps(server: Server, upstream: &str) -> Self {
-        Self::in_leaps_of("plain", server, upstream).await
+    pub async fn with_manual_time(server: MockSmtpServer, upstream: &str) -> Self {
+        Self::manual_time_with_provider("plain", server, upstream).await
     }
 
     /// The same, with a provider.
-    pub async fn in_leaps_of(provider: &str, server: Server, upstream: &str) -> Self {
-        Self::before(Time::in_leaps(), server, provider, upstream, |_| {}).await
+    pub async fn manual_time_with_provider(provider: &str, server: MockSmtpServer, upstream: &str) -> Self {
+        Self::build(TestTime::manual(), server, provider, upstream, |_| {}).await
     }
 
     /// The same; `change` sets what the configuration's bounds do not let a test set.
-    pub async fn in_leaps_changed(server: Server, upstream: &str, change: impl FnOnce(&mut Config)) -> Self {
-        Self::before(Time::in_leaps(), server, "plain", upstream, change).await
+    pub async fn manual_time_with_config(
+        server: MockSmtpServer,
+        upstream: &str,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
+        Self::build(TestTime::manual(), server, "plain", upstream, change).await
     }
 
-    async fn before(
-        time: Time,
-        server: Server,
+    async fn build(
+        time: TestTime,
+        server: MockSmtpServer,
         provider: &str,
         upstream: &str,
         change: impl FnOnce(&mut Config),
@@ -159,52 +163,52 @@ impl Scene {
         loop {
             tokio::select! {
                 () = &mut stopped => return,
-                () = self.time.pass(|| true, LEAP) => {}
+                () = self.time.advance_when_idle(|| true, MAX_ADVANCE) => {}
             }
         }
     }
 
     /// Puts a message into the queue, where it can be looked at.
-    pub async fn send(&self, number: u64, recipients: &[&str]) -> TrackingId {
-        let id = self.put(number, recipients).await;
-        self.until("its trail", || self.find(id).is_some()).await;
+    pub async fn enqueue(&self, number: u64, recipients: &[&str]) -> TrackingId {
+        let id = self.store_message(number, recipients).await;
+        self.wait_until("its trail", || self.find_trail(id).is_some()).await;
         id
     }
 
     /// Puts a message into the queue.
-    pub async fn put(&self, number: u64, recipients: &[&str]) -> TrackingId {
-        self.put_as(number, recipients, Lane::default()).await
+    pub async fn store_message(&self, number: u64, recipients: &[&str]) -> TrackingId {
+        self.store_with_lane(number, recipients, Lane::default()).await
     }
 
     /// Puts a message into a lane of the queue.
-    pub async fn put_in(&self, number: u64, lane: Lane) -> TrackingId {
-        self.put_as(number, &["a@example.net"], lane).await
+    pub async fn store_in_lane(&self, number: u64, lane: Lane) -> TrackingId {
+        self.store_with_lane(number, &["a@example.net"], lane).await
     }
 
-    async fn put_as(&self, number: u64, recipients: &[&str], lane: Lane) -> TrackingId {
-        self.put_with(number, recipients, |send| send.lane = lane).await
+    async fn store_with_lane(&self, number: u64, recipients: &[&str], lane: Lane) -> TrackingId {
+        self.store_with(number, recipients, |send| send.lane = lane).await
     }
 
     /// Puts a message into the queue, where it can be looked at, and whose send is a little different.
-    pub async fn send_with(
+    pub async fn enqueue_with(
         &self,
         number: u64,
         recipients: &[&str],
         change: impl FnOnce(&mut Message),
     ) -> TrackingId {
-        let id = self.put_with(number, recipients, change).await;
-        self.until("its trail", || self.find(id).is_some()).await;
+        let id = self.store_with(number, recipients, change).await;
+        self.wait_until("its trail", || self.find_trail(id).is_some()).await;
         id
     }
 
-    async fn put_with(
+    async fn store_with(
         &self,
         number: u64,
         recipients: &[&str],
         change: impl FnOnce(&mut Message),
     ) -> TrackingId {
         let id = TrackingId::new(self.time.clock().now(), u128::from(number));
-        let message = message(number);
+        let message = sample_message(number);
         let mut send = Message {
             sender: "bounces@example.com".parse().ok(),
             subject: number.to_string(),
@@ -219,72 +223,72 @@ impl Scene {
         id
     }
 
-    pub async fn send_many(&self, numbers: impl IntoIterator<Item = u64>) -> Vec<TrackingId> {
-        let sends = numbers.into_iter().map(|number| self.put(number, &["a@example.net"]));
+    pub async fn enqueue_many(&self, numbers: impl IntoIterator<Item = u64>) -> Vec<TrackingId> {
+        let sends = numbers.into_iter().map(|number| self.store_message(number, &["a@example.net"]));
         let ids = futures_util::future::join_all(sends).await;
         for id in &ids {
-            self.until("its trail", || self.find(*id).is_some()).await;
+            self.wait_until("its trail", || self.find_trail(*id).is_some()).await;
         }
         ids
     }
 
-    pub fn trail(&self, id: TrackingId) -> Trail {
-        self.find(id).unwrap()
+    pub fn load_trail(&self, id: TrackingId) -> Trail {
+        self.find_trail(id).unwrap()
     }
 
-    pub fn find(&self, id: TrackingId) -> Option<Trail> {
+    pub fn find_trail(&self, id: TrackingId) -> Option<Trail> {
         self.daemon.as_ref().unwrap().store().load_trail(id).unwrap()
     }
 
     /// The trail when nobody waits any more.
-    pub async fn settled(&self, id: TrackingId) -> Trail {
+    pub async fn wait_for_result(&self, id: TrackingId) -> Trail {
         let done = || {
-            self.find(id)
+            self.find_trail(id)
                 .is_some_and(|trail| !trail.recipients.iter().any(Recipient::is_pending) && !trail.is_sending)
         };
-        self.until("the end of a send", done).await;
-        self.trail(id)
+        self.wait_until("the end of a send", done).await;
+        self.load_trail(id)
     }
 
-    /// Lets time pass until that holds. It must come within 20 s of real time.
-    pub async fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
-        let (deadline, mut events) = (Instant::now() + PATIENCE, 0);
+    /// Lets time pass until that holds. The limit is [`WAIT_TIMEOUT`] of real time.
+    pub async fn wait_until(&self, what: &str, mut holds: impl FnMut() -> bool) {
+        let (deadline, mut events) = (Instant::now() + WAIT_TIMEOUT, 0);
         while !holds() {
-            let heard = self.server.heard();
+            let heard = self.server.commands();
             let last = &heard[heard.len().saturating_sub(12)..];
             assert!(Instant::now() < deadline, "{what} did not come; last heard: {last:#?}");
-            self.pass(&mut events, LEAP).await;
+            self.advance(&mut events, MAX_ADVANCE).await;
         }
     }
 
     /// Lets so much time pass, with everything that happens in it.
-    pub async fn wait(&self, duration: Duration) {
+    pub async fn let_time_pass(&self, duration: Duration) {
         let (end, mut events) = (self.time.clock().now().saturating_add(duration), 0);
         loop {
             let left = end.duration_since(self.time.clock().now());
             if left.is_zero() {
                 return;
             }
-            self.pass(&mut events, left).await;
+            self.advance(&mut events, left).await;
         }
     }
 
     /// Lets time pass, little where the server had something to do since `events`.
-    async fn pass(&self, events: &mut usize, at_most: Duration) {
+    async fn advance(&self, events: &mut usize, at_most: Duration) {
         let quiet = || {
-            let (now, handshakes) = self.server.with(|script| (script.events, script.handshakes));
+            let (now, handshakes) = self.server.with_script(|script| (script.events, script.handshakes));
             std::mem::replace(events, now) == now && handshakes == 0
         };
-        self.time.pass(quiet, at_most).await;
+        self.time.advance_when_idle(quiet, at_most).await;
     }
 
     /// Where clients hand mail in.
-    pub fn smtp(&self) -> std::net::SocketAddr {
+    pub fn smtp_address(&self) -> std::net::SocketAddr {
         self.daemon.as_ref().unwrap().smtp_addresses()[0]
     }
 
     /// Where the relay hears of events.
-    pub fn http(&self) -> std::net::SocketAddr {
+    pub fn http_address(&self) -> std::net::SocketAddr {
         self.daemon.as_ref().unwrap().http_address().unwrap()
     }
 
@@ -293,13 +297,14 @@ impl Scene {
     }
 
     /// How often a command was heard.
-    pub fn said(&self, verb: &str) -> usize {
-        self.server.heard().iter().filter(|line| line.split(' ').nth(1) == Some(verb)).count()
+    pub fn command_count(&self, verb: &str) -> usize {
+        self.server.commands().iter().filter(|line| line.split(' ').nth(1) == Some(verb)).count()
     }
 
-    pub fn assert_each_taken_once(&self, numbers: impl IntoIterator<Item = u64>, what: &str) {
-        let mut messages: Vec<_> = self.server.taken().into_iter().map(|taken| taken.message).collect();
-        let mut expected: Vec<_> = numbers.into_iter().map(|number| message(number).into_bytes()).collect();
+    pub fn assert_each_accepted_once(&self, numbers: impl IntoIterator<Item = u64>, what: &str) {
+        let mut messages: Vec<_> = self.server.accepted().into_iter().map(|taken| taken.message).collect();
+        let mut expected: Vec<_> =
+            numbers.into_iter().map(|number| sample_message(number).into_bytes()).collect();
         messages.sort();
         expected.sort();
         assert!(messages == expected, "{what}: {} messages", messages.len());
@@ -307,8 +312,8 @@ impl Scene {
 }
 
 /// Dots where they matter, and a length of its own.
-pub fn message(number: u64) -> String {
-    if number == LONG {
+pub fn sample_message(number: u64) -> String {
+    if number == LONG_MESSAGE {
         return format!("Subject: long\r\n\r\n{}", format!("{}\r\n", "x".repeat(990)).repeat(12_000));
     }
     let lines = "\r\n..two\r\n.\r\nline.\r\n".repeat(number as usize % 100 * 3);
@@ -320,16 +325,20 @@ pub fn message_id() -> Option<MessageId> {
     MessageId::parse("<one@example.com>")
 }
 
-pub fn taken(connection: usize, number: u64) -> Taken {
-    Taken { connection, recipients: vec!["a@example.net".into()], message: message(number).into_bytes() }
+pub fn accepted_mail(connection: usize, number: u64) -> AcceptedMail {
+    AcceptedMail {
+        connection,
+        recipients: vec!["a@example.net".into()],
+        message: sample_message(number).into_bytes(),
+    }
 }
 
-pub fn states(trail: &Trail) -> Vec<RecipientState> {
+pub fn recipient_states(trail: &Trail) -> Vec<RecipientState> {
     trail.recipients.iter().map(Recipient::state).collect()
 }
 
 /// What the attempts came to, oldest first.
-pub fn attempts(trail: &Trail) -> Vec<AttemptStatus> {
+pub fn attempt_results(trail: &Trail) -> Vec<AttemptStatus> {
     let facts = trail.events.iter();
     let standings = facts.filter_map(|fact| match fact.kind {
         TrailEventKind::Attempted(standing) => Some(standing),
@@ -339,10 +348,11 @@ pub fn attempts(trail: &Trail) -> Vec<AttemptStatus> {
 }
 
 /// A message that no buffer between relay and server holds.
-pub const LONG: u64 = 1_000_000;
-/// Longest wait for anything, in real time; reached only by a test that fails.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const LONG_MESSAGE: u64 = 1_000_000;
+/// Longest wait for a state, in real time; only a failing test reaches it. Manual time advances with the processors, and
+/// other tests and builds share them.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 /// How much time passes at once while something happens, and at most while nothing does: less than any wait for an
 /// upstream, so that one that began just before a leap does not end by it.
-const STEP: Duration = Duration::from_millis(100);
-const LEAP: Duration = Duration::from_secs(20);
+const MIN_ADVANCE: Duration = Duration::from_millis(100);
+const MAX_ADVANCE: Duration = Duration::from_secs(20);

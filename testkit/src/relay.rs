@@ -1,6 +1,6 @@
 //! A relay in this process, in a directory of its own.
 
-use crate::smtp_sink::Sink;
+use crate::smtp_sink::SmtpSink;
 use mailtrail::config;
 use mailtrail::daemon::Daemon;
 use mailtrail_mail::{Clock, Timestamp, TrackingId};
@@ -22,7 +22,7 @@ pub struct Relay {
 
 impl Relay {
     /// A relay with five doors, whose mail goes to `sink`.
-    pub async fn start(sink: &Sink, limits: &str) -> Self {
+    pub async fn start(sink: &SmtpSink, limits: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let text = configuration(directory.path().to_str().unwrap(), [0; 3], sink.port(), limits);
         let config = config::parse(&text, directory.path(), &BTreeMap::new()).unwrap();
@@ -56,7 +56,7 @@ impl Relay {
     }
 
     /// Another one, by its place in the configuration.
-    pub fn listener(&self, place: usize) -> SocketAddr {
+    pub fn listener_at(&self, place: usize) -> SocketAddr {
         self.daemon.smtp_addresses()[place]
     }
 
@@ -71,7 +71,7 @@ impl Relay {
     }
 
     /// Trust in it.
-    pub fn trust(&self) -> TlsConnector {
+    pub fn tls_connector(&self) -> TlsConnector {
         mailtrail_net::tls::build_connector(Some(&self.certificate())).unwrap()
     }
 
@@ -88,7 +88,7 @@ impl Relay {
 }
 
 /// Everything that a store holds, newest first.
-pub fn all_sends(store: &Store) -> Vec<TrackingId> {
+pub fn all_message_ids(store: &Store) -> Vec<TrackingId> {
     let low = TrackingId::new(Timestamp::from_millis(0), 0);
     let high = TrackingId::new(Timestamp::from_millis((1 << 48) - 1), u128::MAX);
     store.ids_in_range(low, high, usize::MAX).unwrap()

@@ -1,7 +1,7 @@
 //! A relay in a process of its own: the real program, to be killed or looked at from outside.
 
 use crate::relay::configuration;
-use crate::smtp_sink::Sink;
+use crate::smtp_sink::SmtpSink;
 use command_fds::{CommandFdExt, FdMapping};
 use mailtrail_mail::Clock;
 use mailtrail_store::Store;
@@ -16,21 +16,21 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 /// What a command said.
-pub struct Said {
+pub struct CommandOutput {
     pub code: i32,
-    pub out: String,
-    pub err: String,
+    pub stdout: String,
+    pub stderr: String,
 }
 
-impl Said {
+impl CommandOutput {
     /// Each line of it.
-    pub fn json(&self) -> Vec<Value> {
-        self.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    pub fn json_lines(&self) -> Vec<Value> {
+        self.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 }
 
 /// The real program, its files, its ports.
-pub struct Process {
+pub struct RelayProcess {
     directory: TempDir,
     ports: [u16; 3],
     /// What it is called by.
@@ -39,34 +39,34 @@ pub struct Process {
     child: Option<Child>,
 }
 
-impl Process {
+impl RelayProcess {
     /// With the usual limits; it does not run yet.
-    pub fn new(sink: &Sink) -> Self {
-        Self::with(sink, "")
+    pub fn new(sink: &SmtpSink) -> Self {
+        Self::with_limits(sink, "")
     }
 
     /// With these `[limits]`.
-    pub fn with(sink: &Sink, limits: &str) -> Self {
-        Self::toward(sink.port(), limits)
+    pub fn with_limits(sink: &SmtpSink, limits: &str) -> Self {
+        Self::with_upstream_port(sink.port(), limits)
     }
 
     /// With another server behind it.
-    pub fn toward(port: u16, limits: &str) -> Self {
-        Self::configured(|data_dir, ports| configuration(data_dir, ports, port, limits))
+    pub fn with_upstream_port(port: u16, limits: &str) -> Self {
+        Self::with_configuration(|data_dir, ports| configuration(data_dir, ports, port, limits))
     }
 
     /// With a configuration of its own, made of the data directory and three ports; the second takes mail in clear.
-    pub fn configured(text: impl FnOnce(&str, [u16; 3]) -> String) -> Self {
+    pub fn with_configuration(text: impl FnOnce(&str, [u16; 3]) -> String) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let ports = [(); 3].map(|()| free_port());
         let program = crate::mailtrail_program();
         let process = Self { directory, ports, program, environment: Vec::new(), child: None };
-        process.configure(&text(process.data().to_str().unwrap(), ports));
+        process.write_configuration(&text(process.data_dir().to_str().unwrap(), ports));
         process
     }
 
     /// Under another name.
-    pub fn called(mut self, program: PathBuf) -> Self {
+    pub fn with_program(mut self, program: PathBuf) -> Self {
         self.program = program;
         self
     }
@@ -79,28 +79,28 @@ impl Process {
 
     /// The text of its usual configuration.
     pub fn configuration(&self, sink: u16, limits: &str) -> String {
-        configuration(self.data().to_str().unwrap(), self.ports, sink, limits)
+        configuration(self.data_dir().to_str().unwrap(), self.ports, sink, limits)
     }
 
     /// Writes another configuration; nobody is told.
-    pub fn configure(&self, text: &str) {
+    pub fn write_configuration(&self, text: &str) {
         std::fs::write(self.directory.path().join("mailtrail.toml"), text).unwrap();
     }
 
     /// Starts it; returns when clients can connect.
     pub async fn start(&mut self) {
-        self.start_by(&mut Command::new(&self.program)).await;
+        self.start_command(&mut Command::new(&self.program)).await;
     }
 
     /// Starts it; false where it refuses to start because its store is damaged, and says so.
-    pub async fn starts_or_refuses(&mut self, what: &str) -> bool {
+    pub async fn start_or_refuse(&mut self, what: &str) -> bool {
         let path = self.directory.path();
         let log = File::options().create(true).append(true).open(path.join("log")).unwrap();
         let mut child = self.command(&["serve"]).stderr(log).spawn().unwrap();
-        let starts = self.starts();
+        let starts = self.ready_count();
         let look = || match child.try_wait().unwrap() {
             Some(status) => Some(status.code()),
-            None => (self.starts() > starts).then_some(Some(0)),
+            None => (self.ready_count() > starts).then_some(Some(0)),
         };
         let ended = crate::eventually(what, look).await;
         let log = self.log();
@@ -114,19 +114,19 @@ impl Process {
     }
 
     /// Starts it with these words behind `serve`.
-    pub async fn start_with(&mut self, words: &[&str]) {
+    pub async fn start_with_arguments(&mut self, words: &[&str]) {
         self.launch(&mut Command::new(&self.program), words).await;
     }
 
     /// Starts it with a standard error that is not looked at; returns when clients can connect.
-    pub async fn start_telling(&mut self, whom: impl Into<Stdio>) {
+    pub async fn start_with_stderr(&mut self, whom: impl Into<Stdio>) {
         self.child = Some(self.command(&["serve"]).stderr(whom).spawn().unwrap());
         let address = self.address(1);
         crate::eventually("the relay is ready", || TcpStream::connect(address).ok()).await;
     }
 
     /// Starts it as systemd does, with sockets that are open already.
-    pub async fn start_on(&mut self, sockets: &[&TcpListener]) {
+    pub async fn start_with_sockets(&mut self, sockets: &[&TcpListener]) {
         // The protocol names the process, which is not known before.
         let mut command = Command::new("/bin/sh");
         command.args(["-c", "LISTEN_PID=$$ exec \"$0\" \"$@\""]).arg(&self.program);
@@ -134,38 +134,38 @@ impl Process {
         let mappings = sockets.iter().zip(3..);
         let mappings = mappings
             .map(|(socket, child_fd)| FdMapping { parent_fd: socket.try_clone().unwrap().into(), child_fd });
-        self.start_by(command.fd_mappings(mappings.collect()).unwrap()).await;
+        self.start_command(command.fd_mappings(mappings.collect()).unwrap()).await;
     }
 
     /// Starts it with so many descriptors at most.
-    pub async fn start_with_files(&mut self, files: u64) {
+    pub async fn start_with_descriptor_limit(&mut self, files: u64) {
         self.start_limited(&format!("ulimit -n {files}")).await;
     }
 
     /// Starts it with so many bytes of memory of its own at most, stacks of its threads included.
-    pub async fn start_with_memory(&mut self, bytes: u64) {
+    pub async fn start_with_memory_limit(&mut self, bytes: u64) {
         self.start_limited(&format!("ulimit -d {}", bytes >> 10)).await;
     }
 
     async fn start_limited(&mut self, limit: &str) {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", &format!("{limit}; exec \"$0\" \"$@\"")]);
-        self.start_by(command.arg(&self.program)).await;
+        self.start_command(command.arg(&self.program)).await;
     }
 
     /// Starts it within the user and mount namespaces of that process.
-    pub async fn start_within(&mut self, holder: u32) {
-        let starts = self.starts();
-        self.begin_within(holder);
-        self.started(starts + 1).await;
+    pub async fn start_in_namespace(&mut self, holder: u32) {
+        let starts = self.ready_count();
+        self.spawn_in_namespace(holder);
+        self.wait_until_ready(starts + 1).await;
     }
 
     /// The same; returns before it is ready.
-    pub fn begin_within(&mut self, holder: u32) {
+    pub fn spawn_in_namespace(&mut self, holder: u32) {
         let mut command = Command::new("nsenter");
         command.args(["--preserve-credentials", "--user", "--mount", "--target", &holder.to_string()]);
         command.arg(&self.program);
-        self.begin(&mut command, &[]);
+        self.spawn(&mut command, &[]);
     }
 
     /// Whether it was started, and not ended again.
@@ -178,17 +178,17 @@ impl Process {
         self.child.as_mut().unwrap().try_wait().unwrap().is_some()
     }
 
-    async fn start_by(&mut self, command: &mut Command) {
+    async fn start_command(&mut self, command: &mut Command) {
         self.launch(command, &[]).await;
     }
 
     async fn launch(&mut self, command: &mut Command, words: &[&str]) {
-        let starts = self.starts();
-        self.begin(command, words);
-        self.started(starts + 1).await;
+        let starts = self.ready_count();
+        self.spawn(command, words);
+        self.wait_until_ready(starts + 1).await;
     }
 
-    fn begin(&mut self, command: &mut Command, words: &[&str]) {
+    fn spawn(&mut self, command: &mut Command, words: &[&str]) {
         let path = self.directory.path();
         let log = File::options().create(true).append(true).open(path.join("log")).unwrap();
         command.arg("--config").arg(path.join("mailtrail.toml")).arg("serve").args(words);
@@ -197,12 +197,12 @@ impl Process {
     }
 
     /// How often it said so far that it is ready.
-    pub fn starts(&self) -> usize {
+    pub fn ready_count(&self) -> usize {
         self.log().matches(" ready ").count()
     }
 
     /// Waits until it has said so often that it is ready.
-    pub async fn started(&mut self, times: usize) {
+    pub async fn wait_until_ready(&mut self, times: usize) {
         let log = self.directory.path().join("log");
         let child = self.child.as_mut().unwrap();
         let up = || {
@@ -219,19 +219,26 @@ impl Process {
     pub async fn run(&self) -> Output {
         let mut command = Command::new(&self.program);
         command.arg("--config").arg(self.directory.path().join("mailtrail.toml")).arg("serve");
-        crate::run(&mut command).await.unwrap()
+        crate::run_if_installed(&mut command).await.unwrap()
     }
 
     /// Runs another command under its configuration.
-    pub async fn ask(&self, arguments: &[&str]) -> Said {
-        self.ask_with(arguments, "").await
+    pub async fn run_command(&self, arguments: &[&str]) -> CommandOutput {
+        self.run_command_with_input(arguments, "").await
     }
 
     /// The same, with something to read.
-    pub async fn ask_with(&self, arguments: &[&str], stdin: &str) -> Said {
-        let output = crate::run(self.command(arguments).stdin(crate::input(stdin.as_bytes()))).await.unwrap();
+    pub async fn run_command_with_input(&self, arguments: &[&str], stdin: &str) -> CommandOutput {
+        let output =
+            crate::run_if_installed(self.command(arguments).stdin(crate::stdin_file(stdin.as_bytes())))
+                .await
+                .unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
-        Said { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
+        CommandOutput {
+            code: output.status.code().unwrap(),
+            stdout: text(output.stdout),
+            stderr: text(output.stderr),
+        }
     }
 
     /// Such a command, to be run.
@@ -247,7 +254,7 @@ impl Process {
     }
 
     /// Waits until it has logged that.
-    pub async fn says(&self, words: &str) {
+    pub async fn wait_for_log(&self, words: &str) {
         let look = || self.log().contains(words).then_some(());
         crate::eventually(&format!("{words:?} in the log"), look).await;
     }
@@ -261,43 +268,43 @@ impl Process {
     }
 
     /// SIGHUP to our own child.
-    pub async fn hang_up(&self) {
+    pub async fn send_sighup(&self) {
         self.signal("-HUP").await;
     }
 
     /// SIGUSR2 to our own child.
-    pub async fn restart(&self) {
+    pub async fn send_sigusr2(&self) {
         self.signal("-USR2").await;
     }
 
     async fn signal(&self, signal: &str) {
         let id = self.child.as_ref().unwrap().id().to_string();
-        let told = crate::run(Command::new("kill").args([signal, &id])).await;
+        let told = crate::run_if_installed(Command::new("kill").args([signal, &id])).await;
         assert!(told.is_some_and(|output| output.status.success()));
     }
 
     /// SIGTERM to our own child; returns when it has ended.
     pub async fn terminate(&mut self) -> ExitStatus {
         self.signal("-TERM").await;
-        self.ended().await
+        self.wait_for_exit().await
     }
 
     /// Tells it to end.
-    pub async fn tell_to_stop(&self) {
+    pub async fn send_sigterm(&self) {
         self.signal("-TERM").await;
     }
 
     /// Waits for its end.
-    pub async fn ended(&mut self) -> ExitStatus {
+    pub async fn wait_for_exit(&mut self) -> ExitStatus {
         let mut child = self.child.take().unwrap();
-        crate::eventually_within(A_STOP, "it ends", || child.try_wait().unwrap()).await
+        crate::eventually_within(STOP_TIMEOUT, "it ends", || child.try_wait().unwrap()).await
     }
 
     /// Lets it run until nothing waits any more; returns its store.
-    pub async fn settle(&mut self) -> Store {
-        for _ in 0..ROUNDS {
+    pub async fn drain(&mut self) -> Store {
+        for _ in 0..MAX_RESTARTS {
             assert!(self.terminate().await.success());
-            let (store, report) = Store::open_read_only(&self.data(), Clock::System).unwrap();
+            let (store, report) = Store::open_read_only(&self.data_dir(), Clock::System).unwrap();
             assert_eq!(
                 (&report.rebuild_reason, report.corrupt_ranges.len()),
                 (&None, 0),
@@ -323,7 +330,7 @@ impl Process {
         self.directory.path()
     }
 
-    pub fn data(&self) -> PathBuf {
+    pub fn data_dir(&self) -> PathBuf {
         self.directory.path().join("data")
     }
 
@@ -341,7 +348,7 @@ impl Process {
     }
 }
 
-impl Drop for Process {
+impl Drop for RelayProcess {
     /// A failed test leaves no process behind.
     fn drop(&mut self) {
         if let Some(mut child) = self.child.take() {
@@ -361,6 +368,6 @@ pub fn free_port() -> u16 {
 }
 
 /// No stop takes so long: it is over within 30 s.
-const A_STOP: Duration = Duration::from_secs(60);
+const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often it may be started again until nothing waits.
-const ROUNDS: usize = 20;
+const MAX_RESTARTS: usize = 20;

@@ -1,6 +1,6 @@
 //! The real program and the sandbox as its provider.
 
-use crate::relay_process::{Process, Said};
+use crate::relay_process::{CommandOutput, RelayProcess};
 use mailtrail_mail::Clock;
 use mailtrail_mail::Secret;
 use mailtrail_net::tls;
@@ -9,31 +9,31 @@ use reqwest::Method;
 use serde_json::Value;
 use std::net::SocketAddr;
 
-pub struct House {
-    pub process: Process,
+pub struct SandboxHarness {
+    pub process: RelayProcess,
     pub sandbox: Sandbox,
     pub configuration: String,
-    face: ProviderProfile,
+    profile: ProviderProfile,
 }
 
-impl House {
+impl SandboxHarness {
     /// It does not run yet; the provider tells it everything without being asked to.
     pub async fn new(profile: ProviderProfile) -> Self {
         // The files stand beside the configuration, whose directory is not known before.
-        let process = Process::configured(|_, _| String::new());
+        let process = RelayProcess::with_configuration(|_, _| String::new());
         let here = process.directory();
-        for (name, secret) in [("key", KEY), ("proof", PROOF)] {
+        for (name, secret) in [("key", API_KEY), ("proof", WEBHOOK_SECRET)] {
             std::fs::write(here.join(name), secret).unwrap();
         }
         let sandbox = mailtrail_sandbox::start(mailtrail_sandbox::SandboxSettings {
             profile,
             smtp_address: SocketAddr::from(([127, 0, 0, 1], 0)),
             api_address: SocketAddr::from(([127, 0, 0, 1], 0)),
-            api_key: Secret::new(KEY),
+            api_key: Secret::new(API_KEY),
             domain: DOMAIN.into(),
             username: "up@mg.example.com".into(),
             password: Secret::new("pw"),
-            signing_key: Secret::new(PROOF),
+            signing_key: Secret::new(WEBHOOK_SECRET),
             webhook_url: Some(format!("http://{}/webhooks/up", process.address(1))),
             time_scale: 0.0,
             faults: FaultInjection::default(),
@@ -42,20 +42,20 @@ impl House {
         });
         let sandbox = sandbox.await.unwrap();
         let configuration = configuration(profile, &process, &sandbox);
-        process.configure(&configuration);
-        Self { process, sandbox, configuration, face: profile }
+        process.write_configuration(&configuration);
+        Self { process, sandbox, configuration, profile }
     }
 
     /// Asks the provider's API.
-    pub async fn api(&self, method: Method, path: &str, body: Option<Value>) -> (u16, Value) {
+    pub async fn call_api(&self, method: Method, path: &str, body: Option<Value>) -> (u16, Value) {
         let tls = tls::build_client_config(None).unwrap();
         let client = reqwest::Client::builder().tls_backend_preconfigured(tls).build().unwrap();
         let request = client.request(method, format!("http://{}{path}", self.sandbox.api_address()));
-        let request = match self.face {
-            ProviderProfile::Mailgun => request.basic_auth("api", Some(KEY)),
-            ProviderProfile::Brevo => request.header("api-key", KEY),
+        let request = match self.profile {
+            ProviderProfile::Mailgun => request.basic_auth("api", Some(API_KEY)),
+            ProviderProfile::Brevo => request.header("api-key", API_KEY),
         };
-        let request = match (body, self.face) {
+        let request = match (body, self.profile) {
             (None, _) => request,
             (Some(body), ProviderProfile::Brevo) => request.json(&body),
             (Some(body), ProviderProfile::Mailgun) => request
@@ -68,16 +68,21 @@ impl House {
     }
 
     /// Runs a command; no secret is ever said.
-    pub async fn ask(&self, arguments: &[&str]) -> Said {
-        let said = self.process.ask(arguments).await;
-        for secret in [KEY, PROOF] {
-            assert!(!said.out.contains(secret) && !said.err.contains(secret), "{} {}", said.out, said.err);
+    pub async fn run_command(&self, arguments: &[&str]) -> CommandOutput {
+        let said = self.process.run_command(arguments).await;
+        for secret in [API_KEY, WEBHOOK_SECRET] {
+            assert!(
+                !said.stdout.contains(secret) && !said.stderr.contains(secret),
+                "{} {}",
+                said.stdout,
+                said.stderr
+            );
         }
         said
     }
 }
 
-fn configuration(face: ProviderProfile, process: &Process, sandbox: &Sandbox) -> String {
+fn configuration(face: ProviderProfile, process: &RelayProcess, sandbox: &Sandbox) -> String {
     let (provider, proof) = match face {
         ProviderProfile::Mailgun => ("mailgun", "webhook_signing_key_file"),
         ProviderProfile::Brevo => ("brevo", "webhook_token_file"),
@@ -111,7 +116,7 @@ enabled = false
 [http]
 address = "{http}"
 "#,
-        data = process.data().display(),
+        data = process.data_dir().display(),
         door = process.address(0),
         port = sandbox.smtp_address().port(),
         api = sandbox.api_address(),
@@ -120,5 +125,5 @@ address = "{http}"
 }
 
 pub const DOMAIN: &str = "mg.example.com";
-pub const KEY: &str = "key-of-the-account";
-pub const PROOF: &str = "proof-of-the-provider";
+pub const API_KEY: &str = "key-of-the-account";
+pub const WEBHOOK_SECRET: &str = "proof-of-the-provider";

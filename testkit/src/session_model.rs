@@ -136,16 +136,16 @@ fn unwanted(block: &HeaderSection<'_>, provider: Provider, has_sender: bool) -> 
 
 /// What was said to one client.
 #[derive(Debug, Default)]
-pub struct Talk {
+pub struct Transcript {
     /// The code of each reply.
     pub codes: Vec<u16>,
     /// What was taken.
-    pub taken: Vec<Taken>,
+    pub accepted: Vec<AcceptedMail>,
 }
 
 /// A message that was taken.
 #[derive(Debug)]
-pub struct Taken {
+pub struct AcceptedMail {
     /// Empty for `<>`.
     pub sender: String,
     /// In their order.
@@ -156,10 +156,10 @@ pub struct Taken {
 
 /// A whole session: there is one reply to each line, of whole lines and of our own words; no mail is taken before
 /// TLS, a greeting and a login where they are asked for, nor without recipients or with too many.
-pub fn session(input: &[u8], rules: SessionPolicy) -> Talk {
+pub fn session(input: &[u8], rules: SessionPolicy) -> Transcript {
     let rules = Arc::new(rules);
     let mut session = Session::new(rules.clone(), false, false);
-    let (mut talk, mut chunks) = (Talk::default(), None);
+    let (mut talk, mut chunks) = (Transcript::default(), None);
     let (mut secured, mut greeted, mut recipients) = (false, false, Vec::new());
     talk.codes.push(code(&session.greeting_reply()));
     let mut rest = input;
@@ -278,7 +278,7 @@ fn finish(
     message: Vec<u8>,
     recipients: &mut Vec<String>,
     rules: &SessionPolicy,
-    talk: &mut Talk,
+    talk: &mut Transcript,
 ) {
     let envelope = session.take_envelope().expect("there is a transaction");
     let asked: Vec<_> = envelope.recipients.iter().map(ToString::to_string).collect();
@@ -291,7 +291,7 @@ fn finish(
         session.on_message_accepted();
         talk.codes.push(250);
         let sender = envelope.sender.map(|sender| sender.to_string()).unwrap_or_default();
-        talk.taken.push(Taken { sender, recipients: asked, message });
+        talk.accepted.push(AcceptedMail { sender, recipients: asked, message });
         return;
     };
     talk.codes.push(code(&reply));

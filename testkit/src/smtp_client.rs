@@ -10,40 +10,40 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-pub trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
+pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 
 /// One connection.
-pub struct Client {
-    wire: BufReader<Box<dyn Wire>>,
+pub struct SmtpClient {
+    stream: BufReader<Box<dyn ByteStream>>,
 }
 
 /// Code and last line of a reply.
-pub type Answer = (u16, String);
+pub type ReplyLine = (u16, String);
 
-impl Client {
+impl SmtpClient {
     /// Connects and introduces itself.
     pub async fn connect(address: SocketAddr) -> io::Result<Self> {
-        Self::greet(TcpStream::connect(address).await?).await
+        Self::from_stream(TcpStream::connect(address).await?).await
     }
 
     /// Introduces itself on a connection.
-    pub async fn greet(stream: TcpStream) -> io::Result<Self> {
+    pub async fn from_stream(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
-        let mut client = Self { wire: BufReader::new(Box::new(stream)) };
-        expect(220, client.answer().await?)?;
-        expect(250, client.ask("EHLO [127.0.0.1]").await?)?;
+        let mut client = Self { stream: BufReader::new(Box::new(stream)) };
+        expect_code(220, client.read_reply().await?)?;
+        expect_code(250, client.command("EHLO [127.0.0.1]").await?)?;
         Ok(client)
     }
 
     /// Connects as a proxy that says this, a PROXY header first, and introduces itself.
-    pub async fn by_proxy(address: SocketAddr, introduction: &[&str]) -> io::Result<Self> {
+    pub async fn connect_through_proxy(address: SocketAddr, introduction: &[&str]) -> io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
-        let mut client = Self { wire: BufReader::new(Box::new(stream)) };
+        let mut client = Self { stream: BufReader::new(Box::new(stream)) };
         for line in introduction {
-            expect(220, client.ask(line).await?)?;
+            expect_code(220, client.command(line).await?)?;
         }
-        client.ask("EHLO [127.0.0.1]").await?;
+        client.command("EHLO [127.0.0.1]").await?;
         Ok(client)
     }
 
@@ -56,59 +56,59 @@ impl Client {
     pub async fn log_in_as(user: &str, address: SocketAddr, trust: &TlsConnector) -> io::Result<Self> {
         let mut client = Self::connect(address).await?.start_tls(trust).await?;
         let token = BASE64_STANDARD.encode(format!("\0{user}\0{PASSWORD}"));
-        expect(235, client.ask(&format!("AUTH PLAIN {token}")).await?)?;
+        expect_code(235, client.command(&format!("AUTH PLAIN {token}")).await?)?;
         Ok(client)
     }
 
     /// Connects where TLS comes first, and introduces itself.
-    pub async fn connect_secured(address: SocketAddr, trust: &TlsConnector) -> io::Result<Self> {
+    pub async fn connect_tls(address: SocketAddr, trust: &TlsConnector) -> io::Result<Self> {
         let name = ServerName::try_from("localhost").unwrap();
         let secured = trust.connect(name, TcpStream::connect(address).await?).await?;
-        let mut client = Self { wire: BufReader::new(Box::new(secured)) };
-        client.answer().await?;
-        client.ask("EHLO [127.0.0.1]").await?;
+        let mut client = Self { stream: BufReader::new(Box::new(secured)) };
+        client.read_reply().await?;
+        client.command("EHLO [127.0.0.1]").await?;
         Ok(client)
     }
 
     /// Speaks TLS, and introduces itself anew.
     pub async fn start_tls(mut self, trust: &TlsConnector) -> io::Result<Self> {
-        expect(220, self.ask("STARTTLS").await?)?;
+        expect_code(220, self.command("STARTTLS").await?)?;
         let name = ServerName::try_from("localhost").unwrap();
-        let secured = trust.connect(name, self.wire.into_inner()).await?;
-        let mut client = Self { wire: BufReader::new(Box::new(secured)) };
-        client.ask("EHLO [127.0.0.1]").await?;
+        let secured = trust.connect(name, self.stream.into_inner()).await?;
+        let mut client = Self { stream: BufReader::new(Box::new(secured)) };
+        client.command("EHLO [127.0.0.1]").await?;
         Ok(client)
     }
 
     /// Hands a message over and returns its tracking id. `message` needs no dots doubled and ends with CRLF.
     pub async fn submit(&mut self, from: &str, to: &[&str], message: &str) -> io::Result<String> {
-        expect(250, self.ask(&format!("MAIL FROM:<{from}>")).await?)?;
+        expect_code(250, self.command(&format!("MAIL FROM:<{from}>")).await?)?;
         for recipient in to {
-            expect(250, self.ask(&format!("RCPT TO:<{recipient}>")).await?)?;
+            expect_code(250, self.command(&format!("RCPT TO:<{recipient}>")).await?)?;
         }
-        expect(354, self.ask("DATA").await?)?;
-        let text = expect(250, self.ask(&format!("{message}.")).await?)?;
+        expect_code(354, self.command("DATA").await?)?;
+        let text = expect_code(250, self.command(&format!("{message}.")).await?)?;
         let id = text.rsplit(' ').next().unwrap_or_default();
         Ok(id.to_owned())
     }
 
     /// Says a line and hears the reply.
-    pub async fn ask(&mut self, line: &str) -> io::Result<Answer> {
-        self.say(&format!("{line}\r\n")).await?;
-        self.answer().await
+    pub async fn command(&mut self, line: &str) -> io::Result<ReplyLine> {
+        self.send(&format!("{line}\r\n")).await?;
+        self.read_reply().await
     }
 
     /// Says something that gets no reply yet.
-    pub async fn say(&mut self, text: &str) -> io::Result<()> {
-        self.wire.write_all(text.as_bytes()).await?;
-        self.wire.flush().await
+    pub async fn send(&mut self, text: &str) -> io::Result<()> {
+        self.stream.write_all(text.as_bytes()).await?;
+        self.stream.flush().await
     }
 
     /// Hears a reply.
-    pub async fn answer(&mut self) -> io::Result<Answer> {
+    pub async fn read_reply(&mut self) -> io::Result<ReplyLine> {
         loop {
             let mut line = String::new();
-            if self.wire.read_line(&mut line).await? == 0 {
+            if self.stream.read_line(&mut line).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             let line = line.trim_end();
@@ -121,6 +121,6 @@ impl Client {
 }
 
 /// The text of a reply with that code.
-pub fn expect(code: u16, answer: Answer) -> io::Result<String> {
+pub fn expect_code(code: u16, answer: ReplyLine) -> io::Result<String> {
     if answer.0 == code { Ok(answer.1) } else { Err(io::Error::other(answer.1)) }
 }

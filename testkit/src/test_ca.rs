@@ -13,22 +13,22 @@ use std::sync::Arc;
 use tokio_rustls::TlsConnector;
 
 /// An authority that certifies servers and clients.
-pub struct Authority(pub CertifiedIssuer<'static, KeyPair>);
+pub struct TestCa(pub CertifiedIssuer<'static, KeyPair>);
 
 /// A certificate and its key.
-pub struct Identity {
+pub struct TestCertificate {
     pub certificate: CertificateDer<'static>,
     key: KeyPair,
 }
 
-impl Authority {
+impl TestCa {
     pub fn generate() -> Self {
         let mut parameters = CertificateParams::default();
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(parameters, KeyPair::generate().unwrap()).unwrap())
     }
 
-    pub fn certify(&self, name: SanType) -> Identity {
+    pub fn issue(&self, name: SanType) -> TestCertificate {
         let mut parameters = CertificateParams::default();
         parameters.subject_alt_names = vec![name];
         parameters.extended_key_usages =
@@ -36,22 +36,22 @@ impl Authority {
         parameters.not_after = date_time_ymd(2027, 1, 2);
         let key = KeyPair::generate().unwrap();
         let certificate = parameters.signed_by(&key, &self.0).unwrap().der().clone();
-        Identity { certificate, key }
+        TestCertificate { certificate, key }
     }
 
     /// A client's side, which trusts this authority.
-    pub fn connector(&self, identity: Option<&Identity>) -> TlsConnector {
-        TlsConnector::from(Arc::new(self.client(identity)))
+    pub fn connector(&self, identity: Option<&TestCertificate>) -> TlsConnector {
+        TlsConnector::from(Arc::new(self.client_config(identity)))
     }
 
     /// The same for a client that asks for these protocols (ALPN).
-    pub fn connector_for(&self, protocols: &[&str]) -> TlsConnector {
-        let mut config = self.client(None);
+    pub fn connector_with_alpn(&self, protocols: &[&str]) -> TlsConnector {
+        let mut config = self.client_config(None);
         config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
         TlsConnector::from(Arc::new(config))
     }
 
-    fn client(&self, identity: Option<&Identity>) -> ClientConfig {
+    fn client_config(&self, identity: Option<&TestCertificate>) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(self.0.der().clone()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -59,7 +59,7 @@ impl Authority {
         let builder = builder.unwrap().with_root_certificates(roots);
         match identity {
             None => builder.with_no_client_auth(),
-            Some(Identity { certificate, key }) => {
+            Some(TestCertificate { certificate, key }) => {
                 let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
                 builder.with_client_auth_cert(vec![certificate.clone()], key).unwrap()
             }
@@ -67,7 +67,7 @@ impl Authority {
     }
 }
 
-impl Identity {
+impl TestCertificate {
     pub fn write(&self, directory: &Path) {
         let body = BASE64_STANDARD.encode(&self.certificate);
         let pem = format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n");
@@ -77,7 +77,7 @@ impl Identity {
 }
 
 /// A host's name.
-pub fn dns(name: &str) -> SanType {
+pub fn dns_name(name: &str) -> SanType {
     SanType::DnsName(name.try_into().unwrap())
 }
 

@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 /// Longest wait for anything; reached only by a test that fails.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Looks until there is something to be seen.
 pub async fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    eventually_within(PATIENCE, what, &mut look).await
+    eventually_within(WAIT_TIMEOUT, what, &mut look).await
 }
 
 /// The same, with another patience.

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
-pub struct Scene {
+pub struct WebhookHarness {
     pub daemon: Daemon,
     pub client: reqwest::Client,
     config: Config,
@@ -23,9 +23,9 @@ pub struct Scene {
     directory: TempDir,
 }
 
-impl Scene {
+impl WebhookHarness {
     /// `more` begins with keys of the upstream, `up`, and may go on with sections.
-    pub async fn at(seconds: u64, provider: &str, more: &str) -> Self {
+    pub async fn start_at(seconds: u64, provider: &str, more: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let (upstream, sections) = more.split_at(more.find("\n[").map_or(more.len(), |at| at + 1));
         let http = if sections.contains("[http]") { "" } else { "[http]\n" };
@@ -46,7 +46,7 @@ impl Scene {
     }
 
     /// Stops the relay and starts it anew, without its ledger.
-    pub async fn rebuilt(self) -> Self {
+    pub async fn rebuild_ledger(self) -> Self {
         let Self { daemon, client, config, clock, directory } = self;
         daemon.stop().await;
         std::fs::remove_dir_all(directory.path().join("data/ledger")).unwrap();
@@ -76,7 +76,7 @@ impl Scene {
     }
 
     /// Puts a send into the store as if it had come before.
-    pub async fn accept(&self, id: &str, recipients: &[&str]) {
+    pub async fn store_message(&self, id: &str, recipients: &[&str]) {
         let id: TrackingId = id.parse().unwrap();
         let message = Message {
             sender: "bounces@mg.example.com".parse().ok(),
@@ -85,7 +85,7 @@ impl Scene {
         };
         let recipients = recipients.iter().map(|to| to.parse().unwrap()).collect();
         self.daemon.store().put_message(AcceptedMessage { message, recipients }, Bytes::new()).await.unwrap();
-        until("the send", || self.daemon.store().load_trail(id).unwrap().is_some()).await;
+        wait_until("the send", || self.daemon.store().load_trail(id).unwrap().is_some()).await;
     }
 
     /// Submits a mail; its tracking id is in the answer.
@@ -106,23 +106,23 @@ impl Scene {
         last.strip_prefix("250 2.0.0 Queued as ").unwrap_or(&last).to_owned()
     }
 
-    pub fn trail(&self, id: &str) -> Trail {
+    pub fn load_trail(&self, id: &str) -> Trail {
         self.daemon.store().load_trail(id.parse().unwrap()).unwrap().unwrap()
     }
 
     pub fn recipients(&self, id: &str) -> Vec<Recipient> {
-        self.trail(id).recipients
+        self.load_trail(id).recipients
     }
 
-    /// The marks of each recipient of [`SENT`].
+    /// The marks of each recipient of [`SENT_ID`].
     pub fn marks(&self) -> Vec<Vec<(MarkKind, u32)>> {
         let marks =
             |recipient: Recipient| recipient.marks.iter().map(|(kind, mark)| (*kind, mark.count)).collect();
-        self.recipients(SENT).into_iter().map(marks).collect()
+        self.recipients(SENT_ID).into_iter().map(marks).collect()
     }
 
     /// Whether these bytes stand in the journal.
-    pub fn keeps(&self, bytes: &[u8]) -> bool {
+    pub fn journal_contains(&self, bytes: &[u8]) -> bool {
         let files = std::fs::read_dir(self.journal()).unwrap().map(|file| file.unwrap().path());
         files
             .filter(|file| file.is_file())
@@ -135,15 +135,15 @@ impl Scene {
 }
 
 /// The mark that an event leaves which `expected.json` calls so.
-pub fn mark(word: &str) -> MarkKind {
-    match expected_events::ours(word) {
+pub fn mark_kind(word: &str) -> MarkKind {
+    match expected_events::event_kind(word) {
         (kind, false) => MarkKind::Person(kind),
         (kind, true) => MarkKind::Automated(kind),
     }
 }
 
 /// Whether this is the process whose disk is full, made with a limit on the size of files: it is the same test again.
-pub fn on_a_full_disk(module: &str, test: &str) -> bool {
+pub fn is_full_disk_child(module: &str, test: &str) -> bool {
     const ROLE: &str = "MAILTRAIL_TEST_FULL_DISK";
     if std::env::var_os(ROLE).is_some() {
         return true;
@@ -159,7 +159,7 @@ pub fn on_a_full_disk(module: &str, test: &str) -> bool {
     false
 }
 
-pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub async fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !holds() {
         assert!(Instant::now() < deadline, "{what} did not come");
@@ -168,5 +168,5 @@ pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// The send that everything recorded is about.
-pub const SENT: &str = "01K54Z8Q3V7N5X9B2C6D8F0GHJ";
-pub const START: u64 = 1_789_387_203;
+pub const SENT_ID: &str = "01K54Z8Q3V7N5X9B2C6D8F0GHJ";
+pub const START_SECONDS: u64 = 1_789_387_203;

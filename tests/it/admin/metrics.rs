@@ -9,7 +9,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use testkit::relay_process::free_port;
-use testkit::smtp_client::Client;
+use testkit::smtp_client::SmtpClient;
 
 const METRICS_DOC: &str = include_str!("../../../docs/metrics.md");
 const ALERT_RULES: &str = include_str!("../../../systemd/mailtrail.rules.yml");
@@ -143,13 +143,13 @@ impl MetricsRelay {
 async fn running_relay_exposes_promised_and_only_listed_metrics() {
     let relay = MetricsRelay::start();
     testkit::eventually("it answers", || relay.scrape()).await;
-    let mut client = Client::connect(relay.smtp_address).await.unwrap();
-    assert_eq!(client.ask("NONSENSE").await.unwrap().0, 500);
+    let mut client = SmtpClient::connect(relay.smtp_address).await.unwrap();
+    assert_eq!(client.command("NONSENSE").await.unwrap().0, 500);
     for recipient in ["ada@example.net", "bounce@example.net"] {
-        assert_eq!(client.ask("MAIL FROM:<app@example.com>").await.unwrap().0, 250);
-        assert_eq!(client.ask(&format!("RCPT TO:<{recipient}>")).await.unwrap().0, 250);
-        assert_eq!(client.ask("DATA").await.unwrap().0, 354);
-        assert_eq!(client.ask("Subject: hello\r\n\r\nhi\r\n.").await.unwrap().0, 250);
+        assert_eq!(client.command("MAIL FROM:<app@example.com>").await.unwrap().0, 250);
+        assert_eq!(client.command(&format!("RCPT TO:<{recipient}>")).await.unwrap().0, 250);
+        assert_eq!(client.command("DATA").await.unwrap().0, 354);
+        assert_eq!(client.command("Subject: hello\r\n\r\nhi\r\n.").await.unwrap().0, 250);
     }
     let promised: BTreeSet<_> = PROMISED_METRICS.iter().map(|name| format!("mailtrail_{name}")).collect();
     let all =

@@ -10,10 +10,10 @@ use mailtrail_trail::provider::{generic, mailgun};
 use reqwest::{Client, Method, RequestBuilder, Response};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use testkit::PATIENCE;
-use testkit::sandbox_harness::{House, KEY, PROOF};
+use testkit::WAIT_TIMEOUT;
+use testkit::sandbox_harness::{API_KEY, SandboxHarness, WEBHOOK_SECRET};
 use testkit::smtp_client;
-use testkit::smtp_sink::{Manners, Sink};
+use testkit::smtp_sink::{SinkOptions, SmtpSink};
 
 const OPENAPI_JSON: &str = include_str!("../../../docs/openapi.json");
 
@@ -122,7 +122,7 @@ async fn every_response_matches_its_schema() {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
     };
-    let waiting = tokio::time::timeout(PATIENCE, waits).await.expect("a mail waits");
+    let waiting = tokio::time::timeout(WAIT_TIMEOUT, waits).await.expect("a mail waits");
     scene.get("/api/v1/queue/shape", &[]).await;
     let held = json!({"verb": "hold", "ids": [waiting[0]["id"]], "reason": "why", "dry_run": false});
     let hold = async {
@@ -131,7 +131,7 @@ async fn every_response_matches_its_schema() {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
     };
-    assert!(tokio::time::timeout(PATIENCE, hold).await.is_ok(), "it can be held");
+    assert!(tokio::time::timeout(WAIT_TIMEOUT, hold).await.is_ok(), "it can be held");
     let delete = json!({"verb": "delete", "all": true, "reason": "a test", "upstream": null, "domain": null});
     scene.post_order("/api/v1/queue", &delete).await;
     scene.get("/api/v1/log", &[("lines", "100")]).await;
@@ -205,8 +205,8 @@ async fn every_response_matches_its_schema() {
 
 /// The real program with everything that can be asked about, asked over TCP.
 struct ApiHarness {
-    harness: House,
-    sink: Sink,
+    harness: SandboxHarness,
+    sink: SmtpSink,
     client: Client,
     schema_checker: SchemaChecker,
     requested_routes: BTreeSet<(String, String)>,
@@ -214,8 +214,8 @@ struct ApiHarness {
 
 impl ApiHarness {
     async fn new() -> Self {
-        let mut harness = House::new(ProviderProfile::Mailgun).await;
-        let sink = Sink::with(Manners::default()).await;
+        let mut harness = SandboxHarness::new(ProviderProfile::Mailgun).await;
+        let sink = SmtpSink::with_options(SinkOptions::default()).await;
         let page = harness.process.address(2);
         let more = format!(
             "[admin]\naddress = \"{page}\"\ntoken = \"{API_TOKEN}\"\nhosts = [\"relay.lan\"]\n\
@@ -232,7 +232,7 @@ impl ApiHarness {
         let open = harness
             .configuration
             .replace("tls = \"starttls\"\nauth = \"required\"", "tls = \"none\"\nauth = \"none\"");
-        harness.process.configure(&(open + &more));
+        harness.process.write_configuration(&(open + &more));
         harness.process.start().await;
         let tls = mailtrail_net::tls::build_client_config(None).unwrap();
         let client = Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap();
@@ -271,7 +271,7 @@ impl ApiHarness {
             self.client.post(self.http_url("webhooks/campaigns/the-secret-of-the-campaigns")).body(hint);
         assert_eq!(request.send().await.unwrap().status(), 200);
         let mail = "From: ada@example.net\r\nMessage-ID: <in@example.net>\r\n\r\nhi\r\n";
-        let signature = mailgun::sign_webhook(&Secret::new(PROOF), &now, "token of a mail");
+        let signature = mailgun::sign_webhook(&Secret::new(WEBHOOK_SECRET), &now, "token of a mail");
         let form = form_urlencoded::Serializer::new(String::new())
             .extend_pairs([
                 ("recipient", "reply@mg.example.com"),
@@ -283,7 +283,7 @@ impl ApiHarness {
         let request = self.client.post(self.http_url("inbound/up/mime"));
         let request = request.header("content-type", "application/x-www-form-urlencoded").body(form);
         assert_eq!(request.send().await.unwrap().status(), 200);
-        self.sink.wait_for(1).await;
+        self.sink.wait_for_count(1).await;
         self.poll_until("/api/v1/trace?what=ada@example.net&limit=1", |found| {
             found["trails"][0]["recipients"][0]["state"] == "delivered"
         })
@@ -298,7 +298,7 @@ impl ApiHarness {
     }
 
     async fn submit_message(&self, from: &str, to: &str) -> String {
-        let mut client = smtp_client::Client::connect(self.harness.process.address(0)).await.unwrap();
+        let mut client = smtp_client::SmtpClient::connect(self.harness.process.address(0)).await.unwrap();
         let message = format!("From: {from}\r\nSubject: hello\r\n\r\nhi\r\n");
         client.submit(from, &[to], &message).await.unwrap()
     }
@@ -306,7 +306,7 @@ impl ApiHarness {
     /// Notes, while the relay is away, that the sink refused something: files refuse nothing.
     async fn record_sink_dead_letter(&mut self) {
         assert!(self.harness.process.terminate().await.success());
-        let (store, _) = Store::open(&self.harness.process.data(), Clock::System).unwrap();
+        let (store, _) = Store::open(&self.harness.process.data_dir(), Clock::System).unwrap();
         let (parcels, position) =
             store.read_from(store.cursor_at_time(Timestamp::default()).unwrap(), 1000).unwrap();
         let first = parcels.iter().find(|parcel| !parcel.entries.is_empty()).unwrap();
@@ -344,7 +344,7 @@ impl ApiHarness {
                 tokio::time::sleep(std::time::Duration::from_millis(20)).await;
             }
         };
-        if tokio::time::timeout(PATIENCE, looks).await.is_err() {
+        if tokio::time::timeout(WAIT_TIMEOUT, looks).await.is_err() {
             let answer = self.send_authorized(self.request(Method::GET, path)).await.text().await.unwrap();
             unreachable!("{path}: {answer}\n{}", self.harness.process.log());
         }
@@ -483,7 +483,7 @@ impl ApiHarness {
                 assert_eq!(answer.headers()["www-authenticate"], "Bearer");
             }
             let text = answer.text().await.unwrap();
-            assert!(!text.contains(API_TOKEN) && !text.contains(KEY), "{what}: {text}");
+            assert!(!text.contains(API_TOKEN) && !text.contains(API_KEY), "{what}: {text}");
         }
         let log = self.harness.process.log();
         assert!(!log.contains(API_TOKEN) && !log.contains("0123456789abcdeg"), "no token stands in the log");
@@ -495,8 +495,8 @@ impl ApiHarness {
             let named = |line: &&&str| line.contains(remedy) && line.contains("127.0.0.1");
             assert_eq!(refused.iter().filter(named).count(), 1, "{remedy}: {log}");
         }
-        let shown = self.harness.ask(&["config", "show"]).await;
-        assert!(shown.out.contains("token = \"******\""), "{}", shown.out);
+        let shown = self.harness.run_command(&["config", "show"]).await;
+        assert!(shown.stdout.contains("token = \"******\""), "{}", shown.stdout);
     }
 }
 

@@ -7,9 +7,9 @@ use reqwest::{Client, Method, RequestBuilder};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::time::Duration;
-use testkit::PATIENCE;
+use testkit::WAIT_TIMEOUT;
 use testkit::browser::Browser;
-use testkit::sandbox_harness::House;
+use testkit::sandbox_harness::SandboxHarness;
 use testkit::smtp_client;
 
 const PAGE_HTML: &str = include_str!("../../../crates/relay/src/admin/web/page.html");
@@ -171,8 +171,9 @@ fn undocumented_queries(script: &str) -> Vec<String> {
 
 /// Kolkata is five and a half hours ahead of UTC.
 fn assert_local_times(page: &mut Browser) {
-    let shown =
-        page.ask("[...document.querySelectorAll('time')].map((time) => [time.dateTime, time.innerText])");
+    let shown = page.evaluate_or_panic(
+        "[...document.querySelectorAll('time')].map((time) => [time.dateTime, time.innerText])",
+    );
     let shown: Vec<(String, String)> = serde_json::from_value(shown).unwrap();
     assert!(!shown.is_empty());
     for (moment, text) in shown {
@@ -193,19 +194,19 @@ async fn browser_shows_relay_data() {
         .submit_message(&["ada@example.net", MALICIOUS_RECIPIENT, "bounce@example.net"], MALICIOUS_SUBJECT)
         .await;
     // What the page waits for, by its length, and how often it asks.
-    page.before(
+    page.add_startup_script(
         "window.waits = new Map(); window.asked = 0; const [wait, forget, load] = [setTimeout, clearTimeout, fetch];
         window.setTimeout = (f, ms) => { const id = wait(() => { waits.delete(id); f(); }, ms); waits.set(id, ms); return id; };
         window.clearTimeout = (id) => { waits.delete(id); forget(id); };
         window.fetch = (...all) => { asked += 1; return load(...all); };",
     );
     page.call("Emulation.setTimezoneOverride", &json!({"timezoneId": "Asia/Kolkata"}));
-    page.go(&scene.page_url());
-    page.until("document.getElementById('door')?.hidden === false");
+    page.navigate(&scene.page_url());
+    page.wait_until("document.getElementById('door')?.hidden === false");
     assert_wrong_token_rejected(&mut page);
-    page.enter(API_TOKEN);
-    page.until("document.getElementById('newest').innerText.split('delivered').length === 3");
-    page.until("document.getElementById('newest').innerText.includes('bounced')");
+    page.type_line(API_TOKEN);
+    page.wait_until("document.getElementById('newest').innerText.split('delivered').length === 3");
+    page.wait_until("document.getElementById('newest').innerText.includes('bounced')");
     assert_overview(&mut page);
     assert_local_times(&mut page);
     assert_opens_trail(&mut page, &id);
@@ -228,20 +229,23 @@ async fn browser_shows_relay_data() {
 fn assert_wrong_token_rejected(page: &mut Browser) {
     page.tab_to("#token");
     for (typed, said) in [("0123456789abcdeg", "does not take this token"), ("schlüssel", "ASCII")] {
-        page.enter(typed);
-        page.until(&format!("document.getElementById('said').innerText.includes({})", json!(said)));
-        page.until("document.activeElement.id === 'token' && document.activeElement.value === ''");
-        assert_eq!(page.ask("sessionStorage.length + localStorage.length + document.cookie.length"), 0);
-        assert_eq!(page.ask("document.querySelector('main').hidden"), true);
+        page.type_line(typed);
+        page.wait_until(&format!("document.getElementById('said').innerText.includes({})", json!(said)));
+        page.wait_until("document.activeElement.id === 'token' && document.activeElement.value === ''");
+        assert_eq!(
+            page.evaluate_or_panic("sessionStorage.length + localStorage.length + document.cookie.length"),
+            0
+        );
+        assert_eq!(page.evaluate_or_panic("document.querySelector('main').hidden"), true);
     }
 }
 
 /// Everything has its place there; nothing is run, and nothing is wider than the page.
 fn assert_overview(page: &mut Browser) {
-    page.until("document.getElementById('counted').innerText.startsWith('Counted')");
+    page.wait_until("document.getElementById('counted').innerText.startsWith('Counted')");
     page.tab_to("#count");
-    page.strike("Enter");
-    page.until("document.getElementById('stats').innerText.includes('66.67 %')");
+    page.press("Enter");
+    page.wait_until("document.getElementById('stats').innerText.includes('66.67 %')");
     for (place, words) in [
         ("newest", MALICIOUS_SUBJECT),
         ("newest", MALICIOUS_RECIPIENT),
@@ -251,40 +255,43 @@ fn assert_overview(page: &mut Browser) {
         ("shape", "No recipient waits."),
         ("stats", "33.33 %"),
     ] {
-        let shown = page.ask(&format!("document.getElementById({}).innerText", json!(place)));
+        let shown = page.evaluate_or_panic(&format!("document.getElementById({}).innerText", json!(place)));
         assert!(shown.as_str().unwrap().contains(words), "{place}: {shown}");
     }
     assert_no_injected_markup(page);
     let ground = "getComputedStyle(document.body).backgroundColor";
-    let light = page.ask(ground);
+    let light = page.evaluate_or_panic(ground);
     let dark = json!({"features": [{"name": "prefers-color-scheme", "value": "dark"}]});
     page.call("Emulation.setEmulatedMedia", &dark);
-    assert_ne!(page.ask(ground), light);
+    assert_ne!(page.evaluate_or_panic(ground), light);
 }
 
 /// What strangers wrote is text, and would be nothing else if the script made a mistake.
 fn assert_no_injected_markup(page: &mut Browser) {
-    assert_eq!(page.ask("window.broken === undefined && document.images.length"), 0);
-    assert_eq!(page.ask("document.scripts.length"), 1);
-    assert_eq!(page.ask("innerWidth"), NARROW_WIDTH_PX);
+    assert_eq!(page.evaluate_or_panic("window.broken === undefined && document.images.length"), 0);
+    assert_eq!(page.evaluate_or_panic("document.scripts.length"), 1);
+    assert_eq!(page.evaluate_or_panic("innerWidth"), NARROW_WIDTH_PX);
     assert_eq!(
-        page.ask("document.documentElement.scrollWidth > document.documentElement.clientWidth"),
+        page.evaluate_or_panic("document.documentElement.scrollWidth > document.documentElement.clientWidth"),
         false
     );
     let markup =
         "(() => { try { document.body.innerHTML = '<b>'; } catch (error) { return error.name; } })()";
-    assert_eq!(page.ask(markup), "TypeError");
+    assert_eq!(page.evaluate_or_panic(markup), "TypeError");
     let script = "(async () => { const script = document.createElement('script'); try { script.text = '0'; } \
                   catch (error) { return error.name; } })()";
-    assert_eq!(page.ask(script), "TypeError");
+    assert_eq!(page.evaluate_or_panic(script), "TypeError");
 }
 
 fn assert_opens_trail(page: &mut Browser, id: &str) {
     let link = format!("#newest a[href='#mail={id}']");
     page.tab_to(&link);
-    page.strike("Enter");
-    page.until("document.activeElement.id === 'subject'");
-    page.until(&format!("document.getElementById('subject').innerText === {}", json!(MALICIOUS_SUBJECT)));
+    page.press("Enter");
+    page.wait_until("document.activeElement.id === 'subject'");
+    page.wait_until(&format!(
+        "document.getElementById('subject').innerText === {}",
+        json!(MALICIOUS_SUBJECT)
+    ));
     let words = [
         "accepted",
         "relayed",
@@ -296,18 +303,18 @@ fn assert_opens_trail(page: &mut Browser, id: &str) {
         id,
     ];
     for word in words {
-        page.until(&format!("document.getElementById('trail').innerText.includes({})", json!(word)));
+        page.wait_until(&format!("document.getElementById('trail').innerText.includes({})", json!(word)));
     }
     let order = "[...document.querySelectorAll('#trail ol .state')].map((state) => state.innerText)";
-    let order = page.ask(order);
+    let order = page.evaluate_or_panic(order);
     let order: Vec<_> = order.as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect();
     let first = |word| order.iter().position(|one| *one == word).unwrap();
     assert!(first("accepted") < first("relayed") && first("relayed") < first("delivered"), "{order:?}");
     assert_no_injected_markup(page);
     page.tab_to("#mail p a");
-    page.strike("Enter");
-    page.until(&format!("document.activeElement.matches({})", json!(link)));
-    assert_eq!(page.ask("document.getElementById('mail').hidden"), true);
+    page.press("Enter");
+    page.wait_until(&format!("document.activeElement.matches({})", json!(link)));
+    assert_eq!(page.evaluate_or_panic("document.getElementById('mail').hidden"), true);
 }
 
 fn assert_search_finds(page: &mut Browser, id: &str) {
@@ -322,11 +329,11 @@ fn assert_search_finds(page: &mut Browser, id: &str) {
         ("nothing like that", "No mail fits."),
     ] {
         page.tab_to("#what");
-        page.ask("document.activeElement.select()");
-        page.enter(what);
-        page.until("document.getElementById('sought').innerText.endsWith('.')");
-        assert_eq!(page.ask("document.getElementById('sought').innerText"), said, "{what}");
-        let links = page.ask(&format!("document.querySelectorAll({}).length", json!(only)));
+        page.evaluate_or_panic("document.activeElement.select()");
+        page.type_line(what);
+        page.wait_until("document.getElementById('sought').innerText.endsWith('.')");
+        assert_eq!(page.evaluate_or_panic("document.getElementById('sought').innerText"), said, "{what}");
+        let links = page.evaluate_or_panic(&format!("document.querySelectorAll({}).length", json!(only)));
         assert_eq!(links, u8::from(said != "No mail fits."), "{what}");
         assert_no_injected_markup(page);
     }
@@ -336,50 +343,52 @@ fn assert_search_finds(page: &mut Browser, id: &str) {
 /// under way then.
 fn assert_polls_only_while_visible(page: &mut Browser) {
     let waits_for_one = "[...waits.values()].filter((ms) => ms === 5000).length === 1";
-    page.ask(
+    page.evaluate_or_panic(
         "window.show = (seen) => {
             Object.defineProperty(document, 'hidden', { get: () => !seen, configurable: true });
             document.dispatchEvent(new Event('visibilitychange'));
         }",
     );
     // At once: by the next question it may look already.
-    page.until(&format!("{waits_for_one} && (asked = 0, show(false), waits.size + asked === 0)"));
+    page.wait_until(&format!("{waits_for_one} && (asked = 0, show(false), waits.size + asked === 0)"));
     let look = "(() => { document.getElementById('asked').innerText = ''; show(true); show(false); return asked; })()";
-    assert_eq!(page.ask(look), 1);
-    page.until("document.getElementById('asked').innerText !== ''");
-    assert_eq!(page.ask("waits.size"), 0);
-    page.ask("show(true)");
-    page.until(waits_for_one);
+    assert_eq!(page.evaluate_or_panic(look), 1);
+    page.wait_until("document.getElementById('asked').innerText !== ''");
+    assert_eq!(page.evaluate_or_panic("waits.size"), 0);
+    page.evaluate_or_panic("show(true)");
+    page.wait_until(waits_for_one);
 }
 
 async fn assert_shows_errors(page: &mut Browser, scene: &mut WebPageHarness) {
     assert!(scene.harness.process.terminate().await.success());
-    page.until("document.getElementById('said').innerText.includes('The relay does not answer.')");
+    page.wait_until("document.getElementById('said').innerText.includes('The relay does not answer.')");
     scene.harness.process.start().await;
-    page.until("document.getElementById('said').innerText === ''");
+    page.wait_until("document.getElementById('said').innerText === ''");
     scene.reload_without_token().await;
-    page.until("document.getElementById('said').innerText.includes('token_file')");
-    assert_eq!(page.ask("document.querySelector('main').hidden"), false, "it goes on asking");
+    page.wait_until("document.getElementById('said').innerText.includes('token_file')");
+    assert_eq!(page.evaluate_or_panic("document.querySelector('main').hidden"), false, "it goes on asking");
 }
 
 fn assert_logout_clears_data(page: &mut Browser) {
     page.tab_to("#leave");
-    page.strike("Enter");
-    page.until("document.querySelector('main').hidden && document.getElementById('door').hidden === false");
-    assert_eq!(page.ask("sessionStorage.length"), 0);
-    assert_eq!(page.ask("document.documentElement.innerHTML.includes('example.net')"), false);
+    page.press("Enter");
+    page.wait_until(
+        "document.querySelector('main').hidden && document.getElementById('door').hidden === false",
+    );
+    assert_eq!(page.evaluate_or_panic("sessionStorage.length"), 0);
+    assert_eq!(page.evaluate_or_panic("document.documentElement.innerHTML.includes('example.net')"), false);
 }
 
 /// The real program with its web page.
 struct WebPageHarness {
-    harness: House,
+    harness: SandboxHarness,
     client: Client,
     configuration: String,
 }
 
 impl WebPageHarness {
     async fn new() -> Self {
-        let mut harness = House::new(ProviderProfile::Mailgun).await;
+        let mut harness = SandboxHarness::new(ProviderProfile::Mailgun).await;
         let open = harness
             .configuration
             .replace("tls = \"starttls\"\nauth = \"required\"", "tls = \"none\"\nauth = \"none\"");
@@ -388,7 +397,7 @@ impl WebPageHarness {
             "{open}[reports]\nfailures = \"nobody\"\n[admin]\naddress = \"{}\"\n",
             harness.process.address(2)
         );
-        harness.process.configure(&format!("{configuration}token = \"{API_TOKEN}\"\n"));
+        harness.process.write_configuration(&format!("{configuration}token = \"{API_TOKEN}\"\n"));
         harness.process.start().await;
         let tls = mailtrail_net::tls::build_client_config(None).unwrap();
         let client = Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap();
@@ -405,7 +414,7 @@ impl WebPageHarness {
 
     /// Hands a mail in; its tracking id, once it can be found: what was answered with 250 is kept, and found a little later.
     async fn submit_message(&self, to: &[&str], subject: &str) -> String {
-        let mut client = smtp_client::Client::connect(self.harness.process.address(0)).await.unwrap();
+        let mut client = smtp_client::SmtpClient::connect(self.harness.process.address(0)).await.unwrap();
         let message = format!(
             "From: app@mg.example.com\r\nSubject: {subject}\r\nMessage-ID: <trail@example.com>\r\n\
              X-Odoo-Objects: sale.order-42\r\n\r\nhi\r\n"
@@ -423,8 +432,8 @@ impl WebPageHarness {
 
     /// Reloads without a token; returns when nothing can be asked any more.
     async fn reload_without_token(&self) {
-        self.harness.process.configure(&self.configuration);
-        self.harness.process.hang_up().await;
+        self.harness.process.write_configuration(&self.configuration);
+        self.harness.process.send_sighup().await;
         // Connections that were kept are closed meanwhile, maybe under a question.
         let ask = || self.build_request(Method::GET, "/api/v1/alarms").bearer_auth(API_TOKEN).send();
         self.wait_until(async || ask().await.is_ok_and(|answer| answer.status() == 404)).await;
@@ -437,7 +446,7 @@ impl WebPageHarness {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        assert!(tokio::time::timeout(PATIENCE, waiting).await.is_ok(), "{}", self.harness.process.log());
+        assert!(tokio::time::timeout(WAIT_TIMEOUT, waiting).await.is_ok(), "{}", self.harness.process.log());
     }
 }
 

@@ -12,9 +12,9 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use testkit::mock_dns::{Dns, Records};
+use testkit::mock_dns::{DnsRecords, MockDnsServer};
 use testkit::mock_http;
-use testkit::relay_process::{Process, free_port};
+use testkit::relay_process::{RelayProcess, free_port};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 
@@ -139,7 +139,7 @@ async fn finds_each_fault_and_gives_remedy() {
         ("[log]", "tls = \"implicit\"\n[log]", "configuration warn", "of a public authority"),
     ] {
         assert!(good.contains(from), "{from}");
-        scene.process.configure(&good.replace(from, to));
+        scene.process.write_configuration(&good.replace(from, to));
         let (code, findings) = scene.run_doctor_json(&[]).await;
         let expected: Vec<_> = expected.split("; ").collect();
         let context = format!("{to}: {findings:#?}");
@@ -185,14 +185,16 @@ async fn loopback_probe_detects_url_of_other_server() {
     );
     let answers = |status: u16, body: &str| {
         let body = body.to_owned();
-        mock_http::Server::start(move |_, request| {
+        mock_http::MockHttpServer::start(move |_, request| {
             assert!(request.header("x-mailtrail-probe").is_some_and(|question| question.len() > 64));
-            mock_http::Act::Answer(status, body.clone())
+            mock_http::HttpAction::Respond(status, body.clone())
         })
     };
     let own = tls::load_self_signed(&scene.process.directory().join("web"), "localhost").unwrap();
-    let secured =
-        mock_http::Server::secured(tls::build_acceptor(own).unwrap(), |_, _| mock_http::Act::Close).await;
+    let secured = mock_http::MockHttpServer::start_tls(tls::build_acceptor(own).unwrap(), |_, _| {
+        mock_http::HttpAction::Close
+    })
+    .await;
     for (url, expected, words) in [
         (format!("http://{}", answers(200, "ok").await.address), "fail", "the path as it is there"),
         (format!("http://{}", answers(404, "").await.address), "fail", "answers 404"),
@@ -255,7 +257,7 @@ async fn reports_expired_upstream_certificate() {
         .unwrap();
     let scene = DoctorHarness::with_certificate(ProviderProfile::Mailgun, Some(pair)).await;
     let good = scene.configuration.replace("sandbox/relay.pem", "old.pem");
-    scene.process.configure(&good);
+    scene.process.write_configuration(&good);
     let (code, findings) = scene.run_doctor_json(&[]).await;
     assert_eq!(code, 1);
     let of_upstream = |check: &str| {
@@ -275,13 +277,13 @@ async fn checks_upstream_api_with_key() {
         !["host = ", "port = ", "username = ", "password_file = "].iter().any(|key| line.starts_with(key))
     });
     let over_api: Vec<_> = over_api.collect();
-    scene.process.configure(&over_api.join("\n"));
+    scene.process.write_configuration(&over_api.join("\n"));
     let (code, findings) = scene.run_doctor_json(&[]).await;
     assert_eq!(code, 0, "{findings:#?}");
     assert_eq!(find_check(&findings, "login")["what"], "the API accepts the key");
-    scene
-        .process
-        .configure(&over_api.join("\n").replace("api_key_file = \"key\"", "api_key_file = \"wrong\""));
+    scene.process.write_configuration(
+        &over_api.join("\n").replace("api_key_file = \"key\"", "api_key_file = \"wrong\""),
+    );
     let (code, findings) = scene.run_doctor_json(&[]).await;
     let login = find_check(&findings, "login");
     assert!((code, &login["status"]) == (0, &json!("warn")), "{login}");
@@ -327,7 +329,7 @@ async fn evaluates_each_dns_record() {
         (instead("TXT", "_dmarc.mg.example.com", &["v=DMARC1; p=reject"]), "", ""),
         (without("MX", TEST_DOMAIN), "mx warn", "MX records"),
     ] {
-        scene.dns.know(records);
+        scene.dns.set_records(records);
         let (code, findings) = scene.run_doctor_json(&[]).await;
         let found = findings_not_ok(&findings);
         assert_eq!(found.join("; "), expected, "{findings:#?}");
@@ -337,7 +339,7 @@ async fn evaluates_each_dns_record() {
         assert!(remedy.contains(words), "{remedy}");
     }
     // Nobody answers there any more.
-    scene.dns.know(healthy_dns_records());
+    scene.dns.set_records(healthy_dns_records());
     let silent = free_port();
     let (code, findings) =
         scene.run_doctor_json(&["--resolver", &format!("127.0.0.1:{silent}"), "--timeout", "1"]).await;
@@ -358,14 +360,14 @@ async fn evaluates_each_dns_record() {
 async fn skips_dns_when_no_mail_leaves_machine() {
     let mut scene = DoctorHarness::new(ProviderProfile::Mailgun).await;
     scene.process.start().await;
-    scene.dns.know(Vec::new());
+    scene.dns.set_records(Vec::new());
     let resolver = scene.dns.address.to_string();
     for (configuration, expected) in [
         (scene.configuration.clone(), vec!["ok"]),
         // A server here may send it on.
         (scene.configuration.replace("provider = \"mailgun\"", "provider = \"plain\""), vec![]),
     ] {
-        scene.process.configure(&configuration);
+        scene.process.write_configuration(&configuration);
         let (code, text) = scene.run_command(&["--json", "doctor", "--resolver", &resolver]).await;
         let findings: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let dns = findings.iter().filter(|finding| finding["check"] == "dns");
@@ -381,7 +383,7 @@ async fn skips_dns_when_no_mail_leaves_machine() {
 async fn fresh_installation_with_sandbox_passes() {
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd/deb/mailtrail.toml");
     let shipped = std::fs::read_to_string(shipped).unwrap();
-    let mut process = Process::configured(|data_dir, [guarded, open, http]| {
+    let mut process = RelayProcess::with_configuration(|data_dir, [guarded, open, http]| {
         let mut text = shipped;
         for (from, to) in [
             ("/var/lib/mailtrail/sandbox", data_dir.to_owned()),
@@ -396,8 +398,8 @@ async fn fresh_installation_with_sandbox_passes() {
         }
         text
     });
-    process.start_with(&["--sandbox"]).await;
-    let dns = Dns::start(Vec::new()).await;
+    process.start_with_arguments(&["--sandbox"]).await;
+    let dns = MockDnsServer::start(Vec::new()).await;
     let (code, text) = run_with_config(
         &process.directory().join("mailtrail.toml"),
         &["--json", "doctor", "--resolver", &dns.address.to_string()],
@@ -425,7 +427,7 @@ async fn unreachable_odoo_fails() {
          username = \"mailtrail\"\napi_key_file = \"key\"\n",
         free_port()
     );
-    scene.process.configure(&format!("{}{sink}", scene.configuration));
+    scene.process.write_configuration(&format!("{}{sink}", scene.configuration));
     let (code, findings) = scene.run_doctor_json(&[]).await;
     let odoo = find_check(&findings, "odoo");
     assert!(code == 1 && odoo["status"] == "fail" && odoo["remedy"] != "", "{odoo}");
@@ -472,9 +474,9 @@ fn find_check<'a>(findings: &'a [Value], check: &str) -> &'a Value {
 
 /// A relay that need not run, with the sandbox as its provider and a DNS of its own.
 struct DoctorHarness {
-    process: Process,
+    process: RelayProcess,
     sandbox: Sandbox,
-    dns: Dns,
+    dns: MockDnsServer,
     configuration: String,
 }
 
@@ -485,7 +487,7 @@ impl DoctorHarness {
 
     async fn with_certificate(profile: ProviderProfile, pair: Option<tls::CertifiedKey>) -> Self {
         // The files stand beside the configuration, whose directory is not known before.
-        let process = Process::configured(|_, _| String::new());
+        let process = RelayProcess::with_configuration(|_, _| String::new());
         let directory = process.directory();
         let own = tls::load_self_signed(&directory.join("sandbox"), "localhost").unwrap();
         write_expired_certificate(directory);
@@ -516,8 +518,9 @@ impl DoctorHarness {
         });
         let sandbox = sandbox.await.unwrap();
         let configuration = render_config(profile, &process, &sandbox);
-        process.configure(&configuration);
-        let scene = Self { process, sandbox, dns: Dns::start(healthy_dns_records()).await, configuration };
+        process.write_configuration(&configuration);
+        let scene =
+            Self { process, sandbox, dns: MockDnsServer::start(healthy_dns_records()).await, configuration };
         let url = scene.webhook_url();
         match profile {
             ProviderProfile::Mailgun => scene.register_webhook(&url, &MAILGUN_EVENTS).await,
@@ -589,7 +592,7 @@ async fn run_with_config(config: &Path, arguments: &[&str]) -> (i32, String) {
         .args(arguments)
         .env_remove("CREDENTIALS_DIRECTORY")
         .stdin(Stdio::null());
-    let output = testkit::run(&mut command).await.unwrap();
+    let output = testkit::run_if_installed(&mut command).await.unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     (output.status.code().unwrap_or_else(|| panic!("{:?}", output.status)), text)
 }
@@ -601,12 +604,12 @@ fn http_client() -> reqwest::Client {
         .unwrap()
 }
 
-fn render_config(face: ProviderProfile, process: &Process, sandbox: &Sandbox) -> String {
+fn render_config(face: ProviderProfile, process: &RelayProcess, sandbox: &Sandbox) -> String {
     let (provider, proof) = match face {
         ProviderProfile::Mailgun => ("mailgun", "webhook_signing_key_file"),
         ProviderProfile::Brevo => ("brevo", "webhook_token_file"),
     };
-    let data = process.data();
+    let data = process.data_dir();
     format!(
         r#"
 [server]
@@ -642,7 +645,7 @@ level = "info"
 }
 
 /// What the world is told about the domain when all is well.
-fn healthy_dns_records() -> Records {
+fn healthy_dns_records() -> DnsRecords {
     let record = |name: &str, kind, value: &str| (name.to_owned(), kind, value.to_owned());
     vec![
         record(TEST_DOMAIN, "TXT", "unrelated=1"),

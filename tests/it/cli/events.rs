@@ -9,8 +9,8 @@ use mailtrail_trail::{DeadLetter, Diagnostic, EventKind, EventSource, ProviderEv
 use serde_json::{Value, json};
 use std::process::Command;
 use std::time::Duration;
-use testkit::relay_process::Process;
-use testkit::smtp_client::Client;
+use testkit::relay_process::RelayProcess;
+use testkit::smtp_client::SmtpClient;
 
 #[tokio::test]
 async fn lists_events_with_their_state() {
@@ -40,7 +40,7 @@ async fn lists_events_with_their_state() {
         if !running {
             assert!(house.process.terminate().await.success());
         }
-        let all = house.process.ask(&["--json", "events", "list"]).await.json();
+        let all = house.process.run_command(&["--json", "events", "list"]).await.json_lines();
         let shown = |view: &Value| {
             [&view["event"], &view["state"], &view["send"], &view["joined_by"]].map(Value::clone)
         };
@@ -59,8 +59,8 @@ async fn lists_events_with_their_state() {
             "running: {running}"
         );
         let filtered = async |arguments: &[&str]| {
-            let said = house.process.ask(&[&["--json", "events"], arguments].concat()).await;
-            (said.code, said.json().into_iter().map(|view| view["id"].clone()).collect::<Vec<_>>())
+            let said = house.process.run_command(&[&["--json", "events"], arguments].concat()).await;
+            (said.code, said.json_lines().into_iter().map(|view| view["id"].clone()).collect::<Vec<_>>())
         };
         let some =
             |places: &[usize]| (0, places.iter().map(|place| all[*place]["id"].clone()).collect::<Vec<_>>());
@@ -83,7 +83,7 @@ async fn lists_events_with_their_state() {
             "it is signed and holds no event",
         ];
         assert_eq!(all[2..].iter().map(|view| view["reason"].as_str().unwrap()).collect::<Vec<_>>(), reasons);
-        let text = house.process.ask(&["events", "orphans"]).await.out;
+        let text = house.process.run_command(&["events", "orphans"]).await.stdout;
         let line = text.lines().find(|line| line.contains(reasons[1])).unwrap();
         let cells: Vec<_> = line.split('\t').collect();
         assert_eq!(
@@ -91,20 +91,28 @@ async fn lists_events_with_their_state() {
             [to_text(&all[3]["id"]), to_text(&all[3]["arrived"]), "up", "delivered", "eve@example.org"]
         );
         assert_eq!(cells[5], to_text(&all[3]["ages_out"]), "thirty days");
-        let kept = house.process.ask(&["events", "show", to_text(&all[6]["id"])]).await;
-        assert_eq!((kept.code, kept.out.as_bytes()), (0, &*poison));
-        let kept =
-            house.process.ask(&["--json", "events", "show", to_text(&all[0]["id"])]).await.json().remove(0);
+        let kept = house.process.run_command(&["events", "show", to_text(&all[6]["id"])]).await;
+        assert_eq!((kept.code, kept.stdout.as_bytes()), (0, &*poison));
+        let kept = house
+            .process
+            .run_command(&["--json", "events", "show", to_text(&all[0]["id"])])
+            .await
+            .json_lines()
+            .remove(0);
         assert_eq!((&kept["state"], kept["raw"].is_string()), (&json!("joined"), true));
-        let unknown = house.process.ask(&["events", "show", &id]).await;
-        assert_eq!(unknown.code, 1, "{}", unknown.err);
+        let unknown = house.process.run_command(&["events", "show", &id]).await;
+        assert_eq!(unknown.code, 1, "{}", unknown.stderr);
     }
-    let replay = house.process.ask(&["events", "replay", "ALL"]).await;
-    assert_eq!(replay.code, 3, "{}", replay.err);
+    let replay = house.process.run_command(&["events", "replay", "ALL"]).await;
+    assert_eq!(replay.code, 3, "{}", replay.stderr);
     for senseless in
         [&["list", "--event", "eaten"][..], &["show", "x"], &["replay"], &["replay", &id, "--dead"]]
     {
-        assert_eq!(house.process.ask(&[&["events"], senseless].concat()).await.code, 2, "{senseless:?}");
+        assert_eq!(
+            house.process.run_command(&[&["events"], senseless].concat()).await.code,
+            2,
+            "{senseless:?}"
+        );
     }
     let log = Command::new(env!("CARGO_BIN_EXE_mailtrail")).args(["events", "--help"]).output().unwrap();
     assert!(String::from_utf8_lossy(&log.stdout).contains("Example: mailtrail events"));
@@ -133,8 +141,11 @@ async fn lists_contact_hints_with_events_and_by_address() {
         if !running {
             assert!(house.process.terminate().await.success());
         }
-        let hints =
-            house.process.ask(&["--json", "events", "list", "--event", "hint", "--to", "ada@"]).await.json();
+        let hints = house
+            .process
+            .run_command(&["--json", "events", "list", "--event", "hint", "--to", "ada@"])
+            .await
+            .json_lines();
         let shown = |view: &Value| {
             json!([view["upstream"], view["event"], view["state"], view["name"], view["text"], view["at"]])
         };
@@ -144,16 +155,16 @@ async fn lists_contact_hints_with_events_and_by_address() {
             json!(["campaigns", "hint", "hint", "unsubscribe", "Too many", at]),
         ];
         assert_eq!(hints.iter().map(shown).collect::<Vec<_>>(), expected, "{running}");
-        assert_eq!(house.process.ask(&["--json", "events", "list"]).await.json().len(), 3);
+        assert_eq!(house.process.run_command(&["--json", "events", "list"]).await.json_lines().len(), 3);
         let id = to_text(&hints[1]["id"]);
-        let raw = house.process.ask(&["events", "show", id]).await;
-        assert!(raw.out.starts_with("type=unsubscribe&list=3"), "{} {}", raw.out, raw.err);
+        let raw = house.process.run_command(&["events", "show", id]).await;
+        assert!(raw.stdout.starts_with("type=unsubscribe&list=3"), "{} {}", raw.stdout, raw.stderr);
         if running {
             assert_eq!(house.replay_events(&[id]).await, (0, to_strings(&["unchanged"])));
         }
-        let checked = house.process.ask(&["suppress", "check", "ada@example.net"]).await;
-        let lines: Vec<_> = checked.out.lines().map(|line| line.split('\t').collect::<Vec<_>>()).collect();
-        assert_eq!((checked.code, lines.len()), (0, 3), "{} {}", checked.out, checked.err);
+        let checked = house.process.run_command(&["suppress", "check", "ada@example.net"]).await;
+        let lines: Vec<_> = checked.stdout.lines().map(|line| line.split('\t').collect::<Vec<_>>()).collect();
+        assert_eq!((checked.code, lines.len()), (0, 3), "{} {}", checked.stdout, checked.stderr);
         let entry = ["ada@example.net", "all", "unsubscribe", "suppressed", "bulk", "", at, "1", "hint"];
         assert_eq!(lines[0][..9], entry);
         assert_eq!(lines[0][9], "unsubscribe at campaigns: Too many");
@@ -179,7 +190,7 @@ async fn replay_applies_now_decodable_event_once() {
         ..mailgun::decode_raw(&opened, now).unwrap()
     };
     {
-        let (store, _) = Store::open(&house.process.data(), Clock::System).unwrap();
+        let (store, _) = Store::open(&house.process.data_dir(), Clock::System).unwrap();
         for (number, raw) in (0..).zip(&letters) {
             let (upstream, reason) = ("up".to_owned(), "unheard of".to_owned());
             let letter = DeadLetter {
@@ -210,9 +221,9 @@ async fn replay_applies_now_decodable_event_once() {
     house.wait_for_metric("mailtrail_dead_events 3").await;
     house.wait_for_metric("mailtrail_orphan_events 2").await;
     let id = house.submit_message("one@example.com", &["ada@example.net"]).await;
-    let dead = house.process.ask(&["--json", "events", "dead"]).await.json();
+    let dead = house.process.run_command(&["--json", "events", "dead"]).await.json_lines();
     let ids: Vec<_> = dead.iter().map(|view| to_text(&view["id"]).to_owned()).collect();
-    let raw = async |id: &str| house.process.ask(&["events", "show", id]).await.out.into_bytes();
+    let raw = async |id: &str| house.process.run_command(&["events", "show", id]).await.stdout.into_bytes();
     let mut by_letter = Vec::new();
     for letter in &letters {
         for id in &ids {
@@ -224,13 +235,14 @@ async fn replay_applies_now_decodable_event_once() {
     let [joins, waits, poison] = &by_letter[..] else { unreachable!("there are three letters") };
 
     let before = house.trail_without_attempts(&id).await;
-    let dry = house.process.ask(&["--json", "events", "replay", joins, waits, poison, "--dry-run"]).await;
+    let dry =
+        house.process.run_command(&["--json", "events", "replay", joins, waits, poison, "--dry-run"]).await;
     assert_eq!(house.trail_without_attempts(&id).await, before);
     let real = ["--json", "events", "replay", "-", "--reason", "they are JSON now"];
-    let real = house.process.ask_with(&real, &by_letter.join("\n")).await;
+    let real = house.process.run_command_with_input(&real, &by_letter.join("\n")).await;
     for said in [dry, real] {
         assert_eq!(said.code, 1, "one is still dead");
-        let outcome = |id: &String| said.json().into_iter().find(|one| one["id"] == **id).unwrap();
+        let outcome = |id: &String| said.json_lines().into_iter().find(|one| one["id"] == **id).unwrap();
         assert_eq!(
             (outcome(joins)["outcome"].clone(), outcome(joins)["send"].clone()),
             (json!("joined"), json!(id))
@@ -242,7 +254,7 @@ async fn replay_applies_now_decodable_event_once() {
     let trail = house.trail_without_attempts(&id).await;
     let marks = |trail: &Value| trail["recipients"][0]["marks"].clone();
     assert_eq!(marks(&trail)["bounced"]["count"], 1, "{trail}");
-    let left = house.process.ask(&["--json", "events", "dead"]).await.json();
+    let left = house.process.run_command(&["--json", "events", "dead"]).await.json_lines();
     assert_eq!(left.iter().map(|view| to_text(&view["id"])).collect::<Vec<_>>(), [poison]);
 
     // All that came: what was read before says nothing new, and what was an unknown word is one no more.
@@ -269,24 +281,24 @@ async fn replay_applies_now_decodable_event_once() {
         assert!(house.process.terminate().await.success());
         house.process.start().await;
     }
-    let unknown = house.process.ask(&["events", "replay", &id]).await;
-    assert_eq!((unknown.code, unknown.err.trim()), (1, &*format!("mailtrail: no event has the id {id}")));
-    let nothing = house.process.ask(&["events", "replay", "-"]).await;
-    assert_eq!((nothing.code, nothing.err.trim()), (1, "mailtrail: no ids on standard input"));
+    let unknown = house.process.run_command(&["events", "replay", &id]).await;
+    assert_eq!((unknown.code, unknown.stderr.trim()), (1, &*format!("mailtrail: no event has the id {id}")));
+    let nothing = house.process.run_command(&["events", "replay", "-"]).await;
+    assert_eq!((nothing.code, nothing.stderr.trim()), (1, "mailtrail: no ids on standard input"));
     // Its mail comes now.
     let id = house.submit_message("two@example.com", &["ada@example.net"]).await;
     assert_eq!(marks(&house.trail_without_attempts(&id).await)["delivered"]["count"], 1);
-    let log = house.process.ask(&["--json", "log", "--status", "replayed"]).await.json();
+    let log = house.process.run_command(&["--json", "log", "--status", "replayed"]).await.json_lines();
     assert_eq!(log.len(), 3);
     assert!(to_text(&log[0]["name"]).starts_with("uid "), "{}", log[0]);
     let why = log.iter().map(|line| to_text(&line["text"]).split_once(": ").map(|(_, why)| why));
     assert_eq!(why.collect::<Vec<_>>(), [Some("they are JSON now"), Some("they are JSON now"), None]);
-    house.process.says("an operator had reports read anew").await;
+    house.process.wait_for_log("an operator had reports read anew").await;
 }
 
 /// The real program with an upstream that cannot be reached, and its doors.
 struct ProviderEventHarness {
-    process: Process,
+    process: RelayProcess,
     ports: [u16; 3],
     client: reqwest::Client,
 }
@@ -294,7 +306,7 @@ struct ProviderEventHarness {
 impl ProviderEventHarness {
     fn new() -> Self {
         let mut ports = [0; 3];
-        let process = Process::configured(|data_dir, own| {
+        let process = RelayProcess::with_configuration(|data_dir, own| {
             ports = own;
             render_config(data_dir, own)
         });
@@ -305,12 +317,12 @@ impl ProviderEventHarness {
 
     /// A mail that can be found.
     async fn submit_message(&self, message_id: &str, to: &[&str]) -> String {
-        let mut client = Client::connect(self.process.address(1)).await.unwrap();
+        let mut client = SmtpClient::connect(self.process.address(1)).await.unwrap();
         let message =
             format!("From: app@example.com\r\nSubject: x\r\nMessage-ID: <{message_id}>\r\n\r\nx\r\n");
         let id = client.submit("app@example.com", to, &message).await.unwrap();
-        let found = async { while self.process.ask(&["trace", &id]).await.code != 0 {} };
-        tokio::time::timeout(testkit::PATIENCE, found).await.unwrap();
+        let found = async { while self.process.run_command(&["trace", &id]).await.code != 0 {} };
+        tokio::time::timeout(testkit::WAIT_TIMEOUT, found).await.unwrap();
         id
     }
 
@@ -333,12 +345,12 @@ impl ProviderEventHarness {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(testkit::PATIENCE, said).await.expect(line);
+        tokio::time::timeout(testkit::WAIT_TIMEOUT, said).await.expect(line);
     }
 
     /// What happened to a mail, but for attempts, which come when they like.
     async fn trail_without_attempts(&self, id: &str) -> Value {
-        let mut trail = self.process.ask(&["--json", "trace", id]).await.json().remove(0);
+        let mut trail = self.process.run_command(&["--json", "trace", id]).await.json_lines().remove(0);
         let timeline =
             trail["timeline"].as_array().unwrap().iter().filter(|fact| fact["source"] == "webhook");
         let (timeline, recipients) = (timeline.cloned().collect::<Vec<_>>(), trail["recipients"].take());
@@ -352,9 +364,9 @@ impl ProviderEventHarness {
 
     /// The code, and what became of the reports.
     async fn replay_events(&self, which: &[&str]) -> (i32, Vec<String>) {
-        let said = self.process.ask(&[&["--json", "events", "replay"], which].concat()).await;
+        let said = self.process.run_command(&[&["--json", "events", "replay"], which].concat()).await;
         let mut outcomes: Vec<_> =
-            said.json().iter().map(|one| to_text(&one["outcome"]).to_owned()).collect();
+            said.json_lines().iter().map(|one| to_text(&one["outcome"]).to_owned()).collect();
         outcomes.sort();
         (said.code, outcomes)
     }

@@ -7,18 +7,18 @@ use mailtrail_trail::provider::mailgun::sign_webhook;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
-use testkit::mock_http::{Act, Server};
-use testkit::sandbox_harness::{DOMAIN, House, PROOF};
-use testkit::smtp_client::Client;
+use testkit::mock_http::{HttpAction, MockHttpServer};
+use testkit::sandbox_harness::{DOMAIN, SandboxHarness, WEBHOOK_SECRET};
+use testkit::smtp_client::SmtpClient;
 
 /// Runs every command that lists something, on a store in which there is something to be listed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_command_prints_json_objects_with_documented_fields() {
-    let endpoint = Server::start(|_, _| Act::Answer(422, "no".into())).await;
+    let endpoint = MockHttpServer::start(|_, _| HttpAction::Respond(422, "no".into())).await;
     let mut house = populated_harness(&endpoint).await;
-    let waiting = house.process.ask(&["queue", "list", "--ids"]).await.out.trim().to_owned();
-    let event = house.process.ask(&["--json", "events", "list"]).await.json().remove(0);
-    let mail = house.process.ask(&["--json", "inbound", "dead"]).await.json().remove(0);
+    let waiting = house.process.run_command(&["queue", "list", "--ids"]).await.stdout.trim().to_owned();
+    let event = house.process.run_command(&["--json", "events", "list"]).await.json_lines().remove(0);
+    let mail = house.process.run_command(&["--json", "inbound", "dead"]).await.json_lines().remove(0);
     let [event, mail] = [event, mail].map(|one| one["id"].as_str().unwrap().to_owned());
     let place = tempfile::tempdir().unwrap();
     let copy = place.path().join("copy").to_str().unwrap().to_owned();
@@ -27,9 +27,9 @@ async fn every_command_prints_json_objects_with_documented_fields() {
         let words = words.replace("WAITING", &waiting).replace("EVENT", &event).replace("MAIL", &mail);
         let words = words.replace("COPY", &copy);
         let arguments: Vec<_> = std::iter::once("--json").chain(words.split(' ')).collect();
-        let said = house.process.ask_with(&arguments, "a password\n").await;
-        assert!(!said.out.is_empty(), "{words} has nothing to say: {}", said.err);
-        let objects = said.out.lines().map(|line| {
+        let said = house.process.run_command_with_input(&arguments, "a password\n").await;
+        assert!(!said.stdout.is_empty(), "{words} has nothing to say: {}", said.stderr);
+        let objects = said.stdout.lines().map(|line| {
             let object: Result<Map<String, Value>, _> = serde_json::from_str(line);
             object.unwrap_or_else(|error| unreachable!("{words}: {error}: {line}"))
         });
@@ -45,17 +45,17 @@ async fn every_command_prints_json_objects_with_documented_fields() {
 }
 
 /// A relay with a bit of everything.
-async fn populated_harness(endpoint: &Server) -> House {
-    let mut house = House::new(ProviderProfile::Mailgun).await;
+async fn populated_harness(endpoint: &MockHttpServer) -> SandboxHarness {
+    let mut house = SandboxHarness::new(ProviderProfile::Mailgun).await;
     let open = house.process.address(2);
-    house.process.configure(&format!(
+    house.process.write_configuration(&format!(
         "{}\n[[listener]]\naddress = \"{open}\"\ntls = \"none\"\nauth = \"none\"\n\
          [[sink]]\nname = \"hook\"\nkind = \"http\"\nurl = \"http://{}/\"\nsecret = \"s\"\nallow_private = true\n\
          [[inbound.target]]\ndeliver = \"http\"\nurl = \"http://{}/in\"\nsecret = \"s\"\nallow_private = true\n",
         house.configuration, endpoint.address, endpoint.address
     ));
     house.process.start().await;
-    let mut client = Client::connect(open).await.unwrap();
+    let mut client = SmtpClient::connect(open).await.unwrap();
     let text = "Message-ID: <1.2-openerp-42-sale.order@example.com>\r\nX-Mailgun-Tag: spring\r\nSubject: Offer\r\n\r\nhi\r\n";
     for to in [
         "ada@example.net",
@@ -77,12 +77,12 @@ async fn populated_harness(endpoint: &Server) -> House {
         ("no event", json!([])),
     ] {
         let (at, token) = (now_seconds().to_string(), format!("token of {subject}"));
-        let signature = json!({"timestamp": at, "token": token, "signature": sign_webhook(&Secret::new(PROOF), &at, &token)});
+        let signature = json!({"timestamp": at, "token": token, "signature": sign_webhook(&Secret::new(WEBHOOK_SECRET), &at, &token)});
         let body = json!({"signature": signature, "event-data": words}).to_string();
         assert_eq!(post_body(&house, "webhooks/up", "application/json", body).await, 200, "{subject}");
     }
     let (at, token) = (now_seconds().to_string(), "token of a mail");
-    let signature = sign_webhook(&Secret::new(PROOF), &at, token);
+    let signature = sign_webhook(&Secret::new(WEBHOOK_SECRET), &at, token);
     let mail = "From: ada@example.net\r\nMessage-ID: <2@example.net>\r\n\r\nhello\r\n";
     let reply = format!("reply@{DOMAIN}");
     let form = [
@@ -104,15 +104,16 @@ async fn populated_harness(endpoint: &Server) -> House {
         &["suppress", "list", "--reason", "hard-bounce"],
         &["log", "--status", "opened"],
     ] {
-        let there =
-            async { while house.process.ask(&[&["--json"], questions].concat()).await.out.is_empty() {} };
-        let there = tokio::time::timeout(testkit::PATIENCE, there).await;
+        let there = async {
+            while house.process.run_command(&[&["--json"], questions].concat()).await.stdout.is_empty() {}
+        };
+        let there = tokio::time::timeout(testkit::WAIT_TIMEOUT, there).await;
         assert!(there.is_ok(), "{questions:?} has nothing to say: {}", house.process.log());
     }
     house
 }
 
-async fn post_body(house: &House, path: &str, kind: &str, body: String) -> u16 {
+async fn post_body(house: &SandboxHarness, path: &str, kind: &str, body: String) -> u16 {
     let tls = mailtrail_net::tls::build_client_config(None).unwrap();
     let client = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap();
     let request = client.post(format!("http://{}/{path}", house.process.address(1)));

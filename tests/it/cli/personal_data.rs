@@ -13,9 +13,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use testkit::relay_process;
-use testkit::relay_process::{Process, free_port};
-use testkit::smtp_client::Client;
-use testkit::smtp_sink::{Manners, Sink};
+use testkit::relay_process::{RelayProcess, free_port};
+use testkit::smtp_client::SmtpClient;
+use testkit::smtp_sink::{SinkOptions, SmtpSink};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -30,24 +30,32 @@ async fn erased_address_is_in_no_byte_of_data_dir() {
         let exported = house.run_command(&["--json", "export", "ada.lovelace@example.net"]).await;
         let mut kinds = BTreeMap::<String, usize>::new();
         exported
-            .json()
+            .json_lines()
             .iter()
             .for_each(|line| *kinds.entry(to_text(&line["kind"]).to_owned()).or_default() += 1);
         let expected = [("event", 8), ("inbound", 1), ("log", 4), ("send", 7), ("suppression", 3)];
-        assert_eq!(kinds, expected.map(|(kind, count)| (kind.to_owned(), count)).into(), "{}", exported.err);
-        let raw =
-            exported.json().into_iter().filter(|line| line["kind"] == "event" && line["raw"].is_string());
+        assert_eq!(
+            kinds,
+            expected.map(|(kind, count)| (kind.to_owned(), count)).into(),
+            "{}",
+            exported.stderr
+        );
+        let raw = exported
+            .json_lines()
+            .into_iter()
+            .filter(|line| line["kind"] == "event" && line["raw"].is_string());
         assert_eq!(raw.count(), 8);
         let readable = house.run_command(&["export", "Ada.Lovelace@example.net"]).await;
         assert!(
-            readable.out.contains("bytes is still kept") && readable.out.contains("suppression everywhere")
+            readable.stdout.contains("bytes is still kept")
+                && readable.stdout.contains("suppression everywhere")
         );
 
         let before = house.query_everything(&ids).await;
         let would = house.run_command(&["--json", "erase", ADA_ADDRESS, "--dry-run"]).await;
-        assert_eq!((would.code, &would.json()[0]["pseudonym"]), (0, &Value::Null), "{}", would.err);
+        assert_eq!((would.code, &would.json_lines()[0]["pseudonym"]), (0, &Value::Null), "{}", would.stderr);
         assert_eq!(house.query_everything(&ids).await, before);
-        let found = find_mentions(&house.process.data());
+        let found = find_mentions(&house.process.data_dir());
         for (place, way) in [
             ("ledger", "ada.lovelace@"),
             ("ledger", "ada.lovelace%40"),
@@ -64,13 +72,13 @@ async fn erased_address_is_in_no_byte_of_data_dir() {
         let said = house
             .run_command(&["--json", "erase", ADA_ADDRESS, "--reason", "Ada.Lovelace@example.net asked"])
             .await;
-        assert_eq!(said.code, 0, "{} {}", said.out, said.err);
-        let [erased] = &said.json()[..] else { unreachable!("{}", said.out) };
+        assert_eq!(said.code, 0, "{} {}", said.stdout, said.stderr);
+        let [erased] = &said.json_lines()[..] else { unreachable!("{}", said.stdout) };
         let pseudonym = to_text(&erased["pseudonym"]).to_owned();
         for field in ["records", "bodies", "sends", "reports", "inbound"] {
-            assert_eq!(erased[field], would.json()[0][field], "{field}");
+            assert_eq!(erased[field], would.json_lines()[0][field], "{field}");
         }
-        assert_eq!(find_mentions(&house.process.data()), [""; 0], "running: {running}");
+        assert_eq!(find_mentions(&house.process.data_dir()), [""; 0], "running: {running}");
         let known = house.query_everything(&ids).await;
         let mut renamed = before;
         for way in [ADA_ADDRESS, "Ada.Lovelace@example.net", "ada.lovelace%40example.net"] {
@@ -83,26 +91,32 @@ async fn erased_address_is_in_no_byte_of_data_dir() {
         assert_eq!(known.lines().count(), renamed.lines().count());
 
         // It is in the log, and the list knows the address.
-        let log = house.run_command(&["--json", "log", "--status", "erased"]).await.json();
+        let log = house.run_command(&["--json", "log", "--status", "erased"]).await.json_lines();
         assert_eq!(log.len(), 1);
         assert!(to_text(&log[0]["name"]).starts_with("uid "), "{log:?}");
         assert_eq!(to_text(&log[0]["text"]), format!("{pseudonym}: {pseudonym} asked"));
         let checked = house.run_command(&["suppress", "check", ADA_ADDRESS]).await;
-        assert!(checked.code == 0 && checked.out.contains("complaint"), "{}", checked.out);
+        assert!(checked.code == 0 && checked.stdout.contains("complaint"), "{}", checked.stdout);
         assert_eq!(house.run_command(&["store", "verify"]).await.code, 0);
         for command in ["export", "erase"] {
             let again = house.run_command(&[command, ADA_ADDRESS]).await;
             // What the list recognises is known.
-            assert_eq!(again.code, i32::from(command == "erase"), "{command}: {} {}", again.out, again.err);
+            assert_eq!(
+                again.code,
+                i32::from(command == "erase"),
+                "{command}: {} {}",
+                again.stdout,
+                again.stderr
+            );
         }
-        assert_eq!(find_mentions(&house.process.data()), [""; 0]);
+        assert_eq!(find_mentions(&house.process.data_dir()), [""; 0]);
 
         // After a restart, and with a ledger made from nothing, all is the same.
         for ledger_lost in [false, true] {
             if running || ledger_lost {
                 assert!(!running || house.process.terminate().await.success());
                 if ledger_lost {
-                    std::fs::remove_dir_all(house.process.data().join("ledger")).unwrap();
+                    std::fs::remove_dir_all(house.process.data_dir().join("ledger")).unwrap();
                 }
             }
             if running {
@@ -123,24 +137,24 @@ async fn erased_address_is_in_no_byte_of_data_dir() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refuses_to_erase_queued_mail() {
-    let mut process = Process::toward(free_port(), "");
+    let mut process = RelayProcess::with_upstream_port(free_port(), "");
     process.start().await;
     let mut ids = Vec::new();
     for (to, body) in
         [(ADA_ADDRESS, "x"), ("bob@example.org", "ada.lovelace@example.net wrote"), ("bob@example.org", "x")]
     {
-        let mut client = Client::connect(process.address(1)).await.unwrap();
+        let mut client = SmtpClient::connect(process.address(1)).await.unwrap();
         let message = format!("From: app@example.com\r\nSubject: x\r\n\r\n{body}\r\n");
         ids.push(client.submit("app@example.com", &[to], &message).await.unwrap());
     }
     for running in [true, false] {
-        let said = process.ask(&["erase", ADA_ADDRESS]).await;
-        assert_eq!((said.code, &*said.out), (1, ""), "{}", said.err);
-        let named: Vec<_> = ids.iter().map(|id| said.err.contains(&**id)).collect();
-        assert_eq!(named, [true, true, false], "{}", said.err);
-        assert!(said.err.contains("queue delete"), "{}", said.err);
-        assert!(!process.data().join("erasing").exists());
-        assert_eq!(process.ask(&["queue", "show", &ids[0]]).await.code, 0);
+        let said = process.run_command(&["erase", ADA_ADDRESS]).await;
+        assert_eq!((said.code, &*said.stdout), (1, ""), "{}", said.stderr);
+        let named: Vec<_> = ids.iter().map(|id| said.stderr.contains(&**id)).collect();
+        assert_eq!(named, [true, true, false], "{}", said.stderr);
+        assert!(said.stderr.contains("queue delete"), "{}", said.stderr);
+        assert!(!process.data_dir().join("erasing").exists());
+        assert_eq!(process.run_command(&["queue", "show", &ids[0]]).await.code, 0);
         if running {
             assert!(process.terminate().await.success());
         }
@@ -148,15 +162,16 @@ async fn refuses_to_erase_queued_mail() {
     process.start().await;
     for id in &ids[..2] {
         // What is being sent right now cannot be taken out.
-        let deleted =
-            async { while process.ask(&["queue", "delete", id, "--reason", "asked for"]).await.code != 0 {} };
-        tokio::time::timeout(testkit::PATIENCE, deleted).await.unwrap();
+        let deleted = async {
+            while process.run_command(&["queue", "delete", id, "--reason", "asked for"]).await.code != 0 {}
+        };
+        tokio::time::timeout(testkit::WAIT_TIMEOUT, deleted).await.unwrap();
     }
-    assert_eq!(process.ask(&["erase", ADA_ADDRESS]).await.code, 0);
-    assert_eq!(find_mentions(&process.data()), [""; 0]);
-    assert_eq!(process.ask(&["queue", "show", &ids[2]]).await.code, 0);
-    let nobody = process.ask(&["erase", "postmaster"]).await;
-    assert_eq!((nobody.code, nobody.err.contains("has no domain")), (1, true), "{}", nobody.err);
+    assert_eq!(process.run_command(&["erase", ADA_ADDRESS]).await.code, 0);
+    assert_eq!(find_mentions(&process.data_dir()), [""; 0]);
+    assert_eq!(process.run_command(&["queue", "show", &ids[2]]).await.code, 0);
+    let nobody = process.run_command(&["erase", "postmaster"]).await;
+    assert_eq!((nobody.code, nobody.stderr.contains("has no domain")), (1, true), "{}", nobody.stderr);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -168,37 +183,37 @@ async fn interrupted_erasure_resumes() {
     let id = house.submit_message(ADA_ADDRESS, &["bob@example.org"], "8", "x").await;
     assert_eq!(house.recipient_states(&id).await, ["relayed"]);
     // The second segment cannot be written anew.
-    let obstacle = house.process.data().join("journal/0000000002.new");
+    let obstacle = house.process.data_dir().join("journal/0000000002.new");
     std::fs::create_dir(&obstacle).unwrap();
     let failed = house.run_command(&["erase", ADA_ADDRESS]).await;
-    assert_eq!(failed.code, 1, "{} {}", failed.out, failed.err);
+    assert_eq!(failed.code, 1, "{} {}", failed.stdout, failed.stderr);
     assert!(
-        failed.err.contains("segment 2") && failed.err.contains("run the erasure again"),
+        failed.stderr.contains("segment 2") && failed.stderr.contains("run the erasure again"),
         "{}",
-        failed.err
+        failed.stderr
     );
     let other = house.run_command(&["erase", "bob@example.org"]).await;
-    assert_eq!((other.code, other.err.contains("was cut off")), (1, true), "{}", other.err);
+    assert_eq!((other.code, other.stderr.contains("was cut off")), (1, true), "{}", other.stderr);
     std::fs::remove_dir(obstacle).unwrap();
     // Half erased it goes on, and nothing is lost, with the ledger or without it.
     for ledger_lost in [false, true] {
         assert!(house.process.terminate().await.success());
         if ledger_lost {
-            std::fs::remove_dir_all(house.process.data().join("ledger")).unwrap();
+            std::fs::remove_dir_all(house.process.data_dir().join("ledger")).unwrap();
         }
         house.process.start().await;
         assert!(house.process.log().contains("an erasure of an address was cut off"));
         assert_eq!(house.run_command(&["store", "verify"]).await.code, 0);
         assert_eq!(house.recipient_states(&ids[0]).await, ["delivered"]);
     }
-    assert!(!find_mentions(&house.process.data()).is_empty());
+    assert!(!find_mentions(&house.process.data_dir()).is_empty());
     let done = house.run_command(&["--json", "erase", ADA_ADDRESS]).await;
-    assert_eq!(done.code, 0, "{}", done.err);
-    assert_eq!(find_mentions(&house.process.data()), [""; 0]);
-    let pseudonym = to_text(&done.json()[0]["pseudonym"]).to_owned();
-    let trail = house.run_command(&["--json", "trace", &pseudonym]).await.json();
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    assert_eq!(find_mentions(&house.process.data_dir()), [""; 0]);
+    let pseudonym = to_text(&done.json_lines()[0]["pseudonym"]).to_owned();
+    let trail = house.run_command(&["--json", "trace", &pseudonym]).await.json_lines();
     assert_eq!(trail.len(), 2, "{trail:?}");
-    let log = house.run_command(&["--json", "log", "--status", "erased"]).await.json();
+    let log = house.run_command(&["--json", "log", "--status", "erased"]).await.json_lines();
     let named: Vec<_> = log.iter().map(|line| to_text(&line["text"])).collect();
     assert_eq!(named, [&*pseudonym, &*pseudonym]);
     assert_eq!(house.run_command(&["suppress", "check", ADA_ADDRESS]).await.code, 0);
@@ -210,24 +225,24 @@ async fn interrupted_erasure_resumes() {
 /// kept as ever, and nothing is lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn erases_address_while_its_mail_arrives() {
-    let sink = Sink::start().await;
-    let mut process = Process::new(&sink);
+    let sink = SmtpSink::start().await;
+    let mut process = RelayProcess::new(&sink);
     process.start().await;
     let traffic = EraseTraffic::start(&process);
     traffic.wait_for_count(50).await;
     let erased = async {
         loop {
             let before = traffic.accepted_counts();
-            let said = process.ask(&["--json", "erase", ADA_ADDRESS, "--reason", "asked for"]).await;
+            let said = process.run_command(&["--json", "erase", ADA_ADDRESS, "--reason", "asked for"]).await;
             if said.code == 0 {
-                return (before, said.json().remove(0));
+                return (before, said.json_lines().remove(0));
             }
             // An operator would try again.
-            let waits = said.code == 1 && said.err.contains("that wait mention it");
-            assert!(waits, "{} {}", said.code, said.err);
+            let waits = said.code == 1 && said.stderr.contains("that wait mention it");
+            assert!(waits, "{} {}", said.code, said.stderr);
         }
     };
-    let (before, erased) = tokio::time::timeout(testkit::PATIENCE, erased).await.unwrap();
+    let (before, erased) = tokio::time::timeout(testkit::WAIT_TIMEOUT, erased).await.unwrap();
     let until = traffic.accepted_counts().len();
     traffic.wait_for_count(until + 50).await;
     let all = traffic.stop().await;
@@ -237,17 +252,17 @@ async fn erases_address_while_its_mail_arrives() {
     assert!(erased["sends"].as_u64().unwrap() >= before.len() as u64, "{erased}");
     let pseudonym = to_text(&erased["pseudonym"]).to_owned();
     for id in all.keys() {
-        sink.arrival(id).await;
+        sink.wait_for_message(id).await;
     }
-    assert_eq!(process.ask(&["store", "verify"]).await.code, 0);
+    assert_eq!(process.run_command(&["store", "verify"]).await.code, 0);
     for ledger_lost in [false, true] {
         if ledger_lost {
-            std::fs::remove_dir_all(process.data().join("ledger")).unwrap();
+            std::fs::remove_dir_all(process.data_dir().join("ledger")).unwrap();
             process.start().await;
         }
         for stopped in [false, true] {
-            let store = if stopped { Some(process.settle().await) } else { None };
-            let raw = read_all_files(&process.data());
+            let store = if stopped { Some(process.drain().await) } else { None };
+            let raw = read_all_files(&process.data_dir());
             let is_there = |number: usize| {
                 let spelling = nth_spelling(number);
                 raw.iter().any(|bytes| memchr::memmem::find(bytes, spelling.as_bytes()).is_some())
@@ -284,7 +299,7 @@ struct EraseTraffic {
 }
 
 impl EraseTraffic {
-    fn start(process: &Process) -> Self {
+    fn start(process: &RelayProcess) -> Self {
         let (accepted_counts, stop_token) = (Arc::default(), CancellationToken::new());
         let hers = send_about_ada(process.address(1), Arc::clone(&accepted_counts), stop_token.clone());
         let others = send_about_others(process.address(1), stop_token.clone());
@@ -314,7 +329,7 @@ async fn send_about_ada(
     promised: Arc<Mutex<BTreeMap<String, usize>>>,
     over: CancellationToken,
 ) {
-    let mut client = Client::connect(address).await.unwrap();
+    let mut client = SmtpClient::connect(address).await.unwrap();
     for number in 1.. {
         let ada = nth_spelling(number);
         let (from, to): (&str, &[&str]) = match number % 3 {
@@ -334,7 +349,7 @@ async fn send_about_ada(
 }
 
 async fn send_about_others(address: SocketAddr, over: CancellationToken) {
-    let mut client = Client::connect(address).await.unwrap();
+    let mut client = SmtpClient::connect(address).await.unwrap();
     while !over.is_cancelled() {
         let message = format!("From: app@example.com\r\n\r\n{}", "some words\r\n".repeat(100));
         client.submit("app@example.com", &["eve@example.org"], &message).await.unwrap();
@@ -372,8 +387,8 @@ fn read_all_files(directory: &Path) -> Vec<Vec<u8>> {
 async fn log_hides_addresses_when_configured() {
     let hidden = Regex::new("~[0-9a-f]{12}(@example.net)?").unwrap();
     for (form, wanted) in [("text", "hidden"), ("json", "domain"), ("json", "full")] {
-        let sink = Sink::start().await;
-        let process = Process::configured(|data_dir, ports| {
+        let sink = SmtpSink::start().await;
+        let process = RelayProcess::with_configuration(|data_dir, ports| {
             let log = format!("[log]\nlevel = \"trace\"\nformat = {form:?}\naddresses = {wanted:?}\n");
             render_config(data_dir, ports, sink.port()) + &log
         });
@@ -381,9 +396,9 @@ async fn log_hides_addresses_when_configured() {
         let log = std::fs::File::create(&path).unwrap();
         let mut relay = process.command(&["serve"]).stderr(log).spawn().unwrap();
         let switch = ["breaker", "open", "up", "--reason", "Ada.Lovelace@example.net\nasked"];
-        let told = async { while process.ask(&switch).await.code != 0 {} };
-        tokio::time::timeout(testkit::PATIENCE, told).await.unwrap();
-        assert_eq!(process.ask(&switch).await.code, 0);
+        let told = async { while process.run_command(&switch).await.code != 0 {} };
+        tokio::time::timeout(testkit::WAIT_TIMEOUT, told).await.unwrap();
+        assert_eq!(process.run_command(&switch).await.code, 0);
         relay.kill().unwrap();
         relay.wait().unwrap();
         let log = std::fs::read_to_string(path).unwrap();
@@ -399,19 +414,19 @@ async fn log_hides_addresses_when_configured() {
 
 /// The real program, and who takes its mail.
 struct ErasureHarness {
-    process: Process,
+    process: RelayProcess,
     client: reqwest::Client,
     http: u16,
-    sink: Sink,
+    sink: SmtpSink,
 }
 
 impl ErasureHarness {
     async fn new() -> Self {
         let words = "550 5.1.1 <refused@ada.example>: was ada.lovelace@example.net".to_owned();
-        let refused = HashMap::from([("refused@ada.example".to_owned(), words)]);
-        let sink = Sink::with(Manners { refused, ..Manners::default() }).await;
+        let rejections = HashMap::from([("refused@ada.example".to_owned(), words)]);
+        let sink = SmtpSink::with_options(SinkOptions { rejections, ..SinkOptions::default() }).await;
         let mut http = 0;
-        let mut process = Process::configured(|data_dir, ports| {
+        let mut process = RelayProcess::with_configuration(|data_dir, ports| {
             http = ports[0];
             render_config(data_dir, ports, sink.port())
         });
@@ -488,17 +503,17 @@ impl ErasureHarness {
         let request = request.header("content-type", "application/x-www-form-urlencoded").body(form);
         assert_eq!(request.send().await.unwrap().status(), 200);
         // With the report on the one that was refused, and the mail from outside.
-        self.sink.wait_for(8).await;
+        self.sink.wait_for_count(8).await;
         let there = async {
             while self
                 .run_command(&["--json", "inbound", "list", "--state", "delivered"])
                 .await
-                .out
+                .stdout
                 .is_empty()
-                || !self.run_command(&["--json", "queue", "list"]).await.out.is_empty()
+                || !self.run_command(&["--json", "queue", "list"]).await.stdout.is_empty()
             {}
         };
-        tokio::time::timeout(testkit::PATIENCE, there).await.unwrap();
+        tokio::time::timeout(testkit::WAIT_TIMEOUT, there).await.unwrap();
         assert_eq!(self.run_command(&["suppress", "add", "ADA.lovelace@example.net"]).await.code, 0);
         let why = "Ada.Lovelace@example.net asked what is known";
         assert_eq!(self.run_command(&["store", "rebuild", "--reason", why]).await.code, 0);
@@ -506,7 +521,7 @@ impl ErasureHarness {
     }
 
     async fn submit_message(&self, from: &str, to: &[&str], number: &str, body: &str) -> String {
-        let mut client = Client::connect(self.process.address(1)).await.unwrap();
+        let mut client = SmtpClient::connect(self.process.address(1)).await.unwrap();
         let message = format!(
             "From: {from}\r\nTo: {}\r\nSubject: {number} for {}\r\nMessage-ID: <{number}@example.com>\r\n\r\n{body}\r\n",
             to[0], to[0]
@@ -519,20 +534,21 @@ impl ErasureHarness {
         let settled = async {
             loop {
                 let said = self.run_command(&["--json", "trace", id]).await;
-                if let Some(trail) = said.json().first().filter(|trail| trail["next_action"].is_null()) {
+                if let Some(trail) = said.json_lines().first().filter(|trail| trail["next_action"].is_null())
+                {
                     let recipients = trail["recipients"].as_array().unwrap();
                     return recipients.iter().map(|one| to_text(&one["state"]).to_owned()).collect();
                 }
             }
         };
-        tokio::time::timeout(testkit::PATIENCE, settled).await.unwrap()
+        tokio::time::timeout(testkit::WAIT_TIMEOUT, settled).await.unwrap()
     }
 
     /// What there is to know of sends, events, mail from outside and figures.
     async fn query_everything(&self, ids: &[String]) -> String {
         let mut known = String::new();
         for id in ids {
-            known += &self.run_command(&["--json", "trace", id]).await.out;
+            known += &self.run_command(&["--json", "trace", id]).await.stdout;
         }
         for command in [
             &["stats"][..],
@@ -542,13 +558,13 @@ impl ErasureHarness {
             &["inbound", "list"],
             &["queue", "list"],
         ] {
-            known += &self.run_command(&[&["--json"], command].concat()).await.out;
+            known += &self.run_command(&[&["--json"], command].concat()).await.stdout;
         }
         known
     }
 
-    async fn run_command(&self, arguments: &[&str]) -> relay_process::Said {
-        self.process.ask(arguments).await
+    async fn run_command(&self, arguments: &[&str]) -> relay_process::CommandOutput {
+        self.process.run_command(arguments).await
     }
 
     async fn post_event(&self, path: &str, body: Vec<u8>) -> u16 {

@@ -7,9 +7,9 @@ use mailtrail_trail::{OperatorActionKind, TrailEventKind};
 use serde_json::Value;
 use std::process::Command;
 use testkit::eventually;
-use testkit::mock_smtp::{Act, At, Script, Server};
-use testkit::relay_process::Process;
-use testkit::smtp_client::Client;
+use testkit::mock_smtp::{MockSmtpServer, SmtpAction, SmtpScript, SmtpStep};
+use testkit::relay_process::RelayProcess;
+use testkit::smtp_client::SmtpClient;
 use tokio::net::TcpSocket;
 
 #[tokio::test]
@@ -25,11 +25,11 @@ async fn actions_report_in_text_and_json_and_survive_restart() {
     ];
     let mut tries = 1;
     for (verb, more, state) in steps {
-        let said = house.process.ask(&[&["queue", verb, text], *more].concat()).await;
-        assert_eq!((said.code, said.out.trim(), &*said.err), (0, &**text, ""), "{verb}");
-        let said = house.process.ask(&[&["--json", "queue", verb, json], *more].concat()).await;
-        assert_eq!(said.code, 0, "{verb}: {}", said.err);
-        assert_eq!(said.json(), [serde_json::json!({"id": json, "done": true, "why": null})], "{verb}");
+        let said = house.process.run_command(&[&["queue", verb, text], *more].concat()).await;
+        assert_eq!((said.code, said.stdout.trim(), &*said.stderr), (0, &**text, ""), "{verb}");
+        let said = house.process.run_command(&[&["--json", "queue", verb, json], *more].concat()).await;
+        assert_eq!(said.code, 0, "{verb}: {}", said.stderr);
+        assert_eq!(said.json_lines(), [serde_json::json!({"id": json, "done": true, "why": null})], "{verb}");
         if matches!(*verb, "release" | "retry") {
             tries += 1;
             house.wait_attempted(text, tries).await;
@@ -40,19 +40,20 @@ async fn actions_report_in_text_and_json_and_survive_restart() {
             assert_eq!(house.recipient_state(id).await, *state, "{verb}");
         }
     }
-    let said = house.process.ask(&["queue", "delete", text, "--reason", "late"]).await;
-    assert_eq!((said.code, said.out.as_str()), (1, ""), "what has ended cannot be deleted");
-    assert_eq!(said.err.trim(), format!("mailtrail: {text} is not in the queue"));
+    let said = house.process.run_command(&["queue", "delete", text, "--reason", "late"]).await;
+    assert_eq!((said.code, said.stdout.as_str()), (1, ""), "what has ended cannot be deleted");
+    assert_eq!(said.stderr.trim(), format!("mailtrail: {text} is not in the queue"));
     // Everything stands in the log, with its operator and its reason.
-    let log = house.process.ask(&["--json", "log", "-g", "\"source\":\"operator\""]).await.json();
+    let log =
+        house.process.run_command(&["--json", "log", "-g", "\"source\":\"operator\""]).await.json_lines();
     let log = log.iter().filter(|line| line["id"] == **text);
     let events: Vec<_> = log.clone().map(|line| line["event"].as_str().unwrap()).collect();
     assert_eq!(events, ["held", "released", "retried", "failed"]);
     assert!(log.clone().all(|line| line["name"].as_str().unwrap().starts_with("uid ")));
     let reasons: Vec<_> = log.map(|line| line["text"].as_str()).collect();
     assert_eq!(reasons, [Some("wrong prices"), None, None, Some("no such order")]);
-    let said = house.process.ask(&["log", "--status", "retried"]).await;
-    let line = said.out.lines().find(|line| line.contains(&**text)).unwrap();
+    let said = house.process.run_command(&["log", "--status", "retried"]).await;
+    let line = said.stdout.lines().find(|line| line.contains(&**text)).unwrap();
     assert!(line.contains("retried") && line.contains("by uid "), "{line}");
 }
 
@@ -63,8 +64,11 @@ async fn selects_messages_by_id_domain_upstream_or_all() {
         house.submit_and_wait_tried(&["1@a.example", "2@c.example", "3@B.example", "4@c.example"]).await;
     let [first, second, third, fourth] = &ids[..] else { unreachable!("four were sent") };
     let hold = async |which: &[&str], stdin: &str| {
-        let said = house.process.ask_with(&[&["queue", "hold", "--dry-run"], which].concat(), stdin).await;
-        let mut named: Vec<_> = said.out.lines().map(str::to_owned).collect();
+        let said = house
+            .process
+            .run_command_with_input(&[&["queue", "hold", "--dry-run"], which].concat(), stdin)
+            .await;
+        let mut named: Vec<_> = said.stdout.lines().map(str::to_owned).collect();
         named.sort();
         (said.code, named)
     };
@@ -84,15 +88,18 @@ async fn selects_messages_by_id_domain_upstream_or_all() {
     for id in &ids {
         assert_eq!(house.recipient_state(id).await, "queued");
     }
-    assert_eq!(house.process.ask(&["log", "--status", "held"]).await.code, 1);
+    assert_eq!(house.process.run_command(&["log", "--status", "held"]).await.code, 1);
     // What one command says another one takes.
-    let listed = house.process.ask(&["queue", "list", "--ids"]).await;
-    let mut sorted: Vec<_> = listed.out.lines().collect();
+    let listed = house.process.run_command(&["queue", "list", "--ids"]).await;
+    let mut sorted: Vec<_> = listed.stdout.lines().collect();
     sorted.sort_unstable();
     assert_eq!(sorted, ids);
-    let said = house.process.ask_with(&["queue", "delete", "-", "--reason", "test"], &listed.out).await;
-    assert_eq!((said.code, said.out.lines().count()), (0, 4), "{}", said.err);
-    assert_eq!(house.process.ask(&["queue", "list", "--ids"]).await.out, "");
+    let said = house
+        .process
+        .run_command_with_input(&["queue", "delete", "-", "--reason", "test"], &listed.stdout)
+        .await;
+    assert_eq!((said.code, said.stdout.lines().count()), (0, 4), "{}", said.stderr);
+    assert_eq!(house.process.run_command(&["queue", "list", "--ids"]).await.stdout, "");
 }
 
 #[tokio::test]
@@ -124,13 +131,13 @@ async fn errors_have_exit_code_and_explanation() {
         (&["breaker", "open", "a", "--reason", ""], 2, "reason"),
         (&["breaker", "open", "mailgnu", "--reason", "x"], 2, "no upstream \"mailgnu\""),
     ] {
-        let said = house.process.ask(arguments).await;
-        assert_eq!(said.code, code, "{arguments:?}: {}", said.err);
-        assert!(said.err.contains(words), "{arguments:?}: {}", said.err);
+        let said = house.process.run_command(arguments).await;
+        assert_eq!(said.code, code, "{arguments:?}: {}", said.stderr);
+        assert!(said.stderr.contains(words), "{arguments:?}: {}", said.stderr);
     }
-    let json = house.process.ask(&["--json", "queue", "hold", no_id]).await;
+    let json = house.process.run_command(&["--json", "queue", "hold", no_id]).await;
     assert_eq!(json.code, 1);
-    assert_eq!(json.json()[0]["why"], "is not in the queue");
+    assert_eq!(json.json_lines()[0]["why"], "is not in the queue");
     assert!(house.process.terminate().await.success());
     for arguments in [
         &["queue", "hold", "ALL"][..],
@@ -138,9 +145,9 @@ async fn errors_have_exit_code_and_explanation() {
         &["breaker", "status"],
         &["breaker", "close", "a"],
     ] {
-        let said = house.process.ask(arguments).await;
+        let said = house.process.run_command(arguments).await;
         assert_eq!(said.code, 3, "{arguments:?}");
-        assert!(said.err.contains("no daemon runs"), "{arguments:?}: {}", said.err);
+        assert!(said.stderr.contains("no daemon runs"), "{arguments:?}: {}", said.stderr);
     }
 }
 
@@ -148,43 +155,49 @@ async fn errors_have_exit_code_and_explanation() {
 async fn held_message_stays_until_released() {
     let mut house = QueueHarness::new().await;
     let ids = house.submit_and_wait_tried(&["held@a.example", "free@a.example"]).await;
-    assert_eq!(house.process.ask(&["queue", "hold", &ids[0], "--reason", "wrong price list"]).await.code, 0);
+    assert_eq!(
+        house.process.run_command(&["queue", "hold", &ids[0], "--reason", "wrong price list"]).await.code,
+        0
+    );
     house.restart().await;
     let line = house.list_queue().await.into_iter().find(|line| line["id"] == *ids[0]).unwrap();
     assert_eq!((&line["state"], &line["reason"]), (&"held".into(), &"wrong price list".into()));
     assert_eq!(line["next_at"], Value::Null, "no attempt is due");
     house.start_accepting(0);
-    let said = house.process.ask(&["queue", "retry", "ALL"]).await;
-    assert_eq!((said.code, said.out.trim()), (1, &*ids[1]), "the held one is refused");
-    eventually("the free one", || (house.servers[0].taken().len() == 1).then_some(())).await;
-    assert_eq!(house.servers[0].taken()[0].recipients, ["free@a.example"]);
-    let trace = house.process.ask(&["trace", &ids[0]]).await.out;
+    let said = house.process.run_command(&["queue", "retry", "ALL"]).await;
+    assert_eq!((said.code, said.stdout.trim()), (1, &*ids[1]), "the held one is refused");
+    eventually("the free one", || (house.servers[0].accepted().len() == 1).then_some(())).await;
+    assert_eq!(house.servers[0].accepted()[0].recipients, ["free@a.example"]);
+    let trace = house.process.run_command(&["trace", &ids[0]]).await.stdout;
     assert!(trace.contains("held  wrong price list"), "{trace}");
     assert!(trace.contains("next: held until an operator releases it"), "{trace}");
-    assert_eq!(house.process.ask(&["queue", "release", "ALL"]).await.code, 0);
-    eventually("the held one", || (house.servers[0].taken().len() == 2).then_some(())).await;
-    assert_eq!(house.servers[0].taken()[1].recipients, ["held@a.example"]);
+    assert_eq!(house.process.run_command(&["queue", "release", "ALL"]).await.code, 0);
+    eventually("the held one", || (house.servers[0].accepted().len() == 2).then_some(())).await;
+    assert_eq!(house.servers[0].accepted()[1].recipients, ["held@a.example"]);
 }
 
 #[tokio::test]
 async fn sends_dsn_for_bounced_but_not_deleted_message() {
     let mut house = QueueHarness::new().await;
     let ids = house.submit_and_wait_tried(&["bounced@a.example", "deleted@a.example"]).await;
-    assert_eq!(house.process.ask(&["queue", "delete", &ids[1], "--reason", "a test"]).await.code, 0);
-    assert_eq!(house.process.ask(&["queue", "bounce", &ids[0], "--reason", "no such order"]).await.code, 0);
+    assert_eq!(house.process.run_command(&["queue", "delete", &ids[1], "--reason", "a test"]).await.code, 0);
+    assert_eq!(
+        house.process.run_command(&["queue", "bounce", &ids[0], "--reason", "no such order"]).await.code,
+        0
+    );
     house.start_accepting(0);
     house.start_accepting(1);
     // The report was made right away; its first attempt may have failed.
     let report = || {
-        let taken = house.servers.iter().flat_map(Server::taken);
+        let taken = house.servers.iter().flat_map(MockSmtpServer::accepted);
         taken.into_iter().next()
     };
     let retry = async {
         while report().is_none() {
-            house.process.ask(&["queue", "retry", "ALL"]).await;
+            house.process.run_command(&["queue", "retry", "ALL"]).await;
         }
     };
-    tokio::time::timeout(testkit::PATIENCE, retry).await.unwrap();
+    tokio::time::timeout(testkit::WAIT_TIMEOUT, retry).await.unwrap();
     let report = report().unwrap();
     assert_eq!(report.recipients, ["app@example.com"]);
     let text = String::from_utf8(report.message).unwrap();
@@ -193,7 +206,7 @@ async fn sends_dsn_for_bounced_but_not_deleted_message() {
     assert!(!text.contains("uid "), "who did it is nobody else's business: {text}");
     house.restart().await;
     for (id, state, reason) in [(&ids[0], "failed", "no such order"), (&ids[1], "cancelled", "a test")] {
-        let trace = house.process.ask(&["trace", id]).await.out;
+        let trace = house.process.run_command(&["trace", id]).await.stdout;
         assert!(trace.contains(&format!("{state}  {reason}")), "{trace}");
         let fact = trace.lines().find(|line| line.contains("operator")).unwrap();
         assert!(fact.contains(state) && fact.contains("by uid ") && fact.contains(reason), "{trace}");
@@ -208,31 +221,31 @@ async fn forced_open_breaker_keeps_mail_queued_until_closed() {
     let tried = house.submit_and_wait_tried(&["0@a.example"]).await.remove(0);
     house.start_accepting(0);
     house.start_accepting(1);
-    let said = house.process.ask(&["breaker", "open", "a", "--reason", "moving house"]).await;
-    assert_eq!(said.code, 0, "{}", said.err);
+    let said = house.process.run_command(&["breaker", "open", "a", "--reason", "moving house"]).await;
+    assert_eq!(said.code, 0, "{}", said.stderr);
     let id = house.submit_message("1@a.example").await;
     let other = house.submit_message("1@b.example").await;
     house.restart().await;
     // The other upstream works meanwhile.
-    let taken = || house.servers[1].taken().first().cloned();
+    let taken = || house.servers[1].accepted().first().cloned();
     assert_eq!(eventually("the other one's", taken).await.recipients, ["1@b.example"]);
-    let status = house.process.ask(&["--json", "breaker", "status"]).await.json();
+    let status = house.process.run_command(&["--json", "breaker", "status"]).await.json_lines();
     assert_eq!((&status[0]["state"], &status[0]["reason"]), (&"open".into(), &"moving house".into()));
     assert_eq!((&status[0]["until"], &status[1]["state"]), (&Value::Null, &"closed".into()));
-    let text = house.process.ask(&["breaker", "status"]).await.out;
+    let text = house.process.run_command(&["breaker", "status"]).await.stdout;
     assert!(text.starts_with("a\topen\tclosed by hand\t") && text.contains("moving house"), "{text}");
-    let trail = house.process.ask(&["--json", "trace", &id]).await.json().remove(0);
+    let trail = house.process.run_command(&["--json", "trace", &id]).await.json_lines().remove(0);
     assert_eq!(trail["next_action"], "attempt; the upstream a is left alone: moving house");
     assert_eq!(trail["next_at"], Value::Null, "nobody knows when");
     // An operator's hold is the nearer reason.
     let held = house.submit_message("2@a.example").await;
-    assert_eq!(house.process.ask(&["queue", "hold", &held]).await.code, 0);
-    let trail = house.process.ask(&["--json", "trace", &held]).await.json().remove(0);
+    assert_eq!(house.process.run_command(&["queue", "hold", &held]).await.code, 0);
+    let trail = house.process.run_command(&["--json", "trace", &held]).await.json_lines().remove(0);
     assert_eq!(trail["next_action"], "held until an operator releases it, or its deadline comes");
     let line = &house.list_queue().await.into_iter().find(|line| line["id"] == *id).unwrap();
     assert_eq!(line["reason"], "the upstream a is left alone: moving house");
     assert_eq!(line["attempts"], 0);
-    assert!(house.servers[0].taken().is_empty());
+    assert!(house.servers[0].accepted().is_empty());
     let reasons = house
         .list_queue()
         .await
@@ -244,12 +257,15 @@ async fn forced_open_breaker_keeps_mail_queued_until_closed() {
         ["the upstream a is left alone: moving house"],
         "what it waits for now"
     );
-    let said = house.process.ask(&["--json", "breaker", "close", "a", "--reason", "moved"]).await;
-    assert_eq!(said.json()[0]["state"], "closed");
-    eventually("its mail", || (!house.servers[0].taken().is_empty()).then_some(())).await;
+    let said = house.process.run_command(&["--json", "breaker", "close", "a", "--reason", "moved"]).await;
+    assert_eq!(said.json_lines()[0]["state"], "closed");
+    eventually("its mail", || (!house.servers[0].accepted().is_empty()).then_some(())).await;
     house.restart().await;
-    assert_eq!(house.process.ask(&["--json", "breaker", "status"]).await.json()[0]["state"], "closed");
-    let log = house.process.ask(&["log", "--upstream", "a", "-g", "breaker-"]).await.out;
+    assert_eq!(
+        house.process.run_command(&["--json", "breaker", "status"]).await.json_lines()[0]["state"],
+        "closed"
+    );
+    let log = house.process.run_command(&["log", "--upstream", "a", "-g", "breaker-"]).await.stdout;
     let lines: Vec<_> = log.lines().collect();
     assert_eq!(lines.len(), 2, "{log}");
     assert!(lines[0].contains("breaker-opened") && lines[0].contains("moving house"), "{log}");
@@ -260,15 +276,15 @@ async fn forced_open_breaker_keeps_mail_queued_until_closed() {
 /// Closed by hand, it is no news any more.
 #[tokio::test]
 async fn closing_breaker_clears_its_alarm() {
-    let script = Script::new().at(At::Banner, [Some(Act::Say("554 5.7.0 blocked"))]);
+    let script = SmtpScript::new().on(SmtpStep::Banner, [Some(SmtpAction::Reply("554 5.7.0 blocked"))]);
     let mut house = QueueHarness::with_script(script, "failures = 1\npause = \"5min\"").await;
     house.start_accepting(0);
     let id = house.submit_message("1@a.example").await;
-    house.process.says("the breaker opened").await;
-    assert_eq!(house.process.ask(&["breaker", "close", "a"]).await.code, 0);
-    house.process.says("the alarm is over").await;
-    assert_eq!(house.process.ask(&["queue", "retry", &id]).await.code, 0);
-    eventually("its mail", || (!house.servers[0].taken().is_empty()).then_some(())).await;
+    house.process.wait_for_log("the breaker opened").await;
+    assert_eq!(house.process.run_command(&["breaker", "close", "a"]).await.code, 0);
+    house.process.wait_for_log("the alarm is over").await;
+    assert_eq!(house.process.run_command(&["queue", "retry", &id]).await.code, 0);
+    eventually("its mail", || (!house.servers[0].accepted().is_empty()).then_some(())).await;
     assert!(house.process.terminate().await.success());
 }
 
@@ -277,8 +293,8 @@ async fn queue_shape_adds_up() {
     let house = QueueHarness::new().await;
     house.submit_and_wait_tried(&["1@a.example", "2@A.example", "1@b.example", "1@c.example"]).await;
     let held = house.submit_and_wait_tried(&["3@a.example"]).await;
-    assert_eq!(house.process.ask(&["queue", "hold", &held[0]]).await.code, 0);
-    let shape = house.process.ask(&["--json", "queue", "shape"]).await.json();
+    assert_eq!(house.process.run_command(&["queue", "hold", &held[0]]).await.code, 0);
+    let shape = house.process.run_command(&["--json", "queue", "shape"]).await.json_lines();
     let mut found: Vec<_> = shape
         .iter()
         .map(|row| {
@@ -295,7 +311,7 @@ async fn queue_shape_adds_up() {
     assert_eq!(found[0], (3, "a", "a.example"), "the fullest first");
     found.sort_unstable();
     assert_eq!(found, [(1, "a", "c.example"), (1, "b", "b.example"), (3, "a", "a.example")]);
-    let text = house.process.ask(&["queue", "shape"]).await.out;
+    let text = house.process.run_command(&["queue", "shape"]).await.stdout;
     let rows: Vec<Vec<_>> = text.lines().map(|line| line.split('\t').collect()).collect();
     assert_eq!(rows[0][..4], ["a", "a.example", "3", "3"]);
     assert!(rows.len() == 3 && rows.iter().all(|row| row.len() == 13), "{text}");
@@ -303,20 +319,20 @@ async fn queue_shape_adds_up() {
 
 #[tokio::test]
 async fn rejects_actions_on_message_in_delivery() {
-    let script = Script::new().at(At::Dot, [Some(Act::Silence)]);
+    let script = SmtpScript::new().on(SmtpStep::Dot, [Some(SmtpAction::Hang)]);
     let mut house = QueueHarness::with_script(script, "").await;
     house.start_accepting(0);
     let id = house.submit_message("1@a.example").await;
-    let heard = || house.servers[0].with(|script| script.is_done(At::Dot)).then_some(());
+    let heard = || house.servers[0].with_script(|script| script.is_done(SmtpStep::Dot)).then_some(());
     eventually("the dot", heard).await;
     for verb in ["retry", "hold", "bounce", "delete"] {
-        let said = house.process.ask(&["queue", verb, &id, "--reason", "x"]).await;
-        assert_eq!((said.code, said.out.as_str()), (1, ""), "{verb}");
-        assert_eq!(said.err.trim(), format!("mailtrail: {id} is being sent right now"), "{verb}");
+        let said = house.process.run_command(&["queue", verb, &id, "--reason", "x"]).await;
+        assert_eq!((said.code, said.stdout.as_str()), (1, ""), "{verb}");
+        assert_eq!(said.stderr.trim(), format!("mailtrail: {id} is being sent right now"), "{verb}");
     }
     assert_eq!(house.recipient_state(&id).await, "sending");
     assert_eq!(
-        house.process.ask(&["log", "-g", "\"source\":\"operator\""]).await.code,
+        house.process.run_command(&["log", "-g", "\"source\":\"operator\""]).await.code,
         1,
         "nothing was noted"
     );
@@ -326,13 +342,13 @@ async fn rejects_actions_on_message_in_delivery() {
 async fn queue_list_says_when_truncated() {
     let house = QueueHarness::new().await;
     let ids = house.submit_and_wait_tried(&["1@a.example", "2@a.example", "3@a.example"]).await;
-    let some = house.process.ask(&["queue", "list", "-n", "2"]).await;
-    assert_eq!((some.code, some.out.lines().count()), (0, 2));
-    assert!(some.err.contains("more wait; -n shows more"), "{}", some.err);
-    let all = house.process.ask(&["queue", "list", "-n", "3"]).await;
-    assert_eq!((all.out.lines().count(), &*all.err), (3, ""));
+    let some = house.process.run_command(&["queue", "list", "-n", "2"]).await;
+    assert_eq!((some.code, some.stdout.lines().count()), (0, 2));
+    assert!(some.stderr.contains("more wait; -n shows more"), "{}", some.stderr);
+    let all = house.process.run_command(&["queue", "list", "-n", "3"]).await;
+    assert_eq!((all.stdout.lines().count(), &*all.stderr), (3, ""));
     let line = house.list_queue().await.into_iter().find(|line| line["id"] == *ids[0]).unwrap();
-    let row = all.out.lines().find(|row| row.starts_with(&ids[0])).unwrap();
+    let row = all.stdout.lines().find(|row| row.starts_with(&ids[0])).unwrap();
     let cells: Vec<_> = row.split('\t').collect();
     let bytes = line["size"].to_string();
     let [accepted, next] = ["accepted", "next_at"].map(|key| line[key].as_str().unwrap());
@@ -349,8 +365,8 @@ async fn logs_operator_actions_with_caller_and_reason() {
     let mut house = QueueHarness::new().await;
     let copy = house.process.directory().join("copy");
     let ask = async |words: &[&str], code| {
-        let said = house.process.ask(words).await;
-        assert_eq!(said.code, code, "{words:?}: {} {}", said.out, said.err);
+        let said = house.process.run_command(words).await;
+        assert_eq!(said.code, code, "{words:?}: {} {}", said.stdout, said.stderr);
     };
     ask(&["store", "backup", copy.to_str().unwrap(), "--reason", " before the upgrade "], 0).await;
     ask(&["store", "rebuild", "--reason", "the alarm said so"], 0).await;
@@ -390,7 +406,7 @@ async fn logs_operator_actions_with_caller_and_reason() {
     assert!(replay.starts_with("told since 20") && replay.ends_with("Z: the file was lost"), "{replay}");
     assert_eq!(texts[5], "why not");
     assert_eq!(texts[7], "ada@example.net all reasons: she called again");
-    let said = house.process.ask(&["log", "--status", "store-backup"]).await.out;
+    let said = house.process.run_command(&["log", "--status", "store-backup"]).await.stdout;
     assert!(
         said.contains("(no send)  store-backup by uid ") && said.ends_with(": before the upgrade\n"),
         "{said}"
@@ -401,7 +417,11 @@ async fn logs_operator_actions_with_caller_and_reason() {
         [["--to", "."], ["--from", "a"], ["--client", "default"], ["--tag", "x"], ["--upstream", "a"]]
     {
         let which = ["log", "-g", "\"event\":\"s(tore|ink)-"];
-        assert_eq!(house.process.ask(&[&which[..], &condition].concat()).await.code, 1, "{condition:?}");
+        assert_eq!(
+            house.process.run_command(&[&which[..], &condition].concat()).await.code,
+            1,
+            "{condition:?}"
+        );
     }
     ask(&["log", "--status", "send-test", "--to", "1@b.example", "--from", "app@"], 0).await;
     ask(&["log", "--status", "send-test", "--to", "2@b.example"], 1).await;
@@ -417,10 +437,10 @@ async fn logs_operator_actions_with_caller_and_reason() {
     // While it stands its store is only read, unless something is done to it.
     assert!(house.process.terminate().await.success());
     let second = house.process.directory().join("second");
-    assert_eq!(house.process.ask(&["store", "backup", second.to_str().unwrap()]).await.code, 0);
+    assert_eq!(house.process.run_command(&["store", "backup", second.to_str().unwrap()]).await.code, 0);
     assert_eq!(operator_log_lines(&house.process).await, log);
-    let said = house.process.ask(&["store", "rebuild", "--reason", "nobody is here"]).await;
-    assert_eq!((said.code, said.out.contains("the ledger is rebuilt")), (0, true), "{}", said.err);
+    let said = house.process.run_command(&["store", "rebuild", "--reason", "nobody is here"]).await;
+    assert_eq!((said.code, said.stdout.contains("the ledger is rebuilt")), (0, true), "{}", said.stderr);
     let mut after = operator_log_lines(&house.process).await;
     let last = after.pop().unwrap();
     assert_eq!((&last["event"], &last["text"]), (&"store-rebuild".into(), &"nobody is here".into()));
@@ -428,8 +448,8 @@ async fn logs_operator_actions_with_caller_and_reason() {
     assert_eq!(after, log);
 }
 
-async fn operator_log_lines(process: &Process) -> Vec<Value> {
-    process.ask(&["--json", "log", "-g", "\"source\":\"operator\""]).await.json()
+async fn operator_log_lines(process: &RelayProcess) -> Vec<Value> {
+    process.run_command(&["--json", "log", "-g", "\"source\":\"operator\""]).await.json_lines()
 }
 
 #[test]
@@ -457,23 +477,24 @@ fn every_command_has_usage_examples() {
 /// A relay with the upstreams `a` and `b`, which refuse connections until they are opened. What was tried once waits
 /// an hour.
 struct QueueHarness {
-    process: Process,
-    servers: [Server; 2],
+    process: RelayProcess,
+    servers: [MockSmtpServer; 2],
     sockets: [Option<TcpSocket>; 2],
 }
 
 impl QueueHarness {
     async fn new() -> Self {
-        Self::with_script(Script::new(), "").await
+        Self::with_script(SmtpScript::new(), "").await
     }
 
     /// With what the first upstream does, and the keys of its breaker.
-    async fn with_script(script: Script, breaker: &str) -> Self {
-        let ((a, first), (b, second)) = (Server::closed(script), Server::closed(Script::new()));
+    async fn with_script(script: SmtpScript, breaker: &str) -> Self {
+        let ((a, first), (b, second)) =
+            (MockSmtpServer::refusing(script), MockSmtpServer::refusing(SmtpScript::new()));
         let (breaker, ports) = (if breaker.is_empty() { BREAKER_DISABLED } else { breaker }, [&a, &b]);
         let ports = ports.map(|server| server.address.port());
         let configuration = |data: &str, own: [u16; 3]| render_config(data, own[1], ports, breaker);
-        let mut process = Process::configured(configuration);
+        let mut process = RelayProcess::with_configuration(configuration);
         process.start().await;
         Self { process, servers: [a, b], sockets: [Some(first), Some(second)] }
     }
@@ -490,7 +511,7 @@ impl QueueHarness {
     }
 
     async fn submit_message(&self, to: &str) -> String {
-        let mut client = Client::connect(self.process.address(1)).await.unwrap();
+        let mut client = SmtpClient::connect(self.process.address(1)).await.unwrap();
         let message = "From: app@example.com\r\nSubject: x\r\n\r\nx\r\n";
         client.submit("app@example.com", &[to], message).await.unwrap()
     }
@@ -512,23 +533,23 @@ impl QueueHarness {
         let tried = async {
             loop {
                 // What was just accepted may not be found yet.
-                let found = self.process.ask(&["--json", "trace", id]).await.json();
+                let found = self.process.run_command(&["--json", "trace", id]).await.json_lines();
                 let trail = found.first().unwrap_or(&Value::Null);
                 if trail["attempts"] == times && trail["recipients"][0]["state"] == "queued" {
                     return;
                 }
             }
         };
-        tokio::time::timeout(testkit::PATIENCE, tried).await.unwrap();
+        tokio::time::timeout(testkit::WAIT_TIMEOUT, tried).await.unwrap();
     }
 
     async fn recipient_state(&self, id: &str) -> String {
-        let trail = self.process.ask(&["--json", "trace", id]).await.json().remove(0);
+        let trail = self.process.run_command(&["--json", "trace", id]).await.json_lines().remove(0);
         trail["recipients"][0]["state"].as_str().unwrap().to_owned()
     }
 
     async fn list_queue(&self) -> Vec<Value> {
-        self.process.ask(&["--json", "queue", "list"]).await.json()
+        self.process.run_command(&["--json", "queue", "list"]).await.json_lines()
     }
 }
 

@@ -3,16 +3,16 @@
 
 use mailtrail_sandbox::ProviderProfile;
 use serde_json::{Value, json};
-use testkit::sandbox_harness::House;
+use testkit::sandbox_harness::SandboxHarness;
 
 #[tokio::test]
 async fn follows_delivered_message_to_provider_event() {
     for face in [ProviderProfile::Mailgun, ProviderProfile::Brevo] {
-        let mut house = House::new(face).await;
+        let mut house = SandboxHarness::new(face).await;
         house.process.start().await;
-        let said = house.ask(&["--json", "send-test", "ada@example.net"]).await;
-        assert_eq!(said.code, 0, "{} {}", said.out, said.err);
-        let lines = said.json();
+        let said = house.run_command(&["--json", "send-test", "ada@example.net"]).await;
+        assert_eq!(said.code, 0, "{} {}", said.stdout, said.stderr);
+        let lines = said.json_lines();
         let (first, last) = (&lines[0], &lines[lines.len() - 1]);
         assert_eq!(
             (&first["from"], &first["to"]),
@@ -28,13 +28,13 @@ async fn follows_delivered_message_to_provider_event() {
             assert_eq!(facts.iter().filter(|fact| *fact == expected).count(), 1, "{expected}: {facts:?}");
         }
         // It was taken in as any other mail.
-        let trail = house.ask(&["--json", "trace", id]).await.json().remove(0);
+        let trail = house.run_command(&["--json", "trace", id]).await.json_lines().remove(0);
         assert_eq!((&trail["client"], &trail["user"]), (&json!("mailtrail"), &json!("send-test")));
         assert_eq!(trail["message_id"], format!("{id}@relay.example.com"));
         assert_eq!(house.sandbox.counters().messages, 1);
 
-        let said = house.ask(&["send-test", "bob@example.net", "--from", "ada@mg.example.com"]).await;
-        let lines: Vec<_> = said.out.lines().collect();
+        let said = house.run_command(&["send-test", "bob@example.net", "--from", "ada@mg.example.com"]).await;
+        let lines: Vec<_> = said.stdout.lines().collect();
         assert!(
             said.code == 0 && lines[0].ends_with("from ada@mg.example.com to bob@example.net"),
             "{lines:?}"
@@ -47,10 +47,10 @@ async fn follows_delivered_message_to_provider_event() {
 
 #[tokio::test]
 async fn reports_cause_of_undelivered_message() {
-    let mut house = House::new(ProviderProfile::Mailgun).await;
+    let mut house = SandboxHarness::new(ProviderProfile::Mailgun).await;
     house.process.start().await;
-    let said = house.ask(&["suppress", "add", "eve@example.net"]).await;
-    assert_eq!(said.code, 0, "{}", said.err);
+    let said = house.run_command(&["suppress", "add", "eve@example.net"]).await;
+    assert_eq!(said.code, 0, "{}", said.stderr);
     for (arguments, state, words) in [
         (&["bounce@example.net"][..], "bounced", "bounced: "),
         (&["eve@example.net"], "suppressed", "`mailtrail suppress list`"),
@@ -67,8 +67,8 @@ async fn reports_cause_of_undelivered_message() {
         assert_eq!(verdict["verdict"].as_str().unwrap().contains("`mailtrail doctor`"), state == "relayed");
     }
     // Whoever follows a mail needs no report on it, and its sender may be nobody's mailbox.
-    assert_eq!(house.ask(&["trace", "mailtrail@mg.example.com"]).await.code, 1);
-    assert_eq!(house.ask(&["breaker", "open", "up", "--reason", "moving"]).await.code, 0);
+    assert_eq!(house.run_command(&["trace", "mailtrail@mg.example.com"]).await.code, 1);
+    assert_eq!(house.run_command(&["breaker", "open", "up", "--reason", "moving"]).await.code, 0);
     let (code, verdict) = run_for_verdict(&house, &["ada@example.net", "--wait", "1s"]).await;
     assert_eq!((code, &verdict["state"]), (1, &json!("queued")), "{verdict}");
     let text = verdict["verdict"].as_str().unwrap();
@@ -78,8 +78,10 @@ async fn reports_cause_of_undelivered_message() {
 
 #[tokio::test]
 async fn does_not_wait_without_webhook_credentials() {
-    let mut house = House::new(ProviderProfile::Mailgun).await;
-    house.process.configure(&house.configuration.replace("webhook_signing_key_file = \"proof\"\n", ""));
+    let mut house = SandboxHarness::new(ProviderProfile::Mailgun).await;
+    house
+        .process
+        .write_configuration(&house.configuration.replace("webhook_signing_key_file = \"proof\"\n", ""));
     house.process.start().await;
     let (code, verdict) = run_for_verdict(&house, &["ada@example.net", "--wait", "1d"]).await;
     assert_eq!((code, &verdict["state"]), (1, &json!("relayed")));
@@ -89,9 +91,9 @@ async fn does_not_wait_without_webhook_credentials() {
 
 #[tokio::test]
 async fn unsendable_message_has_its_exit_code() {
-    let mut house = House::new(ProviderProfile::Mailgun).await;
-    let said = house.ask(&["send-test", "ada@example.net"]).await;
-    assert_eq!((said.code, &*said.out), (3, ""), "{}", said.err);
+    let mut house = SandboxHarness::new(ProviderProfile::Mailgun).await;
+    let said = house.run_command(&["send-test", "ada@example.net"]).await;
+    assert_eq!((said.code, &*said.stdout), (3, ""), "{}", said.stderr);
     house.process.start().await;
     for (arguments, words) in [
         (&["nobody"][..], "nobody"),
@@ -99,20 +101,25 @@ async fn unsendable_message_has_its_exit_code() {
         (&["ada@example.net", "--wait", "soon"], "90s, 5m or 1h"),
         (&[], "<TO>"),
     ] {
-        let said = house.ask(&[&["send-test"], arguments].concat()).await;
-        assert!(said.code == 2 && said.err.contains(words), "{arguments:?}: {} {}", said.code, said.err);
+        let said = house.run_command(&[&["send-test"], arguments].concat()).await;
+        assert!(
+            said.code == 2 && said.stderr.contains(words),
+            "{arguments:?}: {} {}",
+            said.code,
+            said.stderr
+        );
     }
     assert!(house.process.terminate().await.success());
-    let said = house.ask(&["send-test", "ada@example.net"]).await;
-    assert!(said.code == 3 && said.err.contains("mailtrail serve"), "{} {}", said.code, said.err);
+    let said = house.run_command(&["send-test", "ada@example.net"]).await;
+    assert!(said.code == 3 && said.stderr.contains("mailtrail serve"), "{} {}", said.code, said.stderr);
     assert_eq!(house.sandbox.counters().messages, 0);
 }
 
 /// Exit code and last line.
-async fn run_for_verdict(house: &House, arguments: &[&str]) -> (i32, Value) {
-    let said = house.ask(&[&["--json", "send-test"], arguments].concat()).await;
-    let last = said.json().pop();
-    (said.code, last.unwrap_or_else(|| json!({ "verdict": said.err })))
+async fn run_for_verdict(house: &SandboxHarness, arguments: &[&str]) -> (i32, Value) {
+    let said = house.run_command(&[&["--json", "send-test"], arguments].concat()).await;
+    let last = said.json_lines().pop();
+    (said.code, last.unwrap_or_else(|| json!({ "verdict": said.stderr })))
 }
 
 fn event_words(fact: &Value) -> String {

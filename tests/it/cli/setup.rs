@@ -3,30 +3,30 @@
 use mailtrail_sandbox::ProviderProfile;
 use reqwest::Method;
 use serde_json::{Value, json};
-use testkit::sandbox_harness::{House, PROOF};
+use testkit::sandbox_harness::{SandboxHarness, WEBHOOK_SECRET};
 
 #[tokio::test]
 async fn registers_all_mailgun_events_and_keeps_other_webhooks() {
-    let house = House::new(ProviderProfile::Mailgun).await;
+    let house = SandboxHarness::new(ProviderProfile::Mailgun).await;
     // Others', two of them in a list that ours comes into.
     for registered in [
         "id=delivered&url=https://crm.example.com/hook",
         "id=opened&url=https://crm.example.com/hook&url=https://old.example.com/webhooks/up",
     ] {
-        assert_eq!(house.api(Method::POST, WEBHOOKS_V3_PATH, Some(registered.into())).await.0, 200);
+        assert_eq!(house.call_api(Method::POST, WEBHOOKS_V3_PATH, Some(registered.into())).await.0, 200);
     }
     let before = mailgun_webhooks(&house).await;
     let setup = ["--json", "setup", "mailgun", "--url", "https://relay.example.com"];
-    let said = house.ask(&[&setup[..], &["--dry-run"]].concat()).await;
+    let said = house.run_command(&[&setup[..], &["--dry-run"]].concat()).await;
     let expected = json!({
         "done": "created", "what": "webhook", "id": null, "name": OWN_URL, "changed": ALL_EVENTS, "dry_run": true,
     });
-    assert_eq!((said.code, &said.json()[0]), (0, &expected), "{}", said.err);
+    assert_eq!((said.code, &said.json_lines()[0]), (0, &expected), "{}", said.stderr);
     assert_eq!(mailgun_webhooks(&house).await, before, "a dry run changes nothing");
 
-    let said = house.ask(&setup).await;
-    assert_eq!((said.code, &said.json()[0]["done"]), (0, &json!("created")), "{}", said.err);
-    let remains: Vec<_> = said.json()[1..].iter().map(|line| line["remains"].to_string()).collect();
+    let said = house.run_command(&setup).await;
+    assert_eq!((said.code, &said.json_lines()[0]["done"]), (0, &json!("created")), "{}", said.stderr);
+    let remains: Vec<_> = said.json_lines()[1..].iter().map(|line| line["remains"].to_string()).collect();
     assert!(remains[0].contains("https://old.example.com/webhooks/up is also registered"), "{remains:?}");
     assert!(remains[1].contains("the web server of relay.example.com forwards /webhooks/up"), "{remains:?}");
     let mut expected = before.clone();
@@ -37,32 +37,36 @@ async fn registers_all_mailgun_events_and_keeps_other_webhooks() {
     }
     assert_eq!(mailgun_webhooks(&house).await, expected);
 
-    let said = house.ask(&setup).await;
+    let said = house.run_command(&setup).await;
     assert_eq!(
-        (said.code, &said.json()[0]["done"], &said.json()[0]["changed"]),
+        (said.code, &said.json_lines()[0]["done"], &said.json_lines()[0]["changed"]),
         (0, &json!("kept"), &json!([]))
     );
     assert_eq!(mailgun_webhooks(&house).await, expected);
-    let said = house.ask(&["setup", "mailgun", "--url", OWN_URL]).await;
-    assert!(said.code == 0 && said.out.starts_with(&format!("kept: webhook ({OWN_URL}: ")), "{}", said.out);
+    let said = house.run_command(&["setup", "mailgun", "--url", OWN_URL]).await;
+    assert!(
+        said.code == 0 && said.stdout.starts_with(&format!("kept: webhook ({OWN_URL}: ")),
+        "{}",
+        said.stdout
+    );
 
-    let said = house.ask(&[&setup[1..], &["--remove", "--dry-run"]].concat()).await;
-    assert!(said.out.starts_with("would be removed: webhook ("), "{}", said.out);
+    let said = house.run_command(&[&setup[1..], &["--remove", "--dry-run"]].concat()).await;
+    assert!(said.stdout.starts_with("would be removed: webhook ("), "{}", said.stdout);
     assert_eq!(mailgun_webhooks(&house).await, expected);
     for done in ["removed", "not there"] {
-        let said = house.ask(&[&setup[..], &["--remove"]].concat()).await;
-        assert_eq!((said.code, &said.json()[0]["done"]), (0, &json!(done)), "{}", said.err);
+        let said = house.run_command(&[&setup[..], &["--remove"]].concat()).await;
+        assert_eq!((said.code, &said.json_lines()[0]["done"]), (0, &json!(done)), "{}", said.stderr);
         assert_eq!(mailgun_webhooks(&house).await, before);
     }
 }
 
 #[tokio::test]
 async fn adds_missing_events_to_registered_mailgun_url() {
-    let house = House::new(ProviderProfile::Mailgun).await;
+    let house = SandboxHarness::new(ProviderProfile::Mailgun).await;
     let known = format!("url={OWN_URL}&event_types=opened&event_types=delivered");
-    assert_eq!(house.api(Method::POST, WEBHOOKS_V4_PATH, Some(known.into())).await.0, 200);
-    let said = house.ask(&["--json", "setup", "mailgun", "--url", OWN_URL]).await;
-    let change = &said.json()[0];
+    assert_eq!(house.call_api(Method::POST, WEBHOOKS_V4_PATH, Some(known.into())).await.0, 200);
+    let said = house.run_command(&["--json", "setup", "mailgun", "--url", OWN_URL]).await;
+    let change = &said.json_lines()[0];
     let missing: Vec<_> =
         ALL_EVENTS.into_iter().filter(|kind| !["opened", "delivered"].contains(kind)).collect();
     assert_eq!((said.code, &change["done"], &change["changed"]), (0, &json!("updated"), &json!(missing)));
@@ -74,22 +78,28 @@ async fn adds_missing_events_to_registered_mailgun_url() {
 async fn an_address_with_a_final_slash_is_not_registered_again() {
     let slash = format!("{OWN_URL}/");
     for (face, provider) in [(ProviderProfile::Mailgun, "mailgun"), (ProviderProfile::Brevo, "brevo")] {
-        let house = House::new(face).await;
+        let house = SandboxHarness::new(face).await;
         let known = match face {
             ProviderProfile::Mailgun => {
                 let kinds: String = ALL_EVENTS.iter().map(|kind| format!("&event_types={kind}")).collect();
-                house.api(Method::POST, WEBHOOKS_V4_PATH, Some(format!("url={slash}{kinds}").into())).await
+                house
+                    .call_api(Method::POST, WEBHOOKS_V4_PATH, Some(format!("url={slash}{kinds}").into()))
+                    .await
             }
             ProviderProfile::Brevo => {
                 let hook = json!({ "url": slash, "events": ["spam"], "batched": false });
-                house.api(Method::POST, "/v3/webhooks", Some(hook)).await
+                house.call_api(Method::POST, "/v3/webhooks", Some(hook)).await
             }
         };
         assert!(known.0 < 300);
         for url in [OWN_URL, &slash] {
-            let said = house.ask(&["--json", "setup", provider, "--url", url]).await;
-            assert!(["kept", "updated"].map(Value::from).contains(&said.json()[0]["done"]), "{}", said.out);
-            assert!(!said.out.contains("is also registered"), "{}", said.out);
+            let said = house.run_command(&["--json", "setup", provider, "--url", url]).await;
+            assert!(
+                ["kept", "updated"].map(Value::from).contains(&said.json_lines()[0]["done"]),
+                "{}",
+                said.stdout
+            );
+            assert!(!said.stdout.contains("is also registered"), "{}", said.stdout);
         }
         match face {
             ProviderProfile::Mailgun => {
@@ -98,44 +108,44 @@ async fn an_address_with_a_final_slash_is_not_registered_again() {
             }
             ProviderProfile::Brevo => assert_eq!(brevo_webhooks(&house).await.len(), 1),
         }
-        let said = house.ask(&["--json", "setup", provider, "--url", OWN_URL, "--remove"]).await;
-        assert_eq!(said.json()[0]["done"], "removed", "{}", said.err);
+        let said = house.run_command(&["--json", "setup", provider, "--url", OWN_URL, "--remove"]).await;
+        assert_eq!(said.json_lines()[0]["done"], "removed", "{}", said.stderr);
     }
 }
 
 /// Both addresses are ours: what one is told, the other is not told, too.
 #[tokio::test]
 async fn two_spellings_of_our_address_are_told_each_kind_once() {
-    let house = House::new(ProviderProfile::Mailgun).await;
+    let house = SandboxHarness::new(ProviderProfile::Mailgun).await;
     for known in [format!("url={OWN_URL}/&event_types=opened"), format!("url={OWN_URL}&event_types=clicked")]
     {
-        assert_eq!(house.api(Method::POST, WEBHOOKS_V4_PATH, Some(known.into())).await.0, 200);
+        assert_eq!(house.call_api(Method::POST, WEBHOOKS_V4_PATH, Some(known.into())).await.0, 200);
     }
-    let said = house.ask(&["--json", "setup", "mailgun", "--url", OWN_URL]).await;
-    assert_eq!((said.code, &said.json()[0]["done"]), (0, &json!("updated")), "{}", said.err);
+    let said = house.run_command(&["--json", "setup", "mailgun", "--url", OWN_URL]).await;
+    assert_eq!((said.code, &said.json_lines()[0]["done"]), (0, &json!("updated")), "{}", said.stderr);
     let all = mailgun_webhooks(&house).await;
     assert!(ALL_EVENTS.iter().all(|kind| all[kind]["urls"].as_array().unwrap().len() == 1), "{all}");
 }
 
 #[tokio::test]
 async fn changes_nothing_when_mailgun_has_no_free_url() {
-    let house = House::new(ProviderProfile::Mailgun).await;
+    let house = SandboxHarness::new(ProviderProfile::Mailgun).await;
     let three = "id=clicked&url=https://a.example&url=https://b.example&url=https://u:secret@c.example/x";
-    assert_eq!(house.api(Method::POST, WEBHOOKS_V3_PATH, Some(three.into())).await.0, 200);
+    assert_eq!(house.call_api(Method::POST, WEBHOOKS_V3_PATH, Some(three.into())).await.0, 200);
     let before = mailgun_webhooks(&house).await;
     for more in [&["--dry-run"][..], &[]] {
-        let said = house.ask(&[&["setup", "mailgun", "--url", OWN_URL], more].concat()).await;
-        assert_eq!((said.code, &*said.out), (1, ""));
-        assert!(said.err.contains("clicked is told to https://a.example/, "), "{}", said.err);
-        assert!(said.err.contains("3 addresses at most; take one"), "{}", said.err);
-        assert!(!said.err.contains("secret"), "{}", said.err);
+        let said = house.run_command(&[&["setup", "mailgun", "--url", OWN_URL], more].concat()).await;
+        assert_eq!((said.code, &*said.stdout), (1, ""));
+        assert!(said.stderr.contains("clicked is told to https://a.example/, "), "{}", said.stderr);
+        assert!(said.stderr.contains("3 addresses at most; take one"), "{}", said.stderr);
+        assert!(!said.stderr.contains("secret"), "{}", said.stderr);
     }
     assert_eq!(mailgun_webhooks(&house).await, before);
 }
 
 #[tokio::test]
 async fn errors_name_cause_and_remedy() {
-    let house = House::new(ProviderProfile::Mailgun).await;
+    let house = SandboxHarness::new(ProviderProfile::Mailgun).await;
     let good = &house.configuration;
     let twice = {
         let (before, after) = good.split_once("[[upstream]]").unwrap();
@@ -161,50 +171,57 @@ async fn errors_name_cause_and_remedy() {
         (good.clone(), "--url=http://relay.example.com", 2, "must begin with https://"),
         (good.clone(), "--url=relay.example.com", 2, "--url"),
     ] {
-        house.process.configure(&configuration);
+        house.process.write_configuration(&configuration);
         let url = ["--url", OWN_URL];
         let usual = if more.starts_with("--url") { &[][..] } else { &url[..] };
         let more = if more.is_empty() { Vec::new() } else { vec![more] };
-        let said = house.ask(&[&["setup", "mailgun", "--dry-run"], usual, &more].concat()).await;
+        let said = house.run_command(&[&["setup", "mailgun", "--dry-run"], usual, &more].concat()).await;
         let words = words.replace("\\\"", "\"");
-        assert!(said.code == code && said.err.contains(&words), "{words}: {} {}", said.code, said.err);
+        assert!(said.code == code && said.stderr.contains(&words), "{words}: {} {}", said.code, said.stderr);
     }
 }
 
 #[tokio::test]
 async fn registers_all_brevo_events_with_authentication() {
-    let house = House::new(ProviderProfile::Brevo).await;
+    let house = SandboxHarness::new(ProviderProfile::Brevo).await;
     let others = [
         json!({ "url": "https://crm.example.com/webhooks/crm", "events": ["spam"], "batched": true }),
         json!({ "url": "https://old.example.com/webhooks/up", "events": ["opened"] }),
     ];
     for other in others {
-        assert_eq!(house.api(Method::POST, "/v3/webhooks", Some(other)).await.0, 201);
+        assert_eq!(house.call_api(Method::POST, "/v3/webhooks", Some(other)).await.0, 201);
     }
     let before = brevo_webhooks(&house).await;
     let setup = ["--json", "setup", "brevo", "--url", "https://relay.example.com"];
-    let said = house.ask(&[&setup[..], &["--dry-run"]].concat()).await;
-    assert_eq!((said.code, &said.json()[0]["done"]), (0, &json!("created")), "{}", said.err);
+    let said = house.run_command(&[&setup[..], &["--dry-run"]].concat()).await;
+    assert_eq!((said.code, &said.json_lines()[0]["done"]), (0, &json!("created")), "{}", said.stderr);
     assert_eq!(brevo_webhooks(&house).await, before, "a dry run changes nothing");
-    let said = house.ask(&setup).await;
-    assert_eq!((said.code, &said.json()[0]["done"]), (0, &json!("created")), "{}", said.err);
-    assert!(said.out.contains("https://old.example.com/webhooks/up is also registered"), "{}", said.out);
+    let said = house.run_command(&setup).await;
+    assert_eq!((said.code, &said.json_lines()[0]["done"]), (0, &json!("created")), "{}", said.stderr);
+    assert!(
+        said.stdout.contains("https://old.example.com/webhooks/up is also registered"),
+        "{}",
+        said.stdout
+    );
     let all = brevo_webhooks(&house).await;
     let ours = &all[2];
     assert_eq!((&ours["url"], &ours["batched"]), (&json!(OWN_URL), &json!(false)));
-    assert_eq!(ours["auth"], json!({ "type": "bearer", "token": PROOF }));
+    assert_eq!(ours["auth"], json!({ "type": "bearer", "token": WEBHOOK_SECRET }));
     assert_eq!(ours["events"].as_array().unwrap().len(), 12);
-    let said = house.ask(&setup).await;
-    assert_eq!((said.code, &said.json()[0]["done"], &said.json()[0]["id"]), (0, &json!("kept"), &json!(3)));
+    let said = house.run_command(&setup).await;
+    assert_eq!(
+        (said.code, &said.json_lines()[0]["done"], &said.json_lines()[0]["id"]),
+        (0, &json!("kept"), &json!(3))
+    );
     assert_eq!(brevo_webhooks(&house).await, all);
 
     // Somebody changed it.
     let change =
         json!({ "events": ["spam", "sent"], "batched": true, "auth": { "type": "bearer", "token": "x" } });
-    assert_eq!(house.api(Method::PUT, "/v3/webhooks/3", Some(change)).await.0, 204);
-    let said = house.ask(&setup).await;
-    assert_eq!((said.code, &said.json()[0]["done"]), (0, &json!("updated")), "{}", said.err);
-    let changed = said.json()[0]["changed"].as_array().unwrap().clone();
+    assert_eq!(house.call_api(Method::PUT, "/v3/webhooks/3", Some(change)).await.0, 204);
+    let said = house.run_command(&setup).await;
+    assert_eq!((said.code, &said.json_lines()[0]["done"]), (0, &json!("updated")), "{}", said.stderr);
+    let changed = said.json_lines()[0]["changed"].as_array().unwrap().clone();
     assert_eq!(changed[11..], ["one event a request", "the bearer token"], "{changed:?}");
     let again = brevo_webhooks(&house).await;
     assert_eq!((&again[2]["auth"], &again[2]["batched"]), (&ours["auth"], &json!(false)));
@@ -213,20 +230,20 @@ async fn registers_all_brevo_events_with_authentication() {
     assert_eq!(again[..2], before);
 
     for done in ["removed", "not there"] {
-        let said = house.ask(&[&setup[..], &["--remove"]].concat()).await;
-        assert_eq!((said.code, &said.json()[0]["done"]), (0, &json!(done)), "{}", said.err);
+        let said = house.run_command(&[&setup[..], &["--remove"]].concat()).await;
+        assert_eq!((said.code, &said.json_lines()[0]["done"]), (0, &json!(done)), "{}", said.stderr);
         assert_eq!(brevo_webhooks(&house).await, before);
     }
 }
 
 #[tokio::test]
 async fn registers_each_configured_brevo_authentication() {
-    let house = House::new(ProviderProfile::Brevo).await;
+    let house = SandboxHarness::new(ProviderProfile::Brevo).await;
     let setup = ["--json", "setup", "brevo", "--url", OWN_URL];
     let token = "webhook_token_file = \"proof\"\n";
     std::fs::write(house.process.directory().join("new"), "proof-2").unwrap();
     let known = json!({ "url": OWN_URL, "events": ["spam"], "headers": [{ "key": "X-Shop", "value": "1" }] });
-    assert_eq!(house.api(Method::POST, "/v3/webhooks", Some(known)).await.0, 201);
+    assert_eq!(house.call_api(Method::POST, "/v3/webhooks", Some(known)).await.0, 201);
     for (keys, field, expected) in [
         (
             "webhook_token_file = [\"proof\", \"new\"]\n",
@@ -236,42 +253,52 @@ async fn registers_each_configured_brevo_authentication() {
         (
             "webhook_token_file = \"proof\"\nwebhook_header = \"X-Token\"\n",
             "headers",
-            json!([{ "key": "X-Shop", "value": "1" }, { "key": "X-Token", "value": PROOF }]),
+            json!([{ "key": "X-Shop", "value": "1" }, { "key": "X-Token", "value": WEBHOOK_SECRET }]),
         ),
         (
             "webhook_username = \"brevo\"\nwebhook_password_file = \"proof\"\n",
             "url",
-            json!(format!("https://brevo:{PROOF}@relay.example.com/webhooks/up")),
+            json!(format!("https://brevo:{WEBHOOK_SECRET}@relay.example.com/webhooks/up")),
         ),
     ] {
-        house.process.configure(&house.configuration.replace(token, keys));
-        let said = house.ask(&setup).await;
-        assert_eq!((said.code, &said.json()[0]["done"]), (0, &json!("updated")), "{keys}: {}", said.err);
+        house.process.write_configuration(&house.configuration.replace(token, keys));
+        let said = house.run_command(&setup).await;
+        assert_eq!(
+            (said.code, &said.json_lines()[0]["done"]),
+            (0, &json!("updated")),
+            "{keys}: {}",
+            said.stderr
+        );
         let all = brevo_webhooks(&house).await;
         assert_eq!((all.len(), &all[0][field]), (1, &expected), "{keys}");
-        let said = house.ask(&setup).await;
-        assert_eq!((said.code, &said.json()[0]["done"]), (0, &json!("kept")), "{keys}: {}", said.err);
+        let said = house.run_command(&setup).await;
+        assert_eq!(
+            (said.code, &said.json_lines()[0]["done"]),
+            (0, &json!("kept")),
+            "{keys}: {}",
+            said.stderr
+        );
     }
-    house.process.configure(&house.configuration);
+    house.process.write_configuration(&house.configuration);
     for number in 0..39 {
         let other = json!({ "url": format!("https://{number}.example.com/"), "events": ["spam"] });
-        assert_eq!(house.api(Method::POST, "/v3/webhooks", Some(other)).await.0, 201);
+        assert_eq!(house.call_api(Method::POST, "/v3/webhooks", Some(other)).await.0, 201);
     }
-    let said = house.ask(&["setup", "brevo", "--url", "https://other.example.com"]).await;
-    assert!(said.code == 1 && said.err.contains("has 40 webhooks already; correct"), "{}", said.err);
-    house.process.configure(&house.configuration.replace(token, ""));
-    let said = house.ask(&setup).await;
-    assert!(said.code == 1 && said.err.contains("openssl rand"), "{}", said.err);
+    let said = house.run_command(&["setup", "brevo", "--url", "https://other.example.com"]).await;
+    assert!(said.code == 1 && said.stderr.contains("has 40 webhooks already; correct"), "{}", said.stderr);
+    house.process.write_configuration(&house.configuration.replace(token, ""));
+    let said = house.run_command(&setup).await;
+    assert!(said.code == 1 && said.stderr.contains("openssl rand"), "{}", said.stderr);
 }
 
 /// What is registered at Mailgun.
-async fn mailgun_webhooks(house: &House) -> Value {
-    house.api(Method::GET, WEBHOOKS_V3_PATH, None).await.1["webhooks"].take()
+async fn mailgun_webhooks(house: &SandboxHarness) -> Value {
+    house.call_api(Method::GET, WEBHOOKS_V3_PATH, None).await.1["webhooks"].take()
 }
 
 /// What is registered at Brevo; when it was changed last does not matter.
-async fn brevo_webhooks(house: &House) -> Vec<Value> {
-    let mut answer = house.api(Method::GET, "/v3/webhooks?type=transactional", None).await.1;
+async fn brevo_webhooks(house: &SandboxHarness) -> Vec<Value> {
+    let mut answer = house.call_api(Method::GET, "/v3/webhooks?type=transactional", None).await.1;
     let mut hooks = std::mem::take(answer["webhooks"].as_array_mut().unwrap());
     hooks.iter_mut().for_each(|hook| hook["modifiedAt"] = Value::Null);
     hooks

@@ -8,41 +8,47 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use testkit::relay_process::{Process, free_port};
-use testkit::smtp_client::Client;
-use testkit::smtp_sink::Sink;
+use testkit::relay_process::{RelayProcess, free_port};
+use testkit::smtp_client::SmtpClient;
+use testkit::smtp_sink::SmtpSink;
 use tokio::task::JoinHandle;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn backup_under_traffic_has_all_accepted_messages() {
-    let sink = Sink::start().await;
-    let mut process = Process::new(&sink);
+    let sink = SmtpSink::start().await;
+    let mut process = RelayProcess::new(&sink);
     process.start().await;
     let finished = submit_and_wait_relayed(&process, 20).await;
     let traffic = MaintenanceTraffic::start(&process).await;
     let promised = traffic.accepted_ids();
     let place = tempfile::tempdir().unwrap();
     let copy = place.path().join("monday");
-    let said = process.ask(&["--json", "store", "backup", copy.to_str().unwrap()]).await;
-    assert_eq!(said.code, 0, "{}", said.err);
-    let [line] = &said.json()[..] else { unreachable!("{}", said.out) };
+    let said = process.run_command(&["--json", "store", "backup", copy.to_str().unwrap()]).await;
+    assert_eq!(said.code, 0, "{}", said.stderr);
+    let [line] = &said.json_lines()[..] else { unreachable!("{}", said.stdout) };
     assert_eq!((&line["step"], &line["directory"]), (&"backed-up".into(), &copy.to_str().unwrap().into()));
     assert!(traffic.stop().await.len() > promised.len(), "mail came meanwhile");
     assert!(process.log().contains("an operator has the store copied") && process.log().contains("uid "));
     assert_owner_only(place.path());
     assert_eq!(file_names(place.path()), ["monday"], "nothing unfinished is left");
-    let (certificate, its_copy) = (process.data().join("tls/relay.pem"), copy.join("tls/relay.pem"));
+    let (certificate, its_copy) = (process.data_dir().join("tls/relay.pem"), copy.join("tls/relay.pem"));
     assert_eq!(std::fs::read(certificate).unwrap(), std::fs::read(its_copy).unwrap());
 
     // Another relay goes on with the copy.
-    let elsewhere = Sink::start().await;
-    let mut restored = Process::new(&elsewhere);
-    std::fs::rename(&copy, restored.data()).unwrap();
+    let elsewhere = SmtpSink::start().await;
+    let mut restored = RelayProcess::new(&elsewhere);
+    std::fs::rename(&copy, restored.data_dir()).unwrap();
     assert_eq!(read_trails(&restored, &finished).await, read_trails(&process, &finished).await);
-    let said = restored.ask(&["store", "verify"]).await;
-    assert_eq!((said.code, said.out.contains("the store is intact")), (0, true), "{} {}", said.out, said.err);
+    let said = restored.run_command(&["store", "verify"]).await;
+    assert_eq!(
+        (said.code, said.stdout.contains("the store is intact")),
+        (0, true),
+        "{} {}",
+        said.stdout,
+        said.stderr
+    );
     restored.start().await;
-    assert_all_relayed(restored.settle().await, &promised);
+    assert_all_relayed(restored.drain().await, &promised);
     assert_eq!(read_trails(&restored, &finished).await, read_trails(&process, &finished).await);
 }
 
@@ -53,25 +59,25 @@ async fn refuses_offline_changes_to_store_of_another_user() {
         println!("skipped: only root could");
         return;
     }
-    let sink = Sink::start().await;
-    let mut process = Process::new(&sink);
+    let sink = SmtpSink::start().await;
+    let mut process = RelayProcess::new(&sink);
     process.start().await;
     submit_and_wait_relayed(&process, 1).await;
     assert!(process.terminate().await.success());
-    std::os::unix::fs::chown(process.data(), Some(12_345), Some(12_346)).unwrap();
+    std::os::unix::fs::chown(process.data_dir(), Some(12_345), Some(12_346)).unwrap();
     for order in [&["erase", "ada@example.net"][..], &["store", "rebuild"]] {
-        let said = process.ask(order).await;
-        assert_eq!(said.code, 1, "{order:?}: {}", said.err);
-        assert!(said.err.contains("setpriv --reuid 12345 --regid 12346"), "{order:?}: {}", said.err);
+        let said = process.run_command(order).await;
+        assert_eq!(said.code, 1, "{order:?}: {}", said.stderr);
+        assert!(said.stderr.contains("setpriv --reuid 12345 --regid 12346"), "{order:?}: {}", said.stderr);
     }
-    let said = process.ask(&["store", "verify"]).await;
-    assert_eq!(said.code, 0, "{}", said.err);
+    let said = process.run_command(&["store", "verify"]).await;
+    assert_eq!(said.code, 0, "{}", said.stderr);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn backup_refuses_nonempty_target() {
-    let sink = Sink::start().await;
-    let mut process = Process::new(&sink);
+    let sink = SmtpSink::start().await;
+    let mut process = RelayProcess::new(&sink);
     process.start().await;
     let ids = submit_and_wait_relayed(&process, 3).await;
     let place = tempfile::tempdir().unwrap();
@@ -80,7 +86,7 @@ async fn backup_refuses_nonempty_target() {
     std::fs::create_dir_all(path("full/x")).unwrap();
     std::fs::write(path("file"), "x").unwrap();
     for running in [true, false] {
-        let within = process.data().join("journal/copy");
+        let within = process.data_dir().join("journal/copy");
         let beside = path("nowhere/copy");
         for (target, words) in [
             (path("full"), "no empty directory"),
@@ -88,15 +94,15 @@ async fn backup_refuses_nonempty_target() {
             (within, "within the store's own files"),
             (beside, "cannot be used"),
         ] {
-            let said = process.ask(&["store", "backup", target.to_str().unwrap()]).await;
-            assert_eq!((said.code, &*said.out), (1, ""), "{target:?}");
-            assert!(said.err.contains(words), "{target:?}: {}", said.err);
+            let said = process.run_command(&["store", "backup", target.to_str().unwrap()]).await;
+            assert_eq!((said.code, &*said.stdout), (1, ""), "{target:?}");
+            assert!(said.stderr.contains(words), "{target:?}: {}", said.stderr);
         }
         assert_eq!(file_names(place.path()), ["empty", "file", "full"]);
-        let said = process.ask(&["store", "backup", path("empty").to_str().unwrap()]).await;
-        assert_eq!(said.code, 0, "{}", said.err);
-        let restored = Process::new(&sink);
-        std::fs::rename(path("empty"), restored.data()).unwrap();
+        let said = process.run_command(&["store", "backup", path("empty").to_str().unwrap()]).await;
+        assert_eq!(said.code, 0, "{}", said.stderr);
+        let restored = RelayProcess::new(&sink);
+        std::fs::rename(path("empty"), restored.data_dir()).unwrap();
         assert_eq!(read_trails(&restored, &ids).await, read_trails(&process, &ids).await);
         std::fs::create_dir(path("empty")).unwrap();
         if running {
@@ -108,7 +114,7 @@ async fn backup_refuses_nonempty_target() {
 /// Mail that waits, in three segments, the first two sealed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn verify_names_damage_and_its_consequences() {
-    let mut process = Process::toward(free_port(), "");
+    let mut process = RelayProcess::with_upstream_port(free_port(), "");
     let mut ids = Vec::new();
     for name in ["first", "second", "third"] {
         process.start().await;
@@ -117,7 +123,7 @@ async fn verify_names_damage_and_its_consequences() {
         assert!(process.terminate().await.success());
     }
     assert_eq!(run_verify(&process).await, (0, vec![]));
-    let path = |number: u32| process.data().join(format!("journal/{number:010}.seg"));
+    let path = |number: u32| process.data_dir().join(format!("journal/{number:010}.seg"));
     let whole: Vec<_> = (1..=2).map(|number| std::fs::read(path(number)).unwrap()).collect();
     let body = find_bytes(&whole[0], b"Subject: first");
     let flipped = |at: usize| {
@@ -148,33 +154,33 @@ async fn verify_names_damage_and_its_consequences() {
             assert_eq!((&hole["sends"], &hole["waiting"]), (&1.into(), &1.into()), "{what}: {hole}");
             assert_eq!(hole["ids"], Value::from(vec![ids[lost].clone()]), "{what}");
         }
-        let said = process.ask(&["store", "verify"]).await;
+        let said = process.run_command(&["store", "verify"]).await;
         assert!(
-            said.out.contains(&format!("segment {segment}")) && said.out.contains(&ids[lost]),
+            said.stdout.contains(&format!("segment {segment}")) && said.stdout.contains(&ids[lost]),
             "{}",
-            said.out
+            said.stdout
         );
         assert!(
-            said.out.contains("cannot be sent") && said.err.contains("the store is damaged"),
+            said.stdout.contains("cannot be sent") && said.stderr.contains("the store is damaged"),
             "{}",
-            said.err
+            said.stderr
         );
         // A new ledger would have forgotten the send.
-        let said = process.ask(&["store", "rebuild"]).await;
-        assert_eq!(said.code, 4, "{what}: {}", said.out);
+        let said = process.run_command(&["store", "rebuild"]).await;
+        assert_eq!(said.code, 4, "{what}: {}", said.stdout);
         assert!(
-            said.err.contains("--despite-damage") && said.err.contains("1 sends"),
+            said.stderr.contains("--despite-damage") && said.stderr.contains("1 sends"),
             "{what}: {}",
-            said.err
+            said.stderr
         );
         assert_eq!(read_trails(&process, &ids).await.len(), 3);
         (1..).zip(&whole).for_each(|(number, bytes)| write_file(&path(number), bytes));
         assert_eq!(run_verify(&process).await, (0, vec![]), "{what}");
     }
     write_file(&path(1), &flipped(body));
-    let said = process.ask(&["--json", "store", "rebuild", "--despite-damage"]).await;
-    assert_eq!((said.code, &said.json()[0]["step"]), (0, &"rebuilt".into()), "{}", said.err);
-    assert_eq!(process.ask(&["trace", &ids[0]]).await.code, 1);
+    let said = process.run_command(&["--json", "store", "rebuild", "--despite-damage"]).await;
+    assert_eq!((said.code, &said.json_lines()[0]["step"]), (0, &"rebuilt".into()), "{}", said.stderr);
+    assert_eq!(process.run_command(&["trace", &ids[0]]).await.code, 1);
     assert_eq!(read_trails(&process, &ids[1..]).await.len(), 2);
     // The daemon says the same of it.
     process.start().await;
@@ -186,11 +192,11 @@ async fn verify_names_damage_and_its_consequences() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn torn_tail_after_kill_is_no_damage() {
     for half_a_frame in [true, false] {
-        let mut process = Process::toward(free_port(), "");
+        let mut process = RelayProcess::with_upstream_port(free_port(), "");
         process.start().await;
         submit_message(&process, "first").await;
         process.kill();
-        let path = process.data().join("journal/0000000001.seg");
+        let path = process.data_dir().join("journal/0000000001.seg");
         let mut bytes = std::fs::read(&path).unwrap();
         if half_a_frame {
             bytes.truncate(bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1);
@@ -198,13 +204,13 @@ async fn torn_tail_after_kill_is_no_damage() {
             write_file(&path, &bytes);
         } else {
             // A segment whose making was cut off.
-            write_file(&process.data().join("journal/0000000002.seg"), &[0; 60]);
+            write_file(&process.data_dir().join("journal/0000000002.seg"), &[0; 60]);
         }
         for _ in 0..2 {
             assert_eq!(run_verify(&process).await, (0, vec![]));
             process.start().await;
             assert_eq!(run_verify(&process).await, (0, vec![]));
-            assert_eq!(process.ask(&["store", "rebuild"]).await.code, 0);
+            assert_eq!(process.run_command(&["store", "rebuild"]).await.code, 0);
             process.kill();
         }
     }
@@ -212,41 +218,41 @@ async fn torn_tail_after_kill_is_no_damage() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rebuild_under_traffic_keeps_all_trails() {
-    let sink = Sink::start().await;
-    let mut process = Process::new(&sink);
+    let sink = SmtpSink::start().await;
+    let mut process = RelayProcess::new(&sink);
     process.start().await;
     let finished = submit_and_wait_relayed(&process, 20).await;
     let before = read_trails(&process, &finished).await;
-    let ledgers = file_names(&process.data().join("ledger"));
+    let ledgers = file_names(&process.data_dir().join("ledger"));
     let traffic = MaintenanceTraffic::start(&process).await;
     for _ in 0..3 {
-        let said = process.ask(&["store", "rebuild"]).await;
-        assert_eq!((said.code, said.out.contains("the ledger is new")), (0, true), "{}", said.err);
+        let said = process.run_command(&["store", "rebuild"]).await;
+        assert_eq!((said.code, said.stdout.contains("the ledger is new")), (0, true), "{}", said.stderr);
         assert_eq!(read_trails(&process, &finished).await, before);
     }
     assert_eq!(run_verify(&process).await, (0, vec![]));
-    let now = file_names(&process.data().join("ledger"));
+    let now = file_names(&process.data_dir().join("ledger"));
     assert!(now.len() == 1 && now != ledgers, "{ledgers:?} became {now:?}");
     assert!(process.log().contains("an operator has the ledger made anew"));
     let promised = traffic.stop().await;
-    assert_all_relayed(process.settle().await, &promised);
+    assert_all_relayed(process.drain().await, &promised);
     // The same while it stands.
     assert_eq!(read_trails(&process, &finished).await, before);
-    assert_eq!(process.ask(&["store", "rebuild"]).await.code, 0);
+    assert_eq!(process.run_command(&["store", "rebuild"]).await.code, 0);
     assert_eq!(read_trails(&process, &finished).await, before);
     assert_eq!(run_verify(&process).await, (0, vec![]));
-    let again = file_names(&process.data().join("ledger"));
+    let again = file_names(&process.data_dir().join("ledger"));
     assert!(again.len() == 1 && again != now, "{now:?} became {again:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn logs_unusable_ledger_once() {
-    let sink = Sink::start().await;
-    let mut process = Process::new(&sink);
+    let sink = SmtpSink::start().await;
+    let mut process = RelayProcess::new(&sink);
     process.start().await;
     submit_and_wait_relayed(&process, 3).await;
     assert!(process.terminate().await.success());
-    let ledger = process.data().join("ledger");
+    let ledger = process.data_dir().join("ledger");
     for entry in std::fs::read_dir(ledger.join(&file_names(&ledger)[0])).unwrap() {
         let path = entry.unwrap().path();
         if path.is_file() {
@@ -273,12 +279,12 @@ struct MaintenanceTrafficState {
 
 impl MaintenanceTraffic {
     /// It is under way on return.
-    async fn start(process: &Process) -> Self {
+    async fn start(process: &RelayProcess) -> Self {
         let (shared, address) = (Arc::new(MaintenanceTrafficState::default()), process.address(1));
         let client = |_| {
             let shared = shared.clone();
             tokio::spawn(async move {
-                let mut client = Client::connect(address).await.unwrap();
+                let mut client = SmtpClient::connect(address).await.unwrap();
                 while !shared.is_stopping.load(Ordering::Relaxed) {
                     let id = client
                         .submit("a@example.com", &["b@example.net"], &sample_message("x"))
@@ -308,16 +314,16 @@ impl MaintenanceTraffic {
 }
 
 /// The exit code, and what is wrong.
-async fn run_verify(process: &Process) -> (i32, Vec<Value>) {
-    let said = process.ask(&["--json", "store", "verify"]).await;
-    let mut lines = said.json();
-    let last = lines.pop().unwrap_or_else(|| unreachable!("{}", said.err));
+async fn run_verify(process: &RelayProcess) -> (i32, Vec<Value>) {
+    let said = process.run_command(&["--json", "store", "verify"]).await;
+    let mut lines = said.json_lines();
+    let last = lines.pop().unwrap_or_else(|| unreachable!("{}", said.stderr));
     assert_eq!((&last["step"], &last["whole"]), (&"verified".into(), &lines.is_empty().into()));
     (said.code, lines)
 }
 
 /// Submits so many and waits until they are relayed.
-async fn submit_and_wait_relayed(process: &Process, messages: usize) -> Vec<String> {
+async fn submit_and_wait_relayed(process: &RelayProcess, messages: usize) -> Vec<String> {
     let mut ids = Vec::new();
     for _ in 0..messages {
         ids.push(submit_message(process, "x").await);
@@ -329,7 +335,7 @@ async fn submit_and_wait_relayed(process: &Process, messages: usize) -> Vec<Stri
             .any(|trail| trail["recipients"][0]["state"] != "relayed")
         {}
     };
-    tokio::time::timeout(testkit::PATIENCE, relayed).await.unwrap();
+    tokio::time::timeout(testkit::WAIT_TIMEOUT, relayed).await.unwrap();
     ids
 }
 
@@ -341,8 +347,8 @@ fn assert_all_relayed(store: Store, ids: &[String]) {
     }
 }
 
-async fn submit_message(process: &Process, subject: &str) -> String {
-    let mut client = Client::connect(process.address(1)).await.unwrap();
+async fn submit_message(process: &RelayProcess, subject: &str) -> String {
+    let mut client = SmtpClient::connect(process.address(1)).await.unwrap();
     client.submit("a@example.com", &["b@example.net"], &sample_message(subject)).await.unwrap()
 }
 
@@ -350,12 +356,12 @@ fn sample_message(subject: &str) -> String {
     format!("From: a@example.com\r\nSubject: {subject}\r\n\r\nbody\r\n")
 }
 
-async fn read_trails(process: &Process, ids: &[String]) -> BTreeMap<String, Value> {
+async fn read_trails(process: &RelayProcess, ids: &[String]) -> BTreeMap<String, Value> {
     let mut trails = BTreeMap::new();
     for id in ids {
-        let said = process.ask(&["--json", "trace", id]).await;
-        assert_eq!(said.code, 0, "{id}: {}", said.err);
-        trails.insert(id.clone(), said.json().remove(0));
+        let said = process.run_command(&["--json", "trace", id]).await;
+        assert_eq!(said.code, 0, "{id}: {}", said.stderr);
+        trails.insert(id.clone(), said.json_lines().remove(0));
     }
     trails
 }

@@ -5,10 +5,10 @@ use mailtrail_sandbox::ProviderProfile;
 use std::io::{BufRead, BufReader, PipeWriter, Read};
 use std::process::{Command, Stdio};
 use testkit::eventually;
-use testkit::relay_process::{Process, free_port};
-use testkit::sandbox_harness::House;
-use testkit::smtp_client::Client;
-use testkit::smtp_sink::Sink;
+use testkit::relay_process::{RelayProcess, free_port};
+use testkit::sandbox_harness::SandboxHarness;
+use testkit::smtp_client::SmtpClient;
+use testkit::smtp_sink::SmtpSink;
 use testkit::terminal::Terminal;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -20,31 +20,31 @@ async fn prints_fitted_tables_on_terminals_only() {
         named.sort_unstable();
         named == ids
     };
-    let piped = process.ask(&["queue", "list"]).await;
-    let cells: Vec<Vec<_>> = piped.out.lines().map(|line| line.split('\t').collect()).collect();
-    assert!(named(&piped.out.lines().collect::<Vec<_>>()), "{}", piped.out);
-    assert!(cells.iter().all(|row| row.len() == 10), "{}", piped.out);
-    assert!(cells.iter().all(|row| row[8] == LONG_RECIPIENT), "{}", piped.out);
+    let piped = process.run_command(&["queue", "list"]).await;
+    let cells: Vec<Vec<_>> = piped.stdout.lines().map(|line| line.split('\t').collect()).collect();
+    assert!(named(&piped.stdout.lines().collect::<Vec<_>>()), "{}", piped.stdout);
+    assert!(cells.iter().all(|row| row.len() == 10), "{}", piped.stdout);
+    assert!(cells.iter().all(|row| row[8] == LONG_RECIPIENT), "{}", piped.stdout);
     // Where a row has no room in one line it takes two: ids and times are always whole.
     let exact: Vec<_> = cells.iter().flat_map(|row| [row[0], row[2], row[3]]).collect();
     for (columns, lines_each, whole) in [(80, 2, false), (90, 2, false), (140, 1, false), (400, 1, true)] {
-        let seen = Terminal::wide(columns).run(&process.command(&["queue", "list"])).await;
+        let seen = Terminal::with_columns(columns).run(&process.command(&["queue", "list"])).await;
         let lines = seen.lines();
-        assert_eq!((seen.ended, lines.len()), (0, 3 * lines_each), "{columns}: {}", seen.shown);
+        assert_eq!((seen.exit_code, lines.len()), (0, 3 * lines_each), "{columns}: {}", seen.text);
         let first: Vec<_> = lines.iter().copied().step_by(lines_each).collect();
-        assert!(first[0].starts_with("ID ") && named(&first[1..]), "{columns}: {}", seen.shown);
+        assert!(first[0].starts_with("ID ") && named(&first[1..]), "{columns}: {}", seen.text);
         assert!(
             lines.iter().all(|line| line.chars().count() <= usize::from(columns)),
             "{columns}: {}",
-            seen.shown
+            seen.text
         );
-        assert!(exact.iter().all(|cell| seen.shown.contains(cell)), "{columns}: {}", seen.shown);
-        assert_eq!(lines[2 * lines_each - 1].contains(LONG_RECIPIENT), whole, "{columns}: {}", seen.shown);
-        assert_eq!(seen.shown.contains('…'), !whole, "{columns}: {}", seen.shown);
+        assert!(exact.iter().all(|cell| seen.text.contains(cell)), "{columns}: {}", seen.text);
+        assert_eq!(lines[2 * lines_each - 1].contains(LONG_RECIPIENT), whole, "{columns}: {}", seen.text);
+        assert_eq!(seen.text.contains('…'), !whole, "{columns}: {}", seen.text);
     }
     // A terminal that does not say how wide it is.
-    let seen = Terminal::wide(0).run(&process.command(&["queue", "list"])).await;
-    assert!(seen.shown.contains(LONG_RECIPIENT), "{}", seen.shown);
+    let seen = Terminal::with_columns(0).run(&process.command(&["queue", "list"])).await;
+    assert!(seen.text.contains(LONG_RECIPIENT), "{}", seen.text);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -52,26 +52,26 @@ async fn colors_output_on_terminals_or_when_requested() {
     let (process, ids) = start_with_queued(1).await;
     for command in [&["trace", &*ids[0]][..], &["log"]] {
         let words = |more: &[&'static str]| process.command(&[more, command].concat());
-        let usual = || Terminal::wide(200);
+        let usual = || Terminal::with_columns(200);
         for (terminal, more, coloured) in [
             (usual(), &[][..], true),
-            (usual().with("NO_COLOR", "1"), &[], false),
-            (usual().with("NO_COLOR", ""), &[], true),
-            (usual().with("TERM", "dumb"), &[], false),
+            (usual().with_environment("NO_COLOR", "1"), &[], false),
+            (usual().with_environment("NO_COLOR", ""), &[], true),
+            (usual().with_environment("TERM", "dumb"), &[], false),
             (usual(), &["--color", "never"], false),
-            (usual().with("NO_COLOR", "1"), &["--color", "always"], true),
+            (usual().with_environment("NO_COLOR", "1"), &["--color", "always"], true),
         ] {
             let seen = terminal.run(&words(more)).await;
             assert_eq!(
-                (seen.ended, seen.is_coloured()),
+                (seen.exit_code, seen.is_coloured()),
                 (0, coloured),
                 "{more:?} {command:?}: {}",
-                seen.shown
+                seen.text
             );
         }
         for (more, coloured) in [(&[][..], false), (&["--color", "always"], true)] {
-            let said = process.ask(&[more, command].concat()).await;
-            assert_eq!(said.out.contains('\x1b'), coloured, "{more:?} {command:?}: {}", said.out);
+            let said = process.run_command(&[more, command].concat()).await;
+            assert_eq!(said.stdout.contains('\x1b'), coloured, "{more:?} {command:?}: {}", said.stdout);
         }
     }
 }
@@ -80,14 +80,14 @@ async fn colors_output_on_terminals_or_when_requested() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn relay_log_follows_color_settings() {
     for (terminal, more, coloured) in [
-        (Terminal::wide(200), &[][..], true),
-        (Terminal::wide(200).with("NO_COLOR", "1"), &[], false),
-        (Terminal::wide(200), &["--color", "never"], false),
+        (Terminal::with_columns(200), &[][..], true),
+        (Terminal::with_columns(200).with_environment("NO_COLOR", "1"), &[], false),
+        (Terminal::with_columns(200), &["--color", "never"], false),
     ] {
-        let process = Process::toward(free_port(), "");
+        let process = RelayProcess::with_upstream_port(free_port(), "");
         let seen =
-            terminal.types("\x03", " ready ").run(&process.command(&[more, &["serve"]].concat())).await;
-        assert_eq!((seen.ended, seen.is_coloured()), (0, coloured), "{more:?}: {}", seen.shown);
+            terminal.type_after("\x03", " ready ").run(&process.command(&[more, &["serve"]].concat())).await;
+        assert_eq!((seen.exit_code, seen.is_coloured()), (0, coloured), "{more:?}: {}", seen.text);
     }
 }
 
@@ -119,29 +119,29 @@ async fn shows_progress_on_terminals_only() {
                 "records 0",
             ),
         ] {
-            let said = process.ask(for_pipe).await;
+            let said = process.run_command(for_pipe).await;
             assert!(
-                said.err.is_empty() && said.out.contains(last),
+                said.stderr.is_empty() && said.stdout.contains(last),
                 "{for_pipe:?}: {} {}",
-                said.out,
-                said.err
+                said.stdout,
+                said.stderr
             );
-            assert!(!said.out.contains('\x1b') && !said.out.contains(bar), "{for_pipe:?}: {}", said.out);
-            let seen = Terminal::wide(100).run(&process.command(for_terminal)).await;
             assert!(
-                seen.shown.contains(bar) && seen.shown.contains('%'),
-                "{for_terminal:?}: {:?}",
-                seen.shown
+                !said.stdout.contains('\x1b') && !said.stdout.contains(bar),
+                "{for_pipe:?}: {}",
+                said.stdout
             );
+            let seen = Terminal::with_columns(100).run(&process.command(for_terminal)).await;
+            assert!(seen.text.contains(bar) && seen.text.contains('%'), "{for_terminal:?}: {:?}", seen.text);
             // The bar is wiped off before what is to stay.
-            let left = seen.shown.rsplit("\x1b[2K").next().unwrap().trim_start_matches('\r');
+            let left = seen.text.rsplit("\x1b[2K").next().unwrap().trim_start_matches('\r');
             assert_eq!(
                 mask_digits(&left.replace("\r\n", "\n").replace(shown, piped)),
-                mask_digits(&said.out),
+                mask_digits(&said.stdout),
                 "{for_terminal:?}: {:?}",
-                seen.shown
+                seen.text
             );
-            assert_eq!(seen.ended, i64::from(said.code), "{for_terminal:?}");
+            assert_eq!(seen.exit_code, i64::from(said.code), "{for_terminal:?}");
         }
         // The same while the relay stands.
         if process.is_running() {
@@ -152,62 +152,66 @@ async fn shows_progress_on_terminals_only() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sync_shows_progress_on_terminals_only() {
-    let mut house = House::new(ProviderProfile::Mailgun).await;
+    let mut house = SandboxHarness::new(ProviderProfile::Mailgun).await;
     house.process.start().await;
-    let said =
-        house.ask(&["suppress", "add", "--reason", "complaint", "ada@example.net", "bob@example.net"]).await;
-    assert_eq!(said.code, 0, "{}", said.err);
-    let piped = house.ask(&["suppress", "sync", "--dry-run"]).await;
-    assert_eq!((piped.code, &*piped.err, piped.out.lines().count()), (0, "", 3), "{}", piped.out);
-    let seen = Terminal::wide(200).run(&house.process.command(&["suppress", "sync", "--dry-run"])).await;
-    assert_eq!(seen.ended, 0, "{}", seen.shown);
-    assert!(seen.shown.contains("entries of the provider's read"), "{:?}", seen.shown);
-    for line in piped.out.lines() {
-        assert!(seen.shown.contains(&format!("{line}\r\n")), "{line}: {:?}", seen.shown);
+    let said = house
+        .run_command(&["suppress", "add", "--reason", "complaint", "ada@example.net", "bob@example.net"])
+        .await;
+    assert_eq!(said.code, 0, "{}", said.stderr);
+    let piped = house.run_command(&["suppress", "sync", "--dry-run"]).await;
+    assert_eq!((piped.code, &*piped.stderr, piped.stdout.lines().count()), (0, "", 3), "{}", piped.stdout);
+    let seen =
+        Terminal::with_columns(200).run(&house.process.command(&["suppress", "sync", "--dry-run"])).await;
+    assert_eq!(seen.exit_code, 0, "{}", seen.text);
+    assert!(seen.text.contains("entries of the provider's read"), "{:?}", seen.text);
+    for line in piped.stdout.lines() {
+        assert!(seen.text.contains(&format!("{line}\r\n")), "{line}: {:?}", seen.text);
     }
-    let left = seen.shown.rsplit("\r\n").next().unwrap();
+    let left = seen.text.rsplit("\r\n").next().unwrap();
     assert!(left.ends_with("\x1b[2K") || left.is_empty(), "the last line is wiped off: {left:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn prompts_password_twice_without_echo() {
-    let process = Process::toward(free_port(), "");
+    let process = RelayProcess::with_upstream_port(free_port(), "");
     let hash = process.command(&["user", "hash"]);
     for (second, ended, words) in
         [("S3cret-of-ada\r", 0, "$argon2id$"), ("another\r", 2, "the two passwords differ")]
     {
-        let terminal = Terminal::wide(200);
-        let terminal =
-            terminal.types_hidden("S3cret-of-ada\r", "Password: ").types_hidden(second, "Once more: ");
+        let terminal = Terminal::with_columns(200);
+        let terminal = terminal
+            .type_hidden_after("S3cret-of-ada\r", "Password: ")
+            .type_hidden_after(second, "Once more: ");
         let seen = terminal.run(&hash).await;
-        assert_eq!((seen.ended, &seen.echoed[..]), (ended, &[false, false][..]), "{}", seen.shown);
-        assert!(seen.shown.contains(words), "{}", seen.shown);
-        assert!(!seen.shown.contains("S3cret") && !seen.shown.contains("another"), "{}", seen.shown);
+        assert_eq!((seen.exit_code, &seen.echo[..]), (ended, &[false, false][..]), "{}", seen.text);
+        assert!(seen.text.contains(words), "{}", seen.text);
+        assert!(!seen.text.contains("S3cret") && !seen.text.contains("another"), "{}", seen.text);
     }
-    let said = process.ask_with(&["user", "hash"], "S3cret-of-ada\n").await;
+    let said = process.run_command_with_input(&["user", "hash"], "S3cret-of-ada\n").await;
     assert!(
-        said.code == 0 && said.err.is_empty() && said.out.starts_with("$argon2id$"),
+        said.code == 0 && said.stderr.is_empty() && said.stdout.starts_with("$argon2id$"),
         "{} {}",
-        said.out,
-        said.err
+        said.stdout,
+        said.stderr
     );
-    assert_eq!(said.out.lines().count(), 1);
+    assert_eq!(said.stdout.lines().count(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn follows_log_until_interrupted() {
     let (process, ids) = start_with_queued(1).await;
     let mark = process.directory().join("followed");
-    let terminal = Terminal::wide(200).marks(&mark, &ids[0]).types("\x03", "new@example.com");
+    let terminal =
+        Terminal::with_columns(200).create_file_after(&mark, &ids[0]).type_after("\x03", "new@example.com");
     let command = process.command(&["log", "-f"]);
     let follow = tokio::spawn(async move { terminal.run(&command).await });
     eventually("the first lines", || mark.exists().then_some(())).await;
-    let mut client = Client::connect(process.address(1)).await.unwrap();
+    let mut client = SmtpClient::connect(process.address(1)).await.unwrap();
     client.submit("new@example.com", &["b@example.net"], SAMPLE_MESSAGE).await.unwrap();
     let seen = follow.await.unwrap();
     // As journalctl ends: by the signal, which a shell shows as 130.
-    assert_eq!(seen.ended, -2, "{}", seen.shown);
-    assert!(!seen.shown.contains("panic") && !seen.shown.contains("mailtrail:"), "{}", seen.shown);
+    assert_eq!(seen.exit_code, -2, "{}", seen.text);
+    assert!(!seen.text.contains("panic") && !seen.text.contains("mailtrail:"), "{}", seen.text);
 }
 
 /// `log -f | head -1`: it ends when its reader has, though no further line comes; and so while the relay stands.
@@ -258,13 +262,14 @@ async fn closed_stderr_does_not_change_exit_codes() {
         (&["log", "--status", "nonsense"], 2),
         (&["nonsense"], 2),
     ] {
-        let said = process.ask(arguments).await;
-        assert_eq!((said.code, said.err.is_empty()), (code, false), "{arguments:?}: {}", said.err);
+        let said = process.run_command(arguments).await;
+        assert_eq!((said.code, said.stderr.is_empty()), (code, false), "{arguments:?}: {}", said.stderr);
         for unheard in [closed_pipe().into(), full_device()] {
             let mut command = process.command(arguments);
-            let ended = testkit::run(command.stdin(Stdio::null()).stderr(unheard)).await.unwrap();
+            let ended =
+                testkit::run_if_installed(command.stdin(Stdio::null()).stderr(unheard)).await.unwrap();
             assert_eq!(ended.status.code(), Some(code), "{arguments:?}");
-            assert_eq!(String::from_utf8(ended.stdout).unwrap(), said.out, "{arguments:?}");
+            assert_eq!(String::from_utf8(ended.stdout).unwrap(), said.stdout, "{arguments:?}");
         }
     }
 }
@@ -273,7 +278,7 @@ async fn closed_stderr_does_not_change_exit_codes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failed_write_is_an_error_but_closed_pipe_is_not() {
     let (process, ids) = start_with_queued(1).await;
-    assert_eq!(process.ask(&["suppress", "add", "ada@example.net"]).await.code, 0);
+    assert_eq!(process.run_command(&["suppress", "add", "ada@example.net"]).await.code, 0);
     for arguments in [
         &["queue", "list"][..],
         &["--json", "trace", &ids[0]],
@@ -281,15 +286,18 @@ async fn failed_write_is_an_error_but_closed_pipe_is_not() {
         &["suppress", "export"],
         &["completions", "bash"],
     ] {
-        let output = testkit::run(process.command(arguments).stdout(closed_pipe())).await.unwrap();
+        let output =
+            testkit::run_if_installed(process.command(arguments).stdout(closed_pipe())).await.unwrap();
         assert_eq!((output.status.code(), &*output.stderr), (Some(0), &b""[..]), "{arguments:?}");
-        let output = testkit::run(process.command(arguments).stdout(full_device())).await.unwrap();
+        let output =
+            testkit::run_if_installed(process.command(arguments).stdout(full_device())).await.unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
         assert!(said.starts_with("mailtrail: standard output cannot be written: No space left"), "{said}");
-        let output = testkit::run(process.command(arguments).stdout(full_device()).stderr(closed_pipe()))
-            .await
-            .unwrap();
+        let output =
+            testkit::run_if_installed(process.command(arguments).stdout(full_device()).stderr(closed_pipe()))
+                .await
+                .unwrap();
         assert_eq!(output.status.code(), Some(1), "{arguments:?}");
     }
 }
@@ -297,12 +305,12 @@ async fn failed_write_is_an_error_but_closed_pipe_is_not() {
 /// The program that reads the relay's log has ended: mail goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn relay_continues_when_log_reader_closes() {
-    let sink = Sink::start().await;
-    let mut process = Process::new(&sink);
-    process.start_telling(closed_pipe()).await;
-    let mut client = Client::connect(process.address(1)).await.unwrap();
+    let sink = SmtpSink::start().await;
+    let mut process = RelayProcess::new(&sink);
+    process.start_with_stderr(closed_pipe()).await;
+    let mut client = SmtpClient::connect(process.address(1)).await.unwrap();
     let id = client.submit("a@example.com", &["b@example.net"], SAMPLE_MESSAGE).await.unwrap();
-    sink.arrival(&id).await;
+    sink.wait_for_message(&id).await;
     assert!(process.terminate().await.success());
 }
 
@@ -323,7 +331,7 @@ async fn commands_can_be_piped_together() {
     let words: Vec<_> = std::iter::once(program.get_program()).chain(program.get_args()).collect();
     let shell = async |line: &str| {
         // "$@" is the program and its configuration.
-        testkit::run(Command::new("sh").args(["-c", line, "sh"]).args(&words)).await.unwrap()
+        testkit::run_if_installed(Command::new("sh").args(["-c", line, "sh"]).args(&words)).await.unwrap()
     };
     let output = shell(r#""$@" queue list --ids | "$@" queue hold - --reason x --dry-run"#).await;
     let held = |output: &[u8]| {
@@ -333,14 +341,14 @@ async fn commands_can_be_piped_together() {
     };
     assert_eq!((output.status.code(), held(&output.stdout)), (Some(0), ids.clone()));
     assert_eq!(
-        process.ask(&["log", "--status", "held"]).await.code,
+        process.run_command(&["log", "--status", "held"]).await.code,
         1,
         "it was only said what would be done"
     );
     let output = shell(r#""$@" queue list --ids | "$@" queue hold - --reason x"#).await;
     assert_eq!((output.status.code(), held(&output.stdout)), (Some(0), ids));
     assert!(output.stderr.is_empty());
-    assert_eq!(process.ask(&["log", "-g", "\"event\":\"held\""]).await.out.lines().count(), 3);
+    assert_eq!(process.run_command(&["log", "-g", "\"event\":\"held\""]).await.stdout.lines().count(), 3);
     let output = shell(r#""$@" queue list --ids | head -1 | "$@" queue release -"#).await;
     assert_eq!((output.status.code(), held(&output.stdout).len()), (Some(0), 1));
 }
@@ -360,9 +368,9 @@ async fn accepts_human_time_expressions() {
         (&["--since", "the day before"], 2),
         (&["--since", "2026-13-01"], 2),
     ] {
-        let said = process.ask(&[&["log"], arguments].concat()).await;
-        assert_eq!((said.code, said.out.is_empty()), (code, code != 0), "{arguments:?}: {}", said.err);
-        assert_eq!(said.err.contains("10 min ago"), code == 2, "{arguments:?}: {}", said.err);
+        let said = process.run_command(&[&["log"], arguments].concat()).await;
+        assert_eq!((said.code, said.stdout.is_empty()), (code, code != 0), "{arguments:?}: {}", said.stderr);
+        assert_eq!(said.stderr.contains("10 min ago"), code == 2, "{arguments:?}: {}", said.stderr);
     }
 }
 
@@ -382,7 +390,7 @@ async fn parses_times_in_local_time_zone() {
         let here = Offset::from_seconds(ahead).unwrap();
         let ask = async |words: &[&str]| {
             let mut command = process.command(words);
-            testkit::run(command.env("TZ", place)).await.unwrap().status.code().unwrap()
+            testkit::run_if_installed(command.env("TZ", place)).await.unwrap().status.code().unwrap()
         };
         let minutes = |minutes: i64| here.to_datetime(Timestamp::now() + SignedDuration::from_mins(minutes));
         let (before, behind) = (minutes(-10).to_string(), minutes(10).to_string());
@@ -414,12 +422,17 @@ async fn parses_times_in_local_time_zone() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn shows_local_times_on_terminals() {
     let (process, ids) = start_with_queued(1).await;
-    let lines = process.ask(&["--json", "log"]).await.json();
+    let lines = process.run_command(&["--json", "log"]).await.json_lines();
     let utc = lines[0]["at"].as_str().unwrap();
     assert!(utc.ends_with('Z'));
-    assert!(process.ask(&["log"]).await.out.contains(utc), "a pipe gets what a program can read anywhere");
-    let next =
-        process.ask(&["--json", "queue", "list"]).await.json()[0]["next_at"].as_str().unwrap().to_owned();
+    assert!(
+        process.run_command(&["log"]).await.stdout.contains(utc),
+        "a pipe gets what a program can read anywhere"
+    );
+    let next = process.run_command(&["--json", "queue", "list"]).await.json_lines()[0]["next_at"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     for (place, ahead) in TIME_ZONES {
         let here = Offset::from_seconds(ahead).unwrap();
         let local = |utc: &str| {
@@ -438,12 +451,13 @@ async fn shows_local_times_on_terminals() {
             (&["queue", "show", &ids[0]], &next),
             (&["queue", "list"], &next),
         ] {
-            let seen = Terminal::wide(400).with("TZ", place).run(&process.command(words)).await;
-            assert!(seen.shown.contains(&local(time)), "{place} {words:?}: {}", seen.shown);
-            assert!(ahead == 0 || !seen.shown.contains(time), "{place} {words:?}: {}", seen.shown);
+            let seen =
+                Terminal::with_columns(400).with_environment("TZ", place).run(&process.command(words)).await;
+            assert!(seen.text.contains(&local(time)), "{place} {words:?}: {}", seen.text);
+            assert!(ahead == 0 || !seen.text.contains(time), "{place} {words:?}: {}", seen.text);
         }
         let mut command = process.command(&["--json", "queue", "list"]);
-        let output = testkit::run(command.env("TZ", place)).await.unwrap();
+        let output = testkit::run_if_installed(command.env("TZ", place)).await.unwrap();
         assert!(
             String::from_utf8(output.stdout).unwrap().contains(&next),
             "{place}: JSON is the same everywhere"
@@ -461,25 +475,25 @@ fn mask_digits(text: &str) -> String {
 }
 
 /// So much mail that waits for its second attempt: nobody listens where it goes.
-async fn start_with_queued(messages: usize) -> (Process, Vec<String>) {
-    let mut process = Process::toward(free_port(), "");
+async fn start_with_queued(messages: usize) -> (RelayProcess, Vec<String>) {
+    let mut process = RelayProcess::with_upstream_port(free_port(), "");
     let text =
         process.configuration(free_port(), "").replace("first = \"100ms\"", "first = \"1h\"\nmax = \"1h\"");
-    process.configure(&text);
+    process.write_configuration(&text);
     process.start().await;
-    let mut client = Client::connect(process.address(1)).await.unwrap();
+    let mut client = SmtpClient::connect(process.address(1)).await.unwrap();
     let mut ids = Vec::new();
     for _ in 0..messages {
         ids.push(client.submit("sender@example.com", &[LONG_RECIPIENT], SAMPLE_MESSAGE).await.unwrap());
     }
     let tried = async {
         let tried = async || {
-            let lines = process.ask(&["--json", "queue", "list"]).await.json();
+            let lines = process.run_command(&["--json", "queue", "list"]).await.json_lines();
             lines.iter().filter(|line| line["attempts"] == 1 && line["state"] == "queued").count()
         };
         while tried().await < messages {}
     };
-    tokio::time::timeout(testkit::PATIENCE, tried).await.unwrap();
+    tokio::time::timeout(testkit::WAIT_TIMEOUT, tried).await.unwrap();
     (process, ids)
 }
 

@@ -13,10 +13,10 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use testkit::log_capture::LogCapture;
-use testkit::mock_http::{Act, Request};
-use testkit::relay_process::{Process, free_port};
-use testkit::smtp_sink::{Manners, Sink};
-use testkit::webhook_harness::{Scene, on_a_full_disk, until};
+use testkit::mock_http::{HttpAction, HttpRequest};
+use testkit::relay_process::{RelayProcess, free_port};
+use testkit::smtp_sink::{SinkOptions, SmtpSink};
+use testkit::webhook_harness::{WebhookHarness, is_full_disk_child, wait_until};
 use testkit::{fake_odoo, mock_http, smtp_sink, webhook_harness};
 use tokio::io::AsyncWriteExt;
 use tracing::Level;
@@ -24,13 +24,13 @@ use tracing::Level;
 #[tokio::test]
 async fn delivers_raw_mail_unchanged_over_smtp_and_lmtp() {
     for (deliver, hello) in [("smtp", "EHLO"), ("lmtp", "LHLO")] {
-        let sink = Sink::start().await;
+        let sink = SmtpSink::start().await;
         let scene = start_relay(&smtp_target(deliver, &sink)).await;
         assert_eq!(
             scene.post_with("inbound/up/mime", FORM_HEADERS, read_fixture("route_forward_mime.form")).await,
             200
         );
-        let mail = sink.wait_for(1).await.remove(0);
+        let mail = sink.wait_for_count(1).await.remove(0);
         assert_eq!((&*mail.sender, &*mail.hello), ("ada@example.net", hello));
         assert_eq!(mail.recipients, [REPLY_ADDRESS]);
         assert_eq!(mail.message, with_delivered_to(&raw_mail()));
@@ -47,13 +47,13 @@ async fn delivers_raw_mail_unchanged_over_smtp_and_lmtp() {
 
 #[tokio::test]
 async fn delivers_raw_mail_unchanged_over_http() {
-    let endpoint = mock_http::Server::start(|_, _| Act::Answer(204, String::new())).await;
+    let endpoint = mock_http::MockHttpServer::start(|_, _| HttpAction::Respond(204, String::new())).await;
     let scene = start_relay(&http_target(&endpoint)).await;
     assert_eq!(
         scene.post_with("inbound/up/mime", FORM_HEADERS, read_fixture("route_forward_mime.form")).await,
         200
     );
-    until("the mail", || endpoint.count() == 1).await;
+    wait_until("the mail", || endpoint.count() == 1).await;
     let request = endpoint.requests().remove(0);
     assert_eq!(request.body, with_delivered_to(&raw_mail()));
     assert_eq!(request.header("content-type"), Some("message/rfc822"));
@@ -92,7 +92,7 @@ async fn delivers_raw_mail_unchanged_to_odoo() {
 
 #[tokio::test]
 async fn assembles_mail_from_parsed_form() {
-    let sink = Sink::start().await;
+    let sink = SmtpSink::start().await;
     let scene = start_relay(&smtp_target("smtp", &sink)).await;
     assert_eq!(
         scene.post_with("inbound/up", FORM_HEADERS, read_fixture("route_forward_parsed.form")).await,
@@ -102,7 +102,7 @@ async fn assembles_mail_from_parsed_form() {
     // The same mail to the same address, a minute later: let it be another one.
     let multipart = replace_bytes(&multipart, b"reply-1@mail", b"reply-2@mail");
     assert_eq!(scene.post_with("inbound/up", MULTIPART_HEADERS, multipart).await, 200);
-    let mails = sink.wait_for(2).await;
+    let mails = sink.wait_for_count(2).await;
     let first = MessageParser::default().parse(&mails[0].message).unwrap();
     assert_eq!(first.subject(), Some("Re: Quotation S00042"));
     assert_eq!(first.message_id(), Some("reply-1@mail.example.net"));
@@ -120,7 +120,7 @@ async fn assembles_mail_from_parsed_form() {
 
 #[tokio::test]
 async fn rejects_unsigned_mail_and_recognizes_duplicates() {
-    let sink = Sink::start().await;
+    let sink = SmtpSink::start().await;
     let scene = start_relay(&(smtp_target("smtp", &sink) + "[inbound]\nsize = \"64KiB\"\n")).await;
     let mail = "From: a@b\r\nMessage-ID: <1@b>\r\n\r\nhi\r\n";
     let fields = |token: &str, more: &[(&str, &str)]| {
@@ -152,7 +152,7 @@ async fn rejects_unsigned_mail_and_recognizes_duplicates() {
     let legs: Vec<_> = mails.iter().map(|mail| mail.state).collect();
     assert_eq!(legs[..1], [InboundState::Duplicate], "{mails:?}");
     assert_eq!(mails.len(), 2);
-    sink.wait_for(1).await;
+    sink.wait_for_count(1).await;
     scene.daemon.stop().await;
     assert_eq!(sink.count(), 1);
 }
@@ -167,7 +167,7 @@ async fn requests_retry_when_mail_cannot_be_stored() {
     );
     nowhere.daemon.stop().await;
     // While as many come in as may.
-    let sink = Sink::start().await;
+    let sink = SmtpSink::start().await;
     let scene = start_relay(&smtp_target("smtp", &sink)).await;
     let address = scene.daemon.http_address().unwrap();
     let mut open = Vec::new();
@@ -199,10 +199,10 @@ async fn requests_retry_when_mail_cannot_be_stored() {
 
 #[tokio::test]
 async fn full_disk_requests_retry_and_stores_nothing() {
-    if !on_a_full_disk(module_path!(), "full_disk_requests_retry_and_stores_nothing") {
+    if !is_full_disk_child(module_path!(), "full_disk_requests_retry_and_stores_nothing") {
         return;
     }
-    let sink = Sink::start().await;
+    let sink = SmtpSink::start().await;
     let scene = start_relay(&smtp_target("smtp", &sink)).await;
     let mail = format!("Message-ID: <1@b>\r\n\r\n{}", "0123456789abcde\r\n".repeat(500_000));
     let body =
@@ -215,14 +215,16 @@ async fn full_disk_requests_retry_and_stores_nothing() {
 #[tokio::test]
 async fn fetches_stored_mail_before_answering() {
     let mail = String::from_utf8(raw_mail()).unwrap();
-    let api = mock_http::Server::start(move |number, _| match number {
-        1 => Act::Answer(500, "{}".into()),
-        _ => Act::Answer(200, json!({ "body-mime": mail, "Subject": "x" }).to_string()),
+    let api = mock_http::MockHttpServer::start(move |number, _| match number {
+        1 => HttpAction::Respond(500, "{}".into()),
+        _ => HttpAction::Respond(200, json!({ "body-mime": mail, "Subject": "x" }).to_string()),
     })
     .await;
-    let stranger =
-        mock_http::Server::start(|_, _| Act::Answer(200, json!({ "body-mime": "x" }).to_string())).await;
-    let sink = Sink::start().await;
+    let stranger = mock_http::MockHttpServer::start(|_, _| {
+        HttpAction::Respond(200, json!({ "body-mime": "x" }).to_string())
+    })
+    .await;
+    let sink = SmtpSink::start().await;
     let account = format!(
         "domain = \"mg.example.com\"\napi_base_url = \"http://{}\"\napi_key = \"the-api-key\"\n\
          [upstream.reconcile]\nenabled = false\n",
@@ -244,7 +246,7 @@ async fn fetches_stored_mail_before_answering() {
     assert_eq!(scene.post_with("inbound/up", FORM_HEADERS, notice("t", stranger.address)).await, 503);
     assert_eq!(scene.post_with("inbound/up", FORM_HEADERS, notice("t", api.address)).await, 503);
     assert_eq!(scene.post_with("inbound/up", FORM_HEADERS, notice("t", api.address)).await, 200);
-    assert_eq!(sink.wait_for(1).await[0].message, with_delivered_to(&raw_mail()));
+    assert_eq!(sink.wait_for_count(1).await[0].message, with_delivered_to(&raw_mail()));
     let asked = api.requests();
     assert_eq!(asked[1].line, "GET /v3/domains/mg.example.com/messages/AbC== HTTP/1.1");
     assert_eq!(asked[1].header("accept"), Some("message/rfc2822"));
@@ -256,12 +258,12 @@ async fn fetches_stored_mail_before_answering() {
 
 #[tokio::test]
 async fn assembles_brevo_mail_with_attachments() {
-    let api = mock_http::Server::start(|_, request| match request.line.split(' ').nth(1) {
-        Some("/v3/inbound/attachments/tok%2Fen") => Act::Answer(200, "%PDF-1.4".into()),
-        _ => Act::Answer(404, "{}".into()),
+    let api = mock_http::MockHttpServer::start(|_, request| match request.line.split(' ').nth(1) {
+        Some("/v3/inbound/attachments/tok%2Fen") => HttpAction::Respond(200, "%PDF-1.4".into()),
+        _ => HttpAction::Respond(404, "{}".into()),
     })
     .await;
-    let sink = Sink::start().await;
+    let sink = SmtpSink::start().await;
     let scene = start_relay_with_provider("brevo", &brevo_account(&api), &smtp_target("smtp", &sink)).await;
     let proof = [("authorization", "Bearer 0123456789abcdef0123"), ("content-type", "application/json")];
     let item = json!({
@@ -288,7 +290,7 @@ async fn assembles_brevo_mail_with_attachments() {
     assert_eq!(scene.post_with("inbound/up", &proof[1..], body.clone()).await, 401);
     assert_eq!(scene.post_with("inbound/up", &proof, body).await, 200);
     assert_eq!(scene.post_with("inbound/up", &proof, b"{\"event\": \"delivered\"}".to_vec()).await, 200);
-    let mail = sink.wait_for(1).await.remove(0);
+    let mail = sink.wait_for_count(1).await.remove(0);
     assert_eq!((&*mail.sender, &mail.recipients[..]), ("ada@example.net", &[REPLY_ADDRESS.to_owned()][..]));
     let message = MessageParser::default().parse(&mail.message).unwrap();
     assert_eq!(message.subject(), Some("Bestellung ✓"));
@@ -298,7 +300,7 @@ async fn assembles_brevo_mail_with_attachments() {
     assert_eq!(message.attachments().next().unwrap().contents(), b"%PDF-1.4");
     // What nobody understands is kept.
     assert_eq!(scene.daemon.store().count_unmatched().unwrap(), (0, 3));
-    assert!(scene.keeps(b"{\"Uuid\":[\"x\"]}") && scene.keeps(b"{\"Uuid\" \"y\"}"));
+    assert!(scene.journal_contains(b"{\"Uuid\":[\"x\"]}") && scene.journal_contains(b"{\"Uuid\" \"y\"}"));
     scene.daemon.stop().await;
 }
 
@@ -306,19 +308,22 @@ async fn assembles_brevo_mail_with_attachments() {
 #[tokio::test]
 async fn notes_attachments_that_brevo_does_not_return() {
     let busy = AtomicUsize::new(0);
-    let api = mock_http::Server::start(move |_, request| match request.line.split(' ').nth(1).unwrap() {
-        "/v3/inbound/attachments/good" => Act::Answer(200, "%PDF-1.4".into()),
-        "/v3/inbound/attachments/endless" => Act::Answer(200, "x".repeat(70_000)),
-        "/v3/inbound/attachments/busy" if busy.fetch_add(1, Ordering::SeqCst) == 0 => {
-            Act::Answer(500, "{}".into())
-        }
-        "/v3/inbound/attachments/busy" => Act::Answer(200, "late".into()),
-        "/v3/inbound/attachments/old" => Act::Answer(410, "{}".into()),
-        "/v3/inbound/attachments/bad" => Act::Answer(400, "{\"message\":\"invalid token\"}".into()),
-        _ => Act::Answer(404, "{}".into()),
-    })
-    .await;
-    let sink = Sink::start().await;
+    let api =
+        mock_http::MockHttpServer::start(move |_, request| match request.line.split(' ').nth(1).unwrap() {
+            "/v3/inbound/attachments/good" => HttpAction::Respond(200, "%PDF-1.4".into()),
+            "/v3/inbound/attachments/endless" => HttpAction::Respond(200, "x".repeat(70_000)),
+            "/v3/inbound/attachments/busy" if busy.fetch_add(1, Ordering::SeqCst) == 0 => {
+                HttpAction::Respond(500, "{}".into())
+            }
+            "/v3/inbound/attachments/busy" => HttpAction::Respond(200, "late".into()),
+            "/v3/inbound/attachments/old" => HttpAction::Respond(410, "{}".into()),
+            "/v3/inbound/attachments/bad" => {
+                HttpAction::Respond(400, "{\"message\":\"invalid token\"}".into())
+            }
+            _ => HttpAction::Respond(404, "{}".into()),
+        })
+        .await;
+    let sink = SmtpSink::start().await;
     let sections = smtp_target("smtp", &sink) + "[inbound]\nsize = \"64KiB\"\n";
     let scene = start_relay_with_provider("brevo", &brevo_account(&api), &sections).await;
     let proof = [("authorization", "Bearer 0123456789abcdef0123"), ("content-type", "application/json")];
@@ -347,9 +352,10 @@ async fn notes_attachments_that_brevo_does_not_return() {
         let answer = scene.post_with("inbound/up", &proof, mail(2, busy.clone()).into_bytes()).await;
         assert_eq!(answer, expected);
     }
-    let mails = sink.wait_for(2).await;
-    let count =
-        |mail: &smtp_sink::Mail| MessageParser::default().parse(&mail.message).unwrap().attachments().count();
+    let mails = sink.wait_for_count(2).await;
+    let count = |mail: &smtp_sink::ReceivedMessage| {
+        MessageParser::default().parse(&mail.message).unwrap().attachments().count()
+    };
     assert_eq!(mails.iter().map(count).collect::<Vec<_>>(), [kept.len(), 1]);
     assert_eq!(missing_attachment_counts(&scene), [0, lost.len() as u64]);
     assert_eq!(scene.daemon.store().count_unmatched().unwrap(), (0, 0));
@@ -359,7 +365,7 @@ async fn notes_attachments_that_brevo_does_not_return() {
 /// Whatever stands in its header: names in other charsets, in the forms of RFC 2231 and RFC 5987, in encoded words, or none.
 #[tokio::test]
 async fn treats_attachment_parts_as_files() {
-    let sink = Sink::start().await;
+    let sink = SmtpSink::start().await;
     let scene = start_relay(&smtp_target("smtp", &sink)).await;
     let files: [(&[u8], Option<&str>); 14] = [
         (b"form-data; name=\"attachment-1\"", None),
@@ -393,7 +399,7 @@ async fn treats_attachment_parts_as_files() {
         .collect();
     let body = multipart_form("1", Some("13"), &parts);
     assert_eq!(scene.post_with("inbound/up", PARTS_HEADERS, body).await, 200);
-    let mail = sink.wait_for(1).await.remove(0);
+    let mail = sink.wait_for_count(1).await.remove(0);
     let message = MessageParser::default().parse(&mail.message).unwrap();
     assert_eq!(message.attachments().count(), files.len());
     for (number, (file, (disposition, name))) in message.attachments().zip(&files).enumerate() {
@@ -409,7 +415,7 @@ async fn treats_attachment_parts_as_files() {
 async fn notes_missing_attachments() {
     let log = LogCapture::default();
     let _logging = log.install_at(Level::TRACE);
-    let sink = Sink::start().await;
+    let sink = SmtpSink::start().await;
     let scene = start_relay(&smtp_target("smtp", &sink)).await;
     let file: &[u8] = b"form-data; name=\"attachment-1\"; filename=\"a.txt\"";
     let twice: &[u8] = b"form-data; name=\"attachment-1\"; filename=\"b.txt\"";
@@ -427,13 +433,13 @@ async fn notes_missing_attachments() {
         assert_eq!(scene.post_with("inbound/up", PARTS_HEADERS, body).await, 200, "{token}");
         assert_eq!(missing_attachment_counts(&scene)[0], u64::from(missing), "{token}");
     }
-    sink.wait_for(7).await;
+    sink.wait_for_count(7).await;
     let entries = scene.daemon.store().log_in_segment(1).unwrap();
     let said = entries.iter().find(|entry| entry.event.kind.as_str() == "inbound").unwrap();
     let text = said.event.diagnostic.text.as_deref().unwrap();
     assert!(text.ends_with(": 2 files are missing"), "{text}");
     assert_eq!(log.lines_with(&["WARN", "files of a mail from outside are missing"]).len(), 4);
-    let scene = scene.rebuilt().await;
+    let scene = scene.rebuild_ledger().await;
     assert_eq!(missing_attachment_counts(&scene)[6], 2, "it is kept");
     scene.daemon.stop().await;
 }
@@ -442,7 +448,7 @@ async fn notes_missing_attachments() {
 async fn holds_looping_mail_without_dropping_it() {
     let log = LogCapture::default();
     let _logging = log.install_at(Level::TRACE);
-    let sink = Sink::start().await;
+    let sink = SmtpSink::start().await;
     let target = smtp_target("smtp", &sink)
         .replace("[[inbound.target]]\n", "[[inbound.target]]\nrecipients = [\"*@mg.example.com\"]\n");
     let scene = start_relay(&target).await;
@@ -474,10 +480,10 @@ async fn holds_looping_mail_without_dropping_it() {
         );
         assert_eq!(scene.post_with("inbound/up/mime", FORM_HEADERS, body.into_bytes()).await, 200, "{what}");
     }
-    sink.wait_for(2).await;
+    sink.wait_for_count(2).await;
     let store = scene.daemon.store();
     let dead = || store.find_inbound(10, |mail| mail.state == InboundState::DeadLetter).unwrap();
-    until("the dead letters", || dead().len() == 5).await;
+    wait_until("the dead letters", || dead().len() == 5).await;
     let reasons: Vec<_> = dead().into_iter().rev().map(|mail| mail.diagnostic).collect();
     for (reason, part) in reasons.iter().zip([
         "auto_replies",
@@ -496,18 +502,18 @@ async fn holds_looping_mail_without_dropping_it() {
         .record_inbound(InboundTransition { id, at: Timestamp::from_secs(NOW_SECONDS), outcome })
         .await
         .unwrap();
-    let mails = sink.wait_for(3).await;
+    let mails = sink.wait_for_count(3).await;
     assert!(mails[2].message.ends_with(b"out of office\r\n"));
     scene.daemon.stop().await;
 }
 
 #[tokio::test]
 async fn rejected_mail_becomes_dead_letter_and_others_are_delivered() {
-    let manners = Manners {
-        refused: [(REPLY_ADDRESS.to_owned(), "550 5.1.1 no such user".to_owned())].into(),
-        ..Manners::default()
+    let manners = SinkOptions {
+        rejections: [(REPLY_ADDRESS.to_owned(), "550 5.1.1 no such user".to_owned())].into(),
+        ..SinkOptions::default()
     };
-    let sink = Sink::with(manners).await;
+    let sink = SmtpSink::with_options(manners).await;
     let scene = start_relay(&smtp_target("lmtp", &sink)).await;
     for (token, recipient) in [("1", REPLY_ADDRESS), ("2", "b@mg.example.com, c@mg.example.com")] {
         let body = signed_form(
@@ -518,7 +524,7 @@ async fn rejected_mail_becomes_dead_letter_and_others_are_delivered() {
         );
         assert_eq!(scene.post_with("inbound/up/mime", FORM_HEADERS, body.into_bytes()).await, 200);
     }
-    let mails = sink.wait_for(2).await;
+    let mails = sink.wait_for_count(2).await;
     assert_eq!([&mails[0].recipients, &mails[1].recipients], [&["b@mg.example.com"], &["c@mg.example.com"]]);
     let dead = wait_for_state(&scene, InboundState::DeadLetter).await;
     assert_eq!((&*dead.last_target, &*dead.diagnostic), ("lmtp", "550 5.1.1 no such user"));
@@ -557,7 +563,7 @@ async fn classifies_odoo_faults() {
     }
     let store = scene.daemon.store();
     let all = || store.find_inbound(10, |mail| mail.state != InboundState::Waiting).unwrap();
-    until("all three", || all().len() == 3).await;
+    wait_until("all three", || all().len() == 3).await;
     let ends: Vec<_> = all().into_iter().rev().map(|mail| (mail.state, mail.diagnostic)).collect();
     assert_eq!(
         ends[0],
@@ -603,7 +609,7 @@ async fn defers_mail_denied_by_odoo_with_full_diagnostic() {
     }
     let store = scene.daemon.store();
     let delivered = || store.find_inbound(10, |mail| mail.state == InboundState::Delivered).unwrap();
-    until("the mails behind it", || delivered().len() == 2).await;
+    wait_until("the mails behind it", || delivered().len() == 2).await;
     let waiting = store.find_inbound(10, |mail| mail.state == InboundState::Waiting).unwrap();
     assert_eq!(waiting.len(), 2, "{waiting:?}");
     for mail in waiting {
@@ -620,14 +626,15 @@ async fn defers_mail_denied_by_odoo_with_full_diagnostic() {
         );
     }
     assert!(log.lines_with(&["takes no mail from outside"]).is_empty());
-    until("the alarm", || !log.lines_with(&["alarm=\"inbound\"", "a right is missing"]).is_empty()).await;
+    wait_until("the alarm", || !log.lines_with(&["alarm=\"inbound\"", "a right is missing"]).is_empty())
+        .await;
     scene.daemon.stop().await;
 }
 
 #[tokio::test]
 async fn delivers_through_odoo_action_made_by_setup() {
-    let odoo = fake_odoo::Odoo::start();
-    odoo.make("mail.alias", json!({ "address": REPLY_ADDRESS }));
+    let odoo = fake_odoo::FakeOdoo::start();
+    odoo.create("mail.alias", json!({ "address": REPLY_ADDRESS }));
     let target = format!(
         "[[inbound.target]]\ndeliver = \"odoo\"\nurl = \"{}\"\ndatabase = \"prod\"\nusername = \"bot\"\napi_key = \"bot-key\"\n",
         odoo.url()
@@ -644,7 +651,7 @@ async fn delivers_through_odoo_action_made_by_setup() {
         std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"admin-key\n").unwrap();
         assert!(child.wait().unwrap().success());
     };
-    let post = async |scene: &Scene, number: usize| {
+    let post = async |scene: &WebhookHarness, number: usize| {
         let mail = format!("From: a@b\r\nMessage-ID: <{number}@b>\r\n\r\nGr\u{fc}\u{df}e {number}\r\n");
         let body = signed_form(
             SIGNING_KEY,
@@ -662,13 +669,13 @@ async fn delivers_through_odoo_action_made_by_setup() {
     let store = scene.daemon.store();
     let words =
         || store.find_inbound(10, |mail| mail.state == InboundState::Waiting).unwrap()[0].diagnostic.clone();
-    until("the denial", || words().contains("--inbound")).await;
+    wait_until("the denial", || words().contains("--inbound")).await;
     assert!(words().contains("mail.alias"), "{}", words());
     // A set-up is enough: nothing is configured or started again.
     set_up(&["--inbound"]);
     let mail = post(&scene, 2).await;
     let delivered = || store.find_inbound(10, |mail| mail.state == InboundState::Delivered).unwrap();
-    until("the mail", || delivered().len() == 1).await;
+    wait_until("the mail", || delivered().len() == 1).await;
     assert!(delivered()[0].diagnostic.starts_with("record "), "{}", delivered()[0].diagnostic);
     assert_eq!(odoo.record("mail.alias", 1)["alias_status"], "valid");
     let state = odoo.state();
@@ -678,13 +685,13 @@ async fn delivers_through_odoo_action_made_by_setup() {
     set_up(&["--remove"]);
     set_up(&["--user", "bot", "--inbound"]);
     post(&scene, 3).await;
-    until("the next mail", || delivered().len() == 2).await;
+    wait_until("the next mail", || delivered().len() == 2).await;
     scene.daemon.stop().await;
 }
 
 #[tokio::test]
 async fn rebuild_keeps_delivered_state() {
-    let sink = Sink::start().await;
+    let sink = SmtpSink::start().await;
     let scene = start_relay(&smtp_target("smtp", &sink)).await;
     for (token, id) in [("1", 1), ("2", 1), ("3", 2)] {
         let mail = format!("Message-ID: <{id}@b>\r\n\r\nhi\r\n");
@@ -696,11 +703,13 @@ async fn rebuild_keeps_delivered_state() {
         );
         assert_eq!(scene.post_with("inbound/up/mime", FORM_HEADERS, body.into_bytes()).await, 200);
     }
-    let all = |scene: &Scene| scene.daemon.store().find_inbound(10, |_| true).unwrap();
-    until("both", || all(&scene).iter().filter(|mail| mail.state == InboundState::Delivered).count() == 2)
-        .await;
+    let all = |scene: &WebhookHarness| scene.daemon.store().find_inbound(10, |_| true).unwrap();
+    wait_until("both", || {
+        all(&scene).iter().filter(|mail| mail.state == InboundState::Delivered).count() == 2
+    })
+    .await;
     let before = all(&scene);
-    let scene = scene.rebuilt().await;
+    let scene = scene.rebuild_ledger().await;
     assert_eq!(all(&scene), before);
     assert_eq!(before.iter().filter(|mail| mail.state == InboundState::Duplicate).count(), 1);
     scene.daemon.stop().await;
@@ -720,12 +729,14 @@ async fn kill_after_response_loses_no_mail() {
         );
     }
     process.kill();
-    let sink = Sink::start().await;
-    process.configure(&config_of(&process, port, sink.port(), ""));
+    let sink = SmtpSink::start().await;
+    process.write_configuration(&config_of(&process, port, sink.port(), ""));
     process.start().await;
-    let mails = sink.wait_for(20).await;
-    let order: Vec<_> =
-        mails.iter().map(|mail| testkit::header(&mail.message, "Subject").unwrap().to_owned()).collect();
+    let mails = sink.wait_for_count(20).await;
+    let order: Vec<_> = mails
+        .iter()
+        .map(|mail| testkit::header_value(&mail.message, "Subject").unwrap().to_owned())
+        .collect();
     let expected: Vec<_> = (0..20).map(|number| number.to_string()).collect();
     assert_eq!(order, expected);
     assert_eq!(post_mail(port, 20, "Auto-Submitted: auto-replied\r\nSubject: away\r\n\r\nhi\r\n").await, 200);
@@ -740,7 +751,7 @@ async fn kill_after_response_loses_no_mail() {
     let tried = run_json_command(&process, &["--json", "inbound", "replay", "ALL", "--dry-run"]).await;
     assert_eq!((&tried[0]["done"], sink.count()), (&true.into(), 20));
     run_json_command(&process, &["inbound", "replay", id, "--reason", "it is no answer of a machine"]).await;
-    sink.wait_for(21).await;
+    sink.wait_for_count(21).await;
     let log = run_json_command(&process, &["--json", "log", "--status", "inbound-released"]).await;
     let said = log[0]["text"].as_str().unwrap();
     assert!(log.len() == 1 && said.starts_with("uid ") && said.ends_with(": it is no answer of a machine"));
@@ -757,8 +768,8 @@ async fn kill_after_response_loses_no_mail() {
 /// Through the real program, whose peak the kernel remembers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_mail_stays_within_memory_limit() {
-    let (sink, (port, mut process)) = (Sink::start().await, start_process(""));
-    process.configure(&config_of(&process, port, sink.port(), ""));
+    let (sink, (port, mut process)) = (SmtpSink::start().await, start_process(""));
+    process.write_configuration(&config_of(&process, port, sink.port(), ""));
     process.start().await;
     let idle = process.peak_memory();
     let mail = |number: usize| {
@@ -773,7 +784,7 @@ async fn large_mail_stays_within_memory_limit() {
     for answer in futures_util::future::join_all(posts).await {
         assert_eq!(answer.unwrap(), 200);
     }
-    let mut arrived = sink.wait_for(4).await;
+    let mut arrived = sink.wait_for_count(4).await;
     arrived.sort_by(|one, other| one.message.cmp(&other.message));
     for (number, mail) in arrived.iter().enumerate() {
         assert!(mail.message == with_delivered_to(mails[number].as_bytes()), "{number}");
@@ -785,13 +796,13 @@ async fn large_mail_stays_within_memory_limit() {
 
 /// A fake Odoo's mail gateway.
 struct FakeOdooGateway {
-    server: mock_http::Server,
+    server: mock_http::MockHttpServer,
 }
 
 impl FakeOdooGateway {
     /// `script` answers messages.
     async fn start(script: impl Fn(&[u8]) -> String + Send + Sync + 'static) -> Self {
-        let server = mock_http::Server::start(move |_, request| {
+        let server = mock_http::MockHttpServer::start(move |_, request| {
             let answer = match xmlrpc_message(request) {
                 Some(message) => script(&message),
                 None => {
@@ -805,7 +816,7 @@ impl FakeOdooGateway {
                     serde_json::json!({ "jsonrpc": "2.0", "id": 1, "result": uid }).to_string()
                 }
             };
-            Act::Answer(200, answer)
+            HttpAction::Respond(200, answer)
         });
         Self { server: server.await }
     }
@@ -823,7 +834,7 @@ impl FakeOdooGateway {
     }
 }
 
-fn xmlrpc_message(request: &Request) -> Option<Vec<u8>> {
+fn xmlrpc_message(request: &HttpRequest) -> Option<Vec<u8>> {
     let text = std::str::from_utf8(&request.body).unwrap();
     let (_, rest) = text.split_once("<base64>")?;
     Some(BASE64_STANDARD.decode(rest.split_once("</base64>").unwrap().0).unwrap())
@@ -844,22 +855,22 @@ fn xmlrpc_fault(code: u32, words: &str) -> String {
 }
 
 /// A relay half a minute after the recorded mail, with these sections.
-async fn start_relay(sections: &str) -> Scene {
+async fn start_relay(sections: &str) -> WebhookHarness {
     start_relay_with_provider("mailgun", "", sections).await
 }
 
 /// The same, with more keys of its upstream.
-async fn start_relay_with_provider(provider: &str, upstream: &str, sections: &str) -> Scene {
+async fn start_relay_with_provider(provider: &str, upstream: &str, sections: &str) -> WebhookHarness {
     let key = if provider == "mailgun" {
         format!("webhook_signing_key = {SIGNING_KEY:?}\n")
     } else {
         String::new()
     };
-    Scene::at(NOW_SECONDS, provider, &format!("{key}{upstream}\n{sections}")).await
+    WebhookHarness::start_at(NOW_SECONDS, provider, &format!("{key}{upstream}\n{sections}")).await
 }
 
 /// The keys of an upstream at Brevo whose API is `api`.
-fn brevo_account(api: &mock_http::Server) -> String {
+fn brevo_account(api: &mock_http::MockHttpServer) -> String {
     format!(
         "api_base_url = \"http://{}\"\napi_key = \"the-api-key\"\nwebhook_token = \"0123456789abcdef0123\"\n\
          [upstream.reconcile]\nenabled = false\n",
@@ -867,14 +878,14 @@ fn brevo_account(api: &mock_http::Server) -> String {
     )
 }
 
-fn smtp_target(deliver: &str, sink: &Sink) -> String {
+fn smtp_target(deliver: &str, sink: &SmtpSink) -> String {
     format!(
         "[[inbound.target]]\ndeliver = \"{deliver}\"\nhost = \"127.0.0.1\"\nport = {}\ntls = \"none\"\n",
         sink.port()
     )
 }
 
-fn http_target(endpoint: &mock_http::Server) -> String {
+fn http_target(endpoint: &mock_http::MockHttpServer) -> String {
     format!(
         "[[inbound.target]]\ndeliver = \"http\"\nurl = \"http://{}/in\"\nsecret = \"s\"\nallow_private = true\n",
         endpoint.address
@@ -882,16 +893,17 @@ fn http_target(endpoint: &mock_http::Server) -> String {
 }
 
 /// The only mail that stands there, once it does.
-async fn wait_for_state(scene: &Scene, leg: InboundState) -> InboundSummary {
+async fn wait_for_state(scene: &WebhookHarness, leg: InboundState) -> InboundSummary {
     let there = || scene.daemon.store().find_inbound(2, |mail| mail.state == leg).unwrap();
-    until("the mail's end", || !there().is_empty()).await;
+    wait_until("the mail's end", || !there().is_empty()).await;
     there().remove(0)
 }
 
 /// A send that is a report, in the store.
-async fn put_own_dsn(scene: &Scene) -> String {
+async fn put_own_dsn(scene: &WebhookHarness) -> String {
     use mailtrail_trail::{AcceptedMessage, DsnAction, Message, ReportedRecipient};
-    let (id, other) = (webhook_harness::SENT.parse().unwrap(), "01K54Z8Q3V7N5X9B2C6D8F0GHK".parse().unwrap());
+    let (id, other) =
+        (webhook_harness::SENT_ID.parse().unwrap(), "01K54Z8Q3V7N5X9B2C6D8F0GHK".parse().unwrap());
     let dsn_for =
         Some(ReportedRecipient { tracking_id: other, recipient_index: 0, action: DsnAction::Failed });
     let accepted = AcceptedMessage {
@@ -899,7 +911,7 @@ async fn put_own_dsn(scene: &Scene) -> String {
         recipients: vec!["b@c".parse().unwrap()],
     };
     scene.daemon.store().put_message_applied(accepted, bytes::Bytes::new()).await.unwrap();
-    webhook_harness::SENT.to_owned()
+    webhook_harness::SENT_ID.to_owned()
 }
 
 /// A raw mail with its line in front.
@@ -936,7 +948,7 @@ fn signed_form(key: &str, at: u64, token: &str, fields: &[(&str, &str)]) -> Stri
 }
 
 /// Of each mail from outside, the newest first.
-fn missing_attachment_counts(scene: &Scene) -> Vec<u64> {
+fn missing_attachment_counts(scene: &WebhookHarness) -> Vec<u64> {
     let views =
         mailtrail_relay::admin::find_inbound(scene.daemon.store(), &InboundFilter::default()).unwrap();
     views
@@ -976,14 +988,15 @@ fn multipart_form(token: &str, count: Option<&str>, parts: &[(&[u8], &[u8], Vec<
 }
 
 /// The real program and the port that it takes mail from outside at; its target is not there.
-fn start_process(more: &str) -> (u16, Process) {
+fn start_process(more: &str) -> (u16, RelayProcess) {
     let (port, nobody) = (free_port(), free_port());
-    let process = Process::configured(|data, ports| render_config(data, ports, port, nobody, more));
+    let process =
+        RelayProcess::with_configuration(|data, ports| render_config(data, ports, port, nobody, more));
     (port, process)
 }
 
-fn config_of(process: &Process, port: u16, sink: u16, more: &str) -> String {
-    render_config(process.data().to_str().unwrap(), [process.address(0).port(), 0, 0], port, sink, more)
+fn config_of(process: &RelayProcess, port: u16, sink: u16, more: &str) -> String {
+    render_config(process.data_dir().to_str().unwrap(), [process.address(0).port(), 0, 0], port, sink, more)
 }
 
 fn render_config(data: &str, ports: [u16; 3], port: u16, sink: u16, more: &str) -> String {
@@ -1011,10 +1024,10 @@ async fn post_mail(port: u16, number: usize, mail: &str) -> u16 {
 }
 
 /// What a command says, a JSON object a line.
-async fn run_json_command(process: &Process, arguments: &[&str]) -> Vec<Value> {
+async fn run_json_command(process: &RelayProcess, arguments: &[&str]) -> Vec<Value> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mailtrail"));
     command.arg("--config").arg(process.directory().join("mailtrail.toml")).args(arguments);
-    let output = testkit::run(&mut command).await.unwrap();
+    let output = testkit::run_if_installed(&mut command).await.unwrap();
     let out = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{arguments:?}: {out} {}", String::from_utf8_lossy(&output.stderr));
     out.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use testkit::log_capture::LogCapture;
 use testkit::mock_http;
-use testkit::mock_http::{Act, Request};
-use testkit::mock_smtp::{Script, Server};
-use testkit::queue_harness::Scene;
+use testkit::mock_http::{HttpAction, HttpRequest};
+use testkit::mock_smtp::{MockSmtpServer, SmtpScript};
+use testkit::queue_harness::QueueHarness;
 
 #[tokio::test(start_paused = true)]
 async fn delivers_in_order_after_target_outage_of_a_day() {
@@ -17,16 +17,16 @@ async fn delivers_in_order_after_target_outage_of_a_day() {
     let _logging = log.install();
     let up = Arc::new(AtomicBool::new(false));
     let state = up.clone();
-    let endpoint = mock_http::Server::start(move |number, _| match state.load(Ordering::SeqCst) {
-        true => Act::Answer(204, String::new()),
-        false if number % 2 == 0 => Act::Close,
-        false => Act::Answer(503, String::new()),
+    let endpoint = mock_http::MockHttpServer::start(move |number, _| match state.load(Ordering::SeqCst) {
+        true => HttpAction::Respond(204, String::new()),
+        false if number % 2 == 0 => HttpAction::Close,
+        false => HttpAction::Respond(503, String::new()),
     })
     .await;
     let mut scene = scene(&endpoint, "").await;
     for number in 0..24 {
         put_inbound_message(&scene, number, "1h").await;
-        scene.wait(Duration::from_secs(3600)).await;
+        scene.let_time_pass(Duration::from_secs(3600)).await;
     }
     assert!(!log.lines("alarm=\"inbound\"").is_empty());
     let vain = endpoint.count();
@@ -34,21 +34,21 @@ async fn delivers_in_order_after_target_outage_of_a_day() {
     up.store(true, Ordering::SeqCst);
     let delivered =
         || scene.store().find_inbound(100, |mail| mail.state == InboundState::Delivered).unwrap().len();
-    scene.until("the last", || delivered() == 24).await;
+    scene.wait_until("the last", || delivered() == 24).await;
     let mut taken: Vec<_> = endpoint.requests()[vain..].iter().map(message_number).collect();
     // While time leaps, an answer may come too late; what is posted again then has the same id.
     taken.dedup();
     assert_eq!(taken, (0..24).collect::<Vec<_>>());
     let over = || log.lines("alarm=\"inbound\"").last().is_some_and(|line| line.contains("is over"));
-    scene.until("the end of the alarm", over).await;
+    scene.wait_until("the end of the alarm", over).await;
     scene.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn rejected_mail_blocks_no_other_and_expires() {
-    let endpoint = mock_http::Server::start(|_, request| {
+    let endpoint = mock_http::MockHttpServer::start(|_, request| {
         let poison = message_number(request) == 1;
-        Act::Answer(if poison { 500 } else { 200 }, String::new())
+        HttpAction::Respond(if poison { 500 } else { 200 }, String::new())
     })
     .await;
     let mut scene = scene(&endpoint, "give_up_after = \"6h\"\n").await;
@@ -56,8 +56,8 @@ async fn rejected_mail_blocks_no_other_and_expires() {
         put_inbound_message(&scene, number, "1h").await;
     }
     let stands = |leg| scene.store().find_inbound(10, |mail| mail.state == leg).unwrap();
-    scene.until("the others", || stands(InboundState::Delivered).len() == 3).await;
-    scene.until("the end", || stands(InboundState::DeadLetter).len() == 1).await;
+    scene.wait_until("the others", || stands(InboundState::Delivered).len() == 3).await;
+    scene.wait_until("the end", || stands(InboundState::DeadLetter).len() == 1).await;
     let dead = stands(InboundState::DeadLetter).remove(0);
     assert!(dead.diagnostic.starts_with("given up after 6 h: it answers 500"), "{}", dead.diagnostic);
     let tries = endpoint.requests().iter().filter(|request| message_number(request) == 1).count();
@@ -74,37 +74,37 @@ async fn rejected_mail_blocks_no_other_and_expires() {
 
 #[tokio::test(start_paused = true)]
 async fn same_mail_within_window_is_duplicate() {
-    let endpoint = mock_http::Server::start(|_, _| Act::Answer(200, String::new())).await;
+    let endpoint = mock_http::MockHttpServer::start(|_, _| HttpAction::Respond(200, String::new())).await;
     let mut scene = scene(&endpoint, "").await;
     let legs = || -> Vec<_> {
         let mails = scene.store().find_inbound(10, |_| true).unwrap();
         mails.iter().rev().map(|mail| (mail.state, mail.diagnostic.clone())).collect()
     };
     let first = put_inbound_message(&scene, 7, "1h").await;
-    scene.wait(Duration::from_secs(3599)).await;
+    scene.let_time_pass(Duration::from_secs(3599)).await;
     put_inbound_message(&scene, 7, "1h").await;
     assert_eq!(legs()[1], (InboundState::Duplicate, format!("the same as {first}")));
-    scene.wait(Duration::from_secs(2)).await;
+    scene.let_time_pass(Duration::from_secs(2)).await;
     put_inbound_message(&scene, 7, "1h").await;
     put_inbound_message(&scene, 7, "0s").await;
     let delivered = || legs().iter().filter(|(leg, _)| *leg == InboundState::Delivered).count();
-    scene.until("the others", || delivered() == 3).await;
+    scene.wait_until("the others", || delivered() == 3).await;
     assert_eq!(endpoint.count(), 3);
     scene.stop().await;
 }
 
 /// A relay with that endpoint as its target.
-async fn scene(endpoint: &mock_http::Server, more: &str) -> Scene {
+async fn scene(endpoint: &mock_http::MockHttpServer, more: &str) -> QueueHarness {
     let settings = format!(
         "[[inbound.target]]\nname = \"in\"\ndeliver = \"http\"\nurl = \"http://{}/\"\nsecret = \"s\"\n\
          allow_private = true\n{more}",
         endpoint.address
     );
-    Scene::in_leaps(Server::start(Script::new()).await, &settings).await
+    QueueHarness::with_manual_time(MockSmtpServer::start(SmtpScript::new()).await, &settings).await
 }
 
 /// A mail as the listener keeps one.
-async fn put_inbound_message(scene: &Scene, number: u128, window: &str) -> TrackingId {
+async fn put_inbound_message(scene: &QueueHarness, number: u128, window: &str) -> TrackingId {
     let id = TrackingId::new(scene.time.clock().now(), fastrand::u128(..));
     let message = format!("Message-ID: <{number}@example.net>\r\n\r\nmail {number}.\r\n");
     let arrival = InboundReceived {
@@ -124,7 +124,7 @@ async fn put_inbound_message(scene: &Scene, number: u128, window: &str) -> Track
     id
 }
 
-fn message_number(request: &Request) -> u64 {
+fn message_number(request: &HttpRequest) -> u64 {
     let text = String::from_utf8(request.body.clone()).unwrap();
     let (_, rest) = text.split_once("mail ").unwrap();
     rest.split('.').next().unwrap().parse().unwrap()

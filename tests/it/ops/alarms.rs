@@ -18,15 +18,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use testkit::log_capture::LogCapture;
-use testkit::mock_smtp::{Act, At, Script, Server};
-use testkit::queue_harness::{Scene, states};
-use testkit::relay_process::Process;
-use testkit::smtp_client::Client;
-use testkit::smtp_sink::Sink;
+use testkit::mock_smtp::{MockSmtpServer, SmtpAction, SmtpScript, SmtpStep};
+use testkit::queue_harness::{QueueHarness, recipient_states};
+use testkit::relay_process::RelayProcess;
+use testkit::smtp_client::SmtpClient;
+use testkit::smtp_sink::SmtpSink;
 use testkit::{mock_http, relay_process};
 
 /// What a receiver was told, each once: it may have answered too late while time leapt.
-fn notifications_of(receiver: &mock_http::Server) -> Vec<Value> {
+fn notifications_of(receiver: &mock_http::MockHttpServer) -> Vec<Value> {
     let mut requests = receiver.requests();
     requests.dedup_by_key(|request| request.header("webhook-id").unwrap().to_owned());
     requests.iter().map(|request| serde_json::from_slice(&request.body).unwrap()).collect()
@@ -40,7 +40,7 @@ fn alarm_lines(message: &Value) -> Vec<String> {
     alarms.map(|alarm| words(alarm).join(" ")).collect()
 }
 
-fn assert_standard_webhooks_signature(request: &mock_http::Request) {
+fn assert_standard_webhooks_signature(request: &mock_http::HttpRequest) {
     let signed = [
         request.header("webhook-id").unwrap().as_bytes(),
         request.header("webhook-timestamp").unwrap().as_bytes(),
@@ -63,7 +63,7 @@ fn alarm_webhook_config(receiver: SocketAddr) -> String {
 }
 
 /// An upstream that is left alone at the first failure, and another one behind it.
-fn two_upstream_config(second: &Server) -> String {
+fn two_upstream_config(second: &MockSmtpServer) -> String {
     format!(
         "host = \"127.0.0.1\"\ntls = \"none\"\n[upstream.breaker]\nfailures = 1\nsuccesses = 1\n\
          [[upstream]]\nname = \"other\"\nprovider = \"plain\"\nhost = \"127.0.0.1\"\nport = {}\ntls = \"none\"\n",
@@ -79,23 +79,25 @@ fn body_text_of(message: &[u8]) -> String {
 #[tokio::test(start_paused = true)]
 async fn mails_open_breaker_and_its_end_through_other_upstream() {
     let _logging = LogCapture::default().install();
-    let away = Server::start(Script::new().at(At::Banner, vec![Some(Act::Close); 9999])).await;
-    let other = Server::start(Script::new()).await;
+    let away =
+        MockSmtpServer::start(SmtpScript::new().on(SmtpStep::Banner, vec![Some(SmtpAction::Close); 9999]))
+            .await;
+    let other = MockSmtpServer::start(SmtpScript::new()).await;
     let settings = two_upstream_config(&other)
         + "[alarms]\nmail_to = [\"ops@example.com\", \"boss@example.net\"]\nmail_from = \"alarms@example.com\"\n\
            mail_upstream = \"up\"\n";
-    let mut scene = Scene::in_leaps(away.clone(), &settings).await;
-    let id = scene.send(1, &["a@example.net"]).await;
-    scene.until("both mails", || other.taken().len() == 2).await;
-    let mut taken = other.taken();
+    let mut scene = QueueHarness::with_manual_time(away.clone(), &settings).await;
+    let id = scene.enqueue(1, &["a@example.net"]).await;
+    scene.wait_until("both mails", || other.accepted().len() == 2).await;
+    let mut taken = other.accepted();
     taken.sort_by_key(|taken| taken.recipients.len());
     let [mail, alarm] = &taken[..] else { panic!("{taken:?}") };
     assert_eq!(
-        (&*mail.recipients, states(&scene.settled(id).await)),
+        (&*mail.recipients, recipient_states(&scene.wait_for_result(id).await)),
         (&["a@example.net".to_owned()][..], vec![RecipientState::Relayed])
     );
     assert_eq!(alarm.recipients, ["ops@example.com", "boss@example.net"]);
-    let header = |name| testkit::header(&alarm.message, name).unwrap().to_owned();
+    let header = |name| testkit::header_value(&alarm.message, name).unwrap().to_owned();
     assert_eq!(header("Subject"), "[mailtrail relay.example.com] alarm: breaker up");
     assert_eq!(header("Auto-Submitted"), "auto-generated");
     assert!(header("From").contains("alarms@example.com"), "{}", header("From"));
@@ -107,26 +109,26 @@ async fn mails_open_breaker_and_its_end_through_other_upstream() {
     }
     // It stands in the ledger as all mail does, and asks for no report.
     let id: TrackingId = header("X-Mailtrail-Id").parse().unwrap();
-    let send = scene.trail(id).message;
+    let send = scene.load_trail(id).message;
     assert_eq!(
         (send.route.as_deref(), send.wants_dsn, &*send.client),
         (Some("first other"), false, "mailtrail")
     );
     // Nothing new, nothing more: an hour, with a mail now and then.
     for number in 2..8 {
-        scene.send(number, &["a@example.net"]).await;
-        scene.wait(Duration::from_secs(600)).await;
+        scene.enqueue(number, &["a@example.net"]).await;
+        scene.let_time_pass(Duration::from_secs(600)).await;
     }
-    let alarms = |server: &Server| -> Vec<String> {
-        let taken = server.taken().into_iter().filter(|taken| taken.recipients.len() == 2);
-        taken.map(|taken| testkit::header(&taken.message, "Subject").unwrap().to_owned()).collect()
+    let alarms = |server: &MockSmtpServer| -> Vec<String> {
+        let taken = server.accepted().into_iter().filter(|taken| taken.recipients.len() == 2);
+        taken.map(|taken| testkit::header_value(&taken.message, "Subject").unwrap().to_owned()).collect()
     };
     assert_eq!(alarms(&other).len(), 1);
     // The upstream is back, and the end is told: by it, for it is preferred and nothing is wrong with it.
-    away.with(|script| script.take_pending(At::Banner));
-    scene.send(9, &["a@example.net"]).await;
-    scene.until("the end", || alarms(&away) == ["[mailtrail relay.example.com] over: breaker up"]).await;
-    let over = away.taken().into_iter().find(|taken| taken.recipients.len() == 2).unwrap();
+    away.with_script(|script| script.take_pending(SmtpStep::Banner));
+    scene.enqueue(9, &["a@example.net"]).await;
+    scene.wait_until("the end", || alarms(&away) == ["[mailtrail relay.example.com] over: breaker up"]).await;
+    let over = away.accepted().into_iter().find(|taken| taken.recipients.len() == 2).unwrap();
     let text = body_text_of(&over.message);
     assert!(text.contains("OVER: breaker up") && text.contains("It was on from 2026-09-14T12:0"), "{text}");
     assert!(text.contains(", 1 h ") && !text.contains("What to do"), "{text}");
@@ -141,20 +143,26 @@ async fn retries_notifications_in_order_until_receiver_is_up() {
     let _logging = log.install();
     let vain = Arc::new(AtomicUsize::new(0));
     let count = vain.clone();
-    let receiver = mock_http::Server::start(move |number, _| match number {
+    let receiver = mock_http::MockHttpServer::start(move |number, _| match number {
         1..=20 => {
             count.fetch_add(1, Ordering::SeqCst);
-            if number % 2 == 0 { mock_http::Act::Close } else { mock_http::Act::Answer(503, String::new()) }
+            if number % 2 == 0 {
+                mock_http::HttpAction::Close
+            } else {
+                mock_http::HttpAction::Respond(503, String::new())
+            }
         }
-        _ => mock_http::Act::Answer(204, String::new()),
+        _ => mock_http::HttpAction::Respond(204, String::new()),
     })
     .await;
-    let server = Server::start(Script::new().at(At::Banner, vec![Some(Act::Close); 9999])).await;
-    let settings =
-        two_upstream_config(&Server::start(Script::new()).await) + &alarm_webhook_config(receiver.address);
-    let mut scene = Scene::in_leaps(server, &settings).await;
-    scene.send(1, &["a@example.net"]).await;
-    scene.until("it is heard", || receiver.count() > 20).await;
+    let server =
+        MockSmtpServer::start(SmtpScript::new().on(SmtpStep::Banner, vec![Some(SmtpAction::Close); 9999]))
+            .await;
+    let settings = two_upstream_config(&MockSmtpServer::start(SmtpScript::new()).await)
+        + &alarm_webhook_config(receiver.address);
+    let mut scene = QueueHarness::with_manual_time(server, &settings).await;
+    scene.enqueue(1, &["a@example.net"]).await;
+    scene.wait_until("it is heard", || receiver.count() > 20).await;
     let requests = receiver.requests();
     requests.iter().for_each(assert_standard_webhooks_signature);
     let ids: Vec<_> = requests[..21].iter().map(|request| request.header("webhook-id").unwrap()).collect();
@@ -178,17 +186,20 @@ async fn retries_notifications_in_order_until_receiver_is_up() {
 async fn logs_undeliverable_notification_once() {
     let log = LogCapture::default();
     let _logging = log.install();
-    let receiver = mock_http::Server::start(|_, _| mock_http::Act::Answer(500, String::new())).await;
-    let server = Server::start(Script::new().at(At::Banner, vec![Some(Act::Close); 9999])).await;
+    let receiver =
+        mock_http::MockHttpServer::start(|_, _| mock_http::HttpAction::Respond(500, String::new())).await;
+    let server =
+        MockSmtpServer::start(SmtpScript::new().on(SmtpStep::Banner, vec![Some(SmtpAction::Close); 9999]))
+            .await;
     let settings =
         alarm_webhook_config(receiver.address) + "queue = 3\nrepeat = \"30d\"\nsilence = \"off\"\n";
-    let mut scene = Scene::in_leaps(server, &settings).await;
+    let mut scene = QueueHarness::with_manual_time(server, &settings).await;
     for number in 1..=4 {
-        scene.put(number, &["a@example.net"]).await;
+        scene.store_message(number, &["a@example.net"]).await;
     }
-    scene.wait(Duration::from_secs(23 * 3600)).await;
+    scene.let_time_pass(Duration::from_secs(23 * 3600)).await;
     assert_eq!(log.lines("nobody was told"), [""; 0]);
-    scene.until("it is given up", || !log.lines("nobody was told").is_empty()).await;
+    scene.wait_until("it is given up", || !log.lines("nobody was told").is_empty()).await;
     let said = &log.lines("nobody was told")[0];
     assert!(said.contains("breaker up") && said.contains("way=\"webhook\""), "{said}");
     assert!(receiver.count() < 400 * log.lines("alarm=").len(), "{}", receiver.count());
@@ -199,13 +210,14 @@ async fn logs_undeliverable_notification_once() {
 #[tokio::test(start_paused = true)]
 async fn groups_alarms_and_repeats_while_they_last() {
     let _logging = LogCapture::default().install();
-    let receiver = mock_http::Server::start(|_, _| mock_http::Act::Answer(200, String::new())).await;
-    let server = Server::start(Script::new()).await;
+    let receiver =
+        mock_http::MockHttpServer::start(|_, _| mock_http::HttpAction::Respond(200, String::new())).await;
+    let server = MockSmtpServer::start(SmtpScript::new()).await;
     let settings = alarm_webhook_config(receiver.address)
         + "disk = \"1024GiB\"\nrepeat = \"6h\"\n"
         + "[[inbound.target]]\ndeliver = \"http\"\nurl = \"http://127.0.0.1:9/\"\nsecret = \"s\"\nallow_private = true\n\
            recipients = [\"*@other.example\"]\n";
-    let mut scene = Scene::in_leaps(server, &settings).await;
+    let mut scene = QueueHarness::with_manual_time(server, &settings).await;
     let now = scene.time.clock().now();
     let dead = DeadLetter {
         upstream: "up".into(),
@@ -217,21 +229,21 @@ async fn groups_alarms_and_repeats_while_they_last() {
     };
     scene.store().put_dead_letter(dead, bytes::Bytes::from_static(b"?")).await.unwrap();
     put_unroutable_inbound_message(&scene).await;
-    scene.until("the first message", || !notifications_of(&receiver).is_empty()).await;
+    scene.wait_until("the first message", || !notifications_of(&receiver).is_empty()).await;
     assert_eq!(alarm_lines(&notifications_of(&receiver)[0])[0], "disk data_dir alarm");
     let reports =
         || notifications_of(&receiver).iter().flat_map(alarm_lines).any(|one| one == "dead events alarm");
-    scene.until("the dead letter", reports).await;
+    scene.wait_until("the dead letter", reports).await;
     let begun = notifications_of(&receiver).len();
-    scene.wait(Duration::from_secs(5 * 3600)).await;
+    scene.let_time_pass(Duration::from_secs(5 * 3600)).await;
     assert_eq!(notifications_of(&receiver).len(), begun);
-    scene.until("they last", || notifications_of(&receiver).len() > begun).await;
+    scene.wait_until("they last", || notifications_of(&receiver).len() > begun).await;
     let all = ["disk data_dir still on", "dead events still on", "dead inbound still on"];
     assert_eq!(alarm_lines(&notifications_of(&receiver)[begun]), all);
     // A day after the last one dead letters are not new.
     let over =
         || notifications_of(&receiver).iter().flat_map(alarm_lines).any(|one| one == "dead events over");
-    scene.until("the end", over).await;
+    scene.wait_until("the end", over).await;
     assert!(scene.time.clock().now().duration_since(now) >= Duration::from_secs(86_400));
     scene.stop().await;
 }
@@ -243,22 +255,24 @@ async fn raises_certificate_alarm_until_renewal() {
     let [certificate, key] = ["relay.pem", "relay.key"].map(|name| folder.path().join(name));
     // The scene begins in September 2026.
     write_certificate_and_key(&certificate, &key, (2026, 9, 25));
-    let receiver = mock_http::Server::start(|_, _| mock_http::Act::Answer(200, String::new())).await;
+    let receiver =
+        mock_http::MockHttpServer::start(|_, _| mock_http::HttpAction::Respond(200, String::new())).await;
     let settings = format!(
         "[[listener]]\naddress = \"127.0.0.1:0\"\n[[user]]\nname = \"odoo\"\npassword = \"odoo\"\n\
          [tls]\ncertificate = {certificate:?}\nprivate_key = {key:?}\n{}",
         alarm_webhook_config(receiver.address)
     );
-    let mut scene = Scene::in_leaps(Server::start(Script::new()).await, &settings).await;
+    let mut scene =
+        QueueHarness::with_manual_time(MockSmtpServer::start(SmtpScript::new()).await, &settings).await;
     let heard = |state: &str| {
         let line = format!("certificate {} {state}", certificate.display());
         notifications_of(&receiver).into_iter().find(|message| alarm_lines(message).contains(&line))
     };
-    scene.until("the alarm", || heard("alarm").is_some()).await;
+    scene.wait_until("the alarm", || heard("alarm").is_some()).await;
     let text = heard("alarm").unwrap()["data"]["alarms"][0]["text"].as_str().unwrap().to_owned();
     assert!(text.contains("the certificate ends 2026-09-25T00:00:00.000Z"), "{text}");
     write_certificate_and_key(&certificate, &key, (2027, 9, 25));
-    scene.until("its end", || heard("over").is_some()).await;
+    scene.wait_until("its end", || heard("over").is_some()).await;
     scene.stop().await;
 }
 
@@ -271,7 +285,7 @@ fn write_certificate_and_key(certificate: &Path, key: &Path, (year, month, day):
 }
 
 /// A mail from outside that no target takes.
-async fn put_unroutable_inbound_message(scene: &Scene) {
+async fn put_unroutable_inbound_message(scene: &QueueHarness) {
     let arrival = InboundReceived {
         id: TrackingId::new(scene.time.clock().now(), fastrand::u128(..)),
         upstream: "up".into(),
@@ -291,21 +305,21 @@ async fn put_unroutable_inbound_message(scene: &Scene) {
 /// Alarm mail is no reason to miss events: neither to raise an alarm nor to mail about it.
 #[tokio::test(start_paused = true)]
 async fn alarm_mail_raises_no_alarm() {
-    let mut script = Script::new();
-    script.offers.push("AUTH PLAIN");
-    let server = Server::start(script).await;
+    let mut script = SmtpScript::new();
+    script.capabilities.push("AUTH PLAIN");
+    let server = MockSmtpServer::start(script).await;
     let settings = "username = \"u\"\npassword = \"p\"\nwebhook_signing_key = \"key\"\n[http]\naddress = \"127.0.0.1:0\"\n\
                     [alarms]\ndisk = \"1024GiB\"\nrepeat = \"1h\"\nmail_to = [\"ops@example.com\"]\n\
                     mail_from = \"alarms@example.com\"\n";
     let log = LogCapture::default();
     let _logging = log.install();
-    let mut scene = Scene::in_leaps_of("mailgun", server.clone(), settings).await;
-    scene.until("a day of mails", || server.taken().len() == 24).await;
+    let mut scene = QueueHarness::manual_time_with_provider("mailgun", server.clone(), settings).await;
+    scene.wait_until("a day of mails", || server.accepted().len() == 24).await;
     let begun: Vec<_> = log.lines("alarm=");
     assert!(begun.len() == 1 && begun[0].contains("alarm=\"disk\""), "{begun:#?}");
     // A mail of somebody else's is missed.
-    scene.send(1, &["a@example.net"]).await;
-    scene.until("the alarm", || log.lines("alarm=\"silence\"").len() == 1).await;
+    scene.enqueue(1, &["a@example.net"]).await;
+    scene.wait_until("the alarm", || log.lines("alarm=\"silence\"").len() == 1).await;
     assert!(log.lines("alarm=\"silence\"")[0].contains("1 mails were relayed"));
     scene.stop().await;
 }
@@ -314,14 +328,20 @@ async fn alarm_mail_raises_no_alarm() {
 #[tokio::test(start_paused = true)]
 async fn raises_polls_alarm_until_provider_api_answers() {
     let _logging = LogCapture::default().install();
-    let receiver = mock_http::Server::start(|_, _| mock_http::Act::Answer(200, String::new())).await;
+    let receiver =
+        mock_http::MockHttpServer::start(|_, _| mock_http::HttpAction::Respond(200, String::new())).await;
     let api = SocketAddr::from(([127, 0, 0, 1], relay_process::free_port()));
     let settings = format!(
         "domain = \"mg.example.com\"\nusername = \"u\"\npassword = \"p\"\napi_key = \"key-1\"\n\
          api_base_url = \"http://{api}\"\n{}disk = \"16MiB\"\nrepeat = \"30d\"\n",
         alarm_webhook_config(receiver.address)
     );
-    let mut scene = Scene::in_leaps_of("mailgun", Server::start(Script::new()).await, &settings).await;
+    let mut scene = QueueHarness::manual_time_with_provider(
+        "mailgun",
+        MockSmtpServer::start(SmtpScript::new()).await,
+        &settings,
+    )
+    .await;
     let heard = |line: &str| {
         let of = |message: &Value| {
             let place = alarm_lines(message).iter().position(|one| one == line)?;
@@ -333,7 +353,7 @@ async fn raises_polls_alarm_until_provider_api_answers() {
         ("polls", "its events cannot be asked for: upstream up: events: "),
         ("sync", "its suppression lists are not brought together with ours: upstream up: bounces: "),
     ] {
-        scene.until(alarm, || heard(&format!("{alarm} up alarm")).is_some()).await;
+        scene.wait_until(alarm, || heard(&format!("{alarm} up alarm")).is_some()).await;
         let text = heard(&format!("{alarm} up alarm")).unwrap();
         assert!(text.starts_with(words) && text.contains("cannot be reached"), "{text}");
         assert_eq!(heard(&format!("{alarm} up over")), None);
@@ -341,7 +361,7 @@ async fn raises_polls_alarm_until_provider_api_answers() {
     let folder = tempfile::tempdir().unwrap();
     let provider = start_sandbox(api, scene.time.clock(), folder.path()).await;
     for alarm in ["polls", "sync"] {
-        scene.until(alarm, || heard(&format!("{alarm} up over")).is_some()).await;
+        scene.wait_until(alarm, || heard(&format!("{alarm} up over")).is_some()).await;
     }
     scene.stop().await;
     provider.stop().await;
@@ -372,9 +392,11 @@ async fn start_sandbox(api_address: SocketAddr, clock: Clock, folder: &Path) -> 
 async fn raises_alarm_for_suppressed_transactional_mail_with_count() {
     let log = LogCapture::default();
     let _logging = log.install();
-    let receiver = mock_http::Server::start(|_, _| mock_http::Act::Answer(200, String::new())).await;
+    let receiver =
+        mock_http::MockHttpServer::start(|_, _| mock_http::HttpAction::Respond(200, String::new())).await;
     let settings = format!("{}disk = \"16MiB\"\nrepeat = \"1h\"\n", alarm_webhook_config(receiver.address));
-    let mut scene = Scene::in_leaps(Server::start(Script::new()).await, &settings).await;
+    let mut scene =
+        QueueHarness::with_manual_time(MockSmtpServer::start(SmtpScript::new()).await, &settings).await;
     for address in ["a@example.net", "b@example.net"] {
         let mark = EvidenceItem {
             at: scene.time.clock().now(),
@@ -392,29 +414,29 @@ async fn raises_alarm_for_suppressed_transactional_mail_with_count() {
         };
         scene.store().change_suppression(listing).await.unwrap();
     }
-    let mailing = scene.put_in(1, Lane::Bulk).await;
-    scene.until("the mailing", || scene.find(mailing).is_some()).await;
-    assert_eq!(states(&scene.settled(mailing).await), [RecipientState::Suppressed]);
+    let mailing = scene.store_in_lane(1, Lane::Bulk).await;
+    scene.wait_until("the mailing", || scene.find_trail(mailing).is_some()).await;
+    assert_eq!(recipient_states(&scene.wait_for_result(mailing).await), [RecipientState::Suppressed]);
     assert_eq!(log.lines("alarm=\"withheld\""), [""; 0]);
     for (number, recipients) in
         [(2, &["a@example.net", "b@example.net", "c@example.net"][..]), (3, &["b@example.net"])]
     {
-        let id = scene.send(number, recipients).await;
-        scene.settled(id).await;
+        let id = scene.enqueue(number, recipients).await;
+        scene.wait_for_result(id).await;
     }
     let told_of =
         |text: &str| notifications_of(&receiver).iter().any(|message| message.to_string().contains(text));
     scene
-        .until("the alarm", || {
+        .wait_until("the alarm", || {
             notifications_of(&receiver)
                 .iter()
                 .any(|message| alarm_lines(message).contains(&"withheld up alarm".into()))
         })
         .await;
     assert!(log.lines("alarm=\"withheld\"")[0].contains("2 transactional mails were not sent"));
-    scene.until("the count", || told_of("3 transactional mails were not sent")).await;
+    scene.wait_until("the count", || told_of("3 transactional mails were not sent")).await;
     scene
-        .until("its end", || {
+        .wait_until("its end", || {
             notifications_of(&receiver)
                 .iter()
                 .any(|message| alarm_lines(message).contains(&"withheld up over".into()))
@@ -426,29 +448,32 @@ async fn raises_alarm_for_suppressed_transactional_mail_with_count() {
 #[tokio::test(start_paused = true)]
 async fn raises_sink_dead_letter_alarm_for_one_day() {
     let _logging = LogCapture::default().install();
-    let receiver = mock_http::Server::start(|_, _| mock_http::Act::Answer(200, String::new())).await;
-    let endpoint = mock_http::Server::start(|_, _| mock_http::Act::Answer(400, String::new())).await;
+    let receiver =
+        mock_http::MockHttpServer::start(|_, _| mock_http::HttpAction::Respond(200, String::new())).await;
+    let endpoint =
+        mock_http::MockHttpServer::start(|_, _| mock_http::HttpAction::Respond(400, String::new())).await;
     let settings = format!(
         "{}disk = \"16MiB\"\nrepeat = \"30d\"\n[[sink]]\nname = \"hook\"\nkind = \"http\"\nurl = \"http://{}/\"\n\
          secret = \"s\"\nallow_private = true\nevents = [\"relayed\"]\ngive_up_after = \"1h\"\n",
         alarm_webhook_config(receiver.address),
         endpoint.address
     );
-    let mut scene = Scene::in_leaps(Server::start(Script::new()).await, &settings).await;
-    scene.until("the sink", || scene.store().sink_position("hook").unwrap().is_some()).await;
-    let id = scene.send(1, &["a@example.net"]).await;
+    let mut scene =
+        QueueHarness::with_manual_time(MockSmtpServer::start(SmtpScript::new()).await, &settings).await;
+    scene.wait_until("the sink", || scene.store().sink_position("hook").unwrap().is_some()).await;
+    let id = scene.enqueue(1, &["a@example.net"]).await;
     let heard = |line: &str| {
         notifications_of(&receiver)
             .into_iter()
             .find(|message| alarm_lines(message).contains(&line.to_owned()))
     };
-    scene.until("the dead letter", || heard("dead sink hook alarm").is_some()).await;
+    scene.wait_until("the dead letter", || heard("dead sink hook alarm").is_some()).await;
     let refused = || scene.store().sink_dead_letters("hook", 10).unwrap();
-    scene.until("its note", || !refused().is_empty()).await;
+    scene.wait_until("its note", || !refused().is_empty()).await;
     assert_eq!(refused()[0].entry.as_ref().unwrap().tracking_id, Some(id));
     let told = heard("dead sink hook alarm").unwrap().to_string();
     assert!(told.contains("`mailtrail sink dead hook` lists it"), "{told}");
-    scene.until("its end", || heard("dead sink hook over").is_some()).await;
+    scene.wait_until("its end", || heard("dead sink hook over").is_some()).await;
     let over = heard("dead sink hook over").unwrap()["data"]["alarms"].as_array().unwrap().clone();
     let over = over.into_iter().find(|alarm| alarm["subject"] == "sink hook").unwrap();
     let [since, until] =
@@ -460,33 +485,36 @@ async fn raises_sink_dead_letter_alarm_for_one_day() {
 /// The real program: a threshold that every disk is below, a receiver, a recipient; then a reload that mends it.
 #[tokio::test]
 async fn notifies_by_webhook_and_mail_and_resolves_after_reload() {
-    let sink = Sink::start().await;
-    let receiver = mock_http::Server::start(|_, _| mock_http::Act::Answer(200, String::new())).await;
+    let sink = SmtpSink::start().await;
+    let receiver =
+        mock_http::MockHttpServer::start(|_, _| mock_http::HttpAction::Respond(200, String::new())).await;
     let alarms = |disk: &str| {
         format!(
             "{}after = \"0s\"\ndisk = \"{disk}\"\nmail_to = [\"ops@example.com\"]\nmail_from = \"alarms@example.com\"\n",
             alarm_webhook_config(receiver.address)
         )
     };
-    let mut process = Process::new(&sink);
+    let mut process = RelayProcess::new(&sink);
     let usual = process.configuration(sink.port(), "");
-    process.configure(&(usual.clone() + &alarms("1024GiB")));
-    let shown = process.ask(&["config", "show"]).await;
+    process.write_configuration(&(usual.clone() + &alarms("1024GiB")));
+    let shown = process.run_command(&["config", "show"]).await;
     assert!(
-        shown.out.contains("webhook_secret = [\"******\"]") && !shown.out.contains(WEBHOOK_SECRET),
+        shown.stdout.contains("webhook_secret = [\"******\"]") && !shown.stdout.contains(WEBHOOK_SECRET),
         "{}",
-        shown.out
+        shown.stdout
     );
     process.start().await;
-    testkit::eventually("both are told", || (receiver.count() == 1 && sink.mails().len() == 1).then_some(()))
-        .await;
+    testkit::eventually("both are told", || {
+        (receiver.count() == 1 && sink.messages().len() == 1).then_some(())
+    })
+    .await;
     assert_standard_webhooks_signature(&receiver.requests()[0]);
     assert_eq!(alarm_lines(&notifications_of(&receiver)[0]), ["disk data_dir alarm"]);
-    let doctor = process.ask(&["doctor"]).await;
-    assert!(doctor.out.contains("disk data_dir"), "{}", doctor.out);
-    process.configure(&(usual + &alarms("16MiB")));
-    process.hang_up().await;
-    testkit::eventually("the ends", || (receiver.count() == 2 && sink.mails().len() == 2).then_some(()))
+    let doctor = process.run_command(&["doctor"]).await;
+    assert!(doctor.stdout.contains("disk data_dir"), "{}", doctor.stdout);
+    process.write_configuration(&(usual + &alarms("16MiB")));
+    process.send_sighup().await;
+    testkit::eventually("the ends", || (receiver.count() == 2 && sink.messages().len() == 2).then_some(()))
         .await;
     assert_eq!(alarm_lines(&notifications_of(&receiver)[1]), ["disk data_dir over"]);
     assert!(!process.log().contains(WEBHOOK_SECRET));
@@ -496,23 +524,24 @@ async fn notifies_by_webhook_and_mail_and_resolves_after_reload() {
 /// A breaker that opened is no alarm of a queue that never tried: the reload ends it, and the mail goes.
 #[tokio::test]
 async fn reload_that_fixes_upstream_clears_its_alarms() {
-    let sink = Sink::start().await;
-    let receiver = mock_http::Server::start(|_, _| mock_http::Act::Answer(200, String::new())).await;
-    let mut process = Process::new(&sink);
+    let sink = SmtpSink::start().await;
+    let receiver =
+        mock_http::MockHttpServer::start(|_, _| mock_http::HttpAction::Respond(200, String::new())).await;
+    let mut process = RelayProcess::new(&sink);
     let configuration = |port| {
         let alarms = alarm_webhook_config(receiver.address) + "after = \"0s\"\ndisk = \"16MiB\"\n";
         process.configuration(port, "") + "[upstream.breaker]\nfailures = 1\npause = \"5min\"\n" + &alarms
     };
     let (nowhere, good) = (configuration(relay_process::free_port()), configuration(sink.port()));
-    process.configure(&nowhere);
+    process.write_configuration(&nowhere);
     process.start().await;
-    let mut client = Client::connect(process.address(1)).await.unwrap();
+    let mut client = SmtpClient::connect(process.address(1)).await.unwrap();
     client.submit("app@example.com", &["a@example.net"], "Subject: hello\r\n\r\nhi\r\n").await.unwrap();
     testkit::eventually("the alarm", || (receiver.count() == 1).then_some(())).await;
     assert_eq!(alarm_lines(&notifications_of(&receiver)[0]), ["breaker sink alarm"]);
-    process.configure(&good);
-    process.hang_up().await;
-    sink.wait_for(1).await;
+    process.write_configuration(&good);
+    process.send_sighup().await;
+    sink.wait_for_count(1).await;
     testkit::eventually("its end", || (receiver.count() == 2).then_some(())).await;
     assert_eq!(alarm_lines(&notifications_of(&receiver)[1]), ["breaker sink over"]);
     assert!(process.terminate().await.success());

@@ -11,9 +11,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use testkit::relay_process::{Process, free_port};
-use testkit::smtp_client::Client;
-use testkit::smtp_sink::Sink;
+use testkit::relay_process::{RelayProcess, free_port};
+use testkit::smtp_client::SmtpClient;
+use testkit::smtp_sink::SmtpSink;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn corruption_loses_only_the_records_it_hit() {
@@ -45,20 +45,20 @@ struct PopulatedStore {
     /// What each mail is known by, and its subject.
     mails: Vec<(String, String)>,
     queued: BTreeSet<String>,
-    process: Process,
+    process: RelayProcess,
 }
 
 impl PopulatedStore {
     async fn new() -> Self {
-        let sink = Sink::start().await;
-        let mut process = Process::new(&sink);
+        let sink = SmtpSink::start().await;
+        let mut process = RelayProcess::new(&sink);
         let (mut mails, mut queued) = (Vec::new(), BTreeSet::new());
         for part in 0..4 {
             let waits = part % 2 == 1;
             let upstream = if waits { free_port() } else { sink.port() };
-            process.configure(&process.configuration(upstream, ""));
+            process.write_configuration(&process.configuration(upstream, ""));
             process.start().await;
-            let mut client = Client::connect(process.address(1)).await.unwrap();
+            let mut client = SmtpClient::connect(process.address(1)).await.unwrap();
             for number in 0..8 {
                 let subject = format!("marker-{part}-{number}-end");
                 let text = format!("Subject: {subject}\r\n\r\n{}", "some words of a letter\r\n".repeat(60));
@@ -70,16 +70,17 @@ impl PopulatedStore {
             }
             if !waits {
                 // What waited from before is relayed now, too.
-                sink.wait_for(mails.len()).await;
+                sink.wait_for_count(mails.len()).await;
                 queued.clear();
             }
             // Only after its outcome is kept, too, nothing is sent again.
             let relayed = async {
                 let finished = mails.len() - queued.len();
-                let listed = async || process.ask(&["queue", "list", "--ids"]).await.out.lines().count();
+                let listed =
+                    async || process.run_command(&["queue", "list", "--ids"]).await.stdout.lines().count();
                 while mails.len() - listed().await < finished {}
             };
-            tokio::time::timeout(testkit::PATIENCE, relayed).await.unwrap();
+            tokio::time::timeout(testkit::WAIT_TIMEOUT, relayed).await.unwrap();
             drop(client);
             assert!(process.terminate().await.success());
         }
@@ -88,12 +89,12 @@ impl PopulatedStore {
 
     /// A copy is damaged, looked at, and started.
     async fn check_with_damage(&self, seed: u64, tally: &mut DamageCounts) {
-        let sink = Sink::start().await;
-        let mut process = Process::new(&sink);
-        copy_dir(&self.process.data(), &process.data());
+        let sink = SmtpSink::start().await;
+        let mut process = RelayProcess::new(&sink);
+        copy_dir(&self.process.data_dir(), &process.data_dir());
         let mut random = Rng::with_seed(seed);
         let damages: Vec<_> = (0..random.usize(1..=3))
-            .filter_map(|_| AppliedDamage::apply_random(&process.data(), &mut random))
+            .filter_map(|_| AppliedDamage::apply_random(&process.data_dir(), &mut random))
             .collect();
         let what = format!("seed {seed}: {damages:?}");
         let hit_journal = damages.iter().any(|damage| damage.in_journal);
@@ -102,36 +103,38 @@ impl PopulatedStore {
         tally.hit_ledger += usize::from(hit_ledger);
         let spared = self.undamaged_mails(&damages);
 
-        let said = process.ask(&["--json", "store", "verify"]).await;
-        assert!(!said.err.contains("panicked"), "{what}: {}", said.err);
+        let said = process.run_command(&["--json", "store", "verify"]).await;
+        assert!(!said.stderr.contains("panicked"), "{what}: {}", said.stderr);
         if hit_journal && !hit_ledger {
-            assert_eq!(said.code, 4, "{what}: {} {}", said.out, said.err);
-            let named: BTreeSet<_> = said.json().iter().filter_map(|line| line["segment"].as_u64()).collect();
+            assert_eq!(said.code, 4, "{what}: {} {}", said.stdout, said.stderr);
+            let named: BTreeSet<_> =
+                said.json_lines().iter().filter_map(|line| line["segment"].as_u64()).collect();
             for damage in &damages {
-                assert!(named.contains(&damage.segment_number().unwrap()), "{what}: {}", said.out);
+                assert!(named.contains(&damage.segment_number().unwrap()), "{what}: {}", said.stdout);
             }
             tally.named_damages += 1;
         } else {
-            assert!(matches!(said.code, 0 | 4), "{what}: {} {}", said.out, said.err);
+            assert!(matches!(said.code, 0 | 4), "{what}: {} {}", said.stdout, said.stderr);
         }
-        if !process.starts_or_refuses(&what).await {
+        if !process.start_or_refuse(&what).await {
             tally.refused_starts += 1;
             return;
         }
         let expected: Vec<_> = spared.iter().filter(|(id, _)| self.queued.contains(**id)).collect();
         let arrived = || {
-            let arrived: BTreeSet<_> = sink.mails().iter().map(|mail| mail.id().to_owned()).collect();
+            let arrived: BTreeSet<_> =
+                sink.messages().iter().map(|mail| mail.tracking_id().to_owned()).collect();
             expected.iter().all(|(id, _)| arrived.contains(**id)).then_some(())
         };
         testkit::eventually(&what, arrived).await;
         // And what comes now is kept and sent.
-        let mut client = Client::connect(process.address(1)).await.unwrap();
+        let mut client = SmtpClient::connect(process.address(1)).await.unwrap();
         let new =
             client.submit("a@example.com", &["b@example.net"], "Subject: new\r\n\r\nbody\r\n").await.unwrap();
-        sink.arrival(&new).await;
+        sink.wait_for_message(&new).await;
         drop(client);
         assert!(process.terminate().await.success(), "{what}");
-        let (store, report) = Store::open_read_only(&process.data(), Clock::System).unwrap();
+        let (store, report) = Store::open_read_only(&process.data_dir(), Clock::System).unwrap();
         assert_eq!(report.rebuild_reason, None, "{what}: an orderly end leaves a good ledger");
         for (id, subject) in &spared {
             let trail = store.load_trail(id.parse().unwrap()).unwrap();
@@ -148,7 +151,7 @@ impl PopulatedStore {
     fn undamaged_mails(&self, damages: &[AppliedDamage]) -> BTreeMap<&str, &str> {
         let mut spared: BTreeMap<_, _> = self.mails.iter().map(|(id, subject)| (&**id, &**subject)).collect();
         for damage in damages.iter().filter(|damage| damage.in_journal) {
-            let bytes = std::fs::read(self.process.data().join(&damage.file)).unwrap();
+            let bytes = std::fs::read(self.process.data_dir().join(&damage.file)).unwrap();
             let mut named = Vec::new();
             for (id, subject) in &self.mails {
                 let raw = id.parse::<TrackingId>().unwrap().to_bytes();

@@ -11,11 +11,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use testkit::mount_namespace::Namespace;
+use testkit::mount_namespace::MountNamespace;
 use testkit::relay_process;
-use testkit::relay_process::Process;
-use testkit::smtp_client::Client;
-use testkit::smtp_sink::{Manners, Sink};
+use testkit::relay_process::RelayProcess;
+use testkit::smtp_client::SmtpClient;
+use testkit::smtp_sink::{SinkOptions, SmtpSink};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -24,8 +24,8 @@ use tokio_util::sync::CancellationToken;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rejects_mail_at_mail_from_when_disk_is_nearly_full() {
     let Some((disk, mut process, sink)) = start_on_small_disk().await else { return };
-    process.start_within(disk.namespace.id()).await;
-    process.says("alarm=\"disk\"").await;
+    process.start_in_namespace(disk.namespace.id()).await;
+    process.wait_for_log("alarm=\"disk\"").await;
     let traffic = FullDiskTraffic::start(process.address(1));
     traffic.wait_until("mail is taken", |seen| seen.accepted_ids.len() >= 50).await;
     disk.fill(RESERVED_BYTES / 2);
@@ -41,7 +41,7 @@ async fn rejects_mail_at_mail_from_when_disk_is_nearly_full() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn full_disk_loses_no_accepted_message() {
     let Some((disk, mut process, sink)) = start_on_small_disk().await else { return };
-    process.start_within(disk.namespace.id()).await;
+    process.start_in_namespace(disk.namespace.id()).await;
     let traffic = FullDiskTraffic::start(process.address(1));
     traffic.wait_until("mail is taken", |seen| seen.accepted_ids.len() >= 50).await;
     disk.fill(0);
@@ -60,21 +60,21 @@ async fn full_disk_loses_no_accepted_message() {
 /// The ledger lies on a disk of its own, and that is full: no mail is taken until there is room, and then all goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unwritable_ledger_stops_mail_until_space_is_free() {
-    let sink = Sink::start().await;
-    let mut process = Process::new(&sink);
-    let Some(disk) = SmallDisk::mount(&process.data().join("ledger")) else { return };
-    process.start_within(disk.namespace.id()).await;
+    let sink = SmtpSink::start().await;
+    let mut process = RelayProcess::new(&sink);
+    let Some(disk) = SmallDisk::mount(&process.data_dir().join("ledger")) else { return };
+    process.start_in_namespace(disk.namespace.id()).await;
     let traffic = FullDiskTraffic::start(process.address(1));
     traffic.wait_until("mail is taken", |seen| seen.accepted_ids.len() >= 50).await;
     for _ in 0..2 {
         disk.fill(0);
-        process.says("the ledger cannot be written, and no mail is taken").await;
+        process.wait_for_log("the ledger cannot be written, and no mail is taken").await;
         let refused = traffic.with_results(|seen| seen.count_rejections("452 4.3.1", ""));
         traffic
             .wait_until("it is refused", |seen| seen.count_rejections("452 4.3.1", "") >= refused + 20)
             .await;
-        let said = process.ask(&["stats"]).await;
-        assert!(said.err.contains("the ledger cannot be read now"), "{} {}", said.out, said.err);
+        let said = process.run_command(&["stats"]).await;
+        assert!(said.stderr.contains("the ledger cannot be read now"), "{} {}", said.stdout, said.stderr);
         let promised = traffic.with_results(|seen| seen.accepted_ids.len());
         disk.free_space();
         traffic.wait_until("mail is taken again", |seen| seen.accepted_ids.len() >= promised + 50).await;
@@ -92,14 +92,14 @@ async fn starts_on_full_disk_and_recovers() {
     let http = SocketAddr::from(([127, 0, 0, 1], relay_process::free_port()));
     let text = process.configuration(sink.port(), "");
     let source = "[[source]]\nname = \"other\"\nkind = \"generic\"\nsecret = \"sixteen-or-longer\"\n";
-    process.configure(&format!("{text}\n[http]\naddress = \"{http}\"\n{source}"));
-    process.start_within(disk.namespace.id()).await;
+    process.write_configuration(&format!("{text}\n[http]\naddress = \"{http}\"\n{source}"));
+    process.start_in_namespace(disk.namespace.id()).await;
     let traffic = FullDiskTraffic::start(process.address(1));
     traffic.wait_until("mail is taken", |seen| seen.accepted_ids.len() >= 50).await;
     disk.fill(0);
     for _ in 0..3 {
         process.kill();
-        process.start_within(disk.namespace.id()).await;
+        process.start_in_namespace(disk.namespace.id()).await;
         let refused = traffic.with_results(|seen| seen.count_rejections("452 4.3.1", ""));
         traffic.wait_until("it is refused", |seen| seen.count_rejections("452 4.3.1", "") > refused).await;
         assert_eq!(post_signed_event(http).await, 503);
@@ -121,16 +121,16 @@ async fn a_first_start_on_a_full_disk_answers_and_goes_on_by_itself() {
     for fill in [|disk: &SmallDisk| disk.fill(0), SmallDisk::take_inodes] {
         let Some((disk, mut process, sink)) = start_on_small_disk().await else { return };
         fill(&disk);
-        process.begin_within(disk.namespace.id());
+        process.spawn_in_namespace(disk.namespace.id());
         for door in [0, 1] {
             let address = process.address(door);
             let mut greeting = String::new();
             connect(address).await.read_to_string(&mut greeting).await.unwrap();
             assert_eq!(greeting, "421 4.3.2 Mail cannot be taken now, try again later\r\n", "{address}");
         }
-        assert_eq!(process.starts(), 0, "{}", process.log());
+        assert_eq!(process.ready_count(), 0, "{}", process.log());
         disk.free_space();
-        process.started(1).await;
+        process.wait_until_ready(1).await;
         let traffic = FullDiskTraffic::start(process.address(1));
         traffic.wait_until("mail is taken", |seen| seen.accepted_ids.len() >= 50).await;
         let promised = traffic.stop().await;
@@ -165,16 +165,20 @@ async fn post_signed_event(http: SocketAddr) -> u16 {
 }
 
 /// A relay whose data directory is such a disk; nothing where this machine allows no mount.
-async fn start_on_small_disk() -> Option<(SmallDisk, Process, Sink)> {
-    let sink = Sink::with(Manners { thinking: Duration::from_millis(5), ..Manners::default() }).await;
-    let process = Process::new(&sink);
-    Some((SmallDisk::mount(&process.data())?, process, sink))
+async fn start_on_small_disk() -> Option<(SmallDisk, RelayProcess, SmtpSink)> {
+    let sink = SmtpSink::with_options(SinkOptions {
+        reply_delay: Duration::from_millis(5),
+        ..SinkOptions::default()
+    })
+    .await;
+    let process = RelayProcess::new(&sink);
+    Some((SmallDisk::mount(&process.data_dir())?, process, sink))
 }
 
-async fn wait_for_messages(sink: &Sink, promised: &[String]) {
+async fn wait_for_messages(sink: &SmtpSink, promised: &[String]) {
     let arrived = || {
-        let mails = sink.mails();
-        let there: std::collections::HashSet<_> = mails.iter().map(|mail| mail.id()).collect();
+        let mails = sink.messages();
+        let there: std::collections::HashSet<_> = mails.iter().map(|mail| mail.tracking_id()).collect();
         promised.iter().all(|id| there.contains(id.as_str())).then_some(())
     };
     testkit::eventually_within(LONG_TIMEOUT, "every promised message arrives", arrived).await;
@@ -182,7 +186,7 @@ async fn wait_for_messages(sink: &Sink, promised: &[String]) {
 
 /// A file system in memory, in a mount namespace.
 struct SmallDisk {
-    namespace: Namespace,
+    namespace: MountNamespace,
     root: PathBuf,
 }
 
@@ -192,7 +196,7 @@ impl SmallDisk {
         fs::create_dir_all(at).unwrap();
         let script = "mount -t tmpfs -o size=$1,nr_inodes=$2 tmpfs \"$0\"";
         let [size, inodes] = [DISK_BYTES, INODES].map(|number| OsString::from(number.to_string()));
-        let Some(namespace) = Namespace::new(script, &[at.as_os_str(), &size, &inodes]) else {
+        let Some(namespace) = MountNamespace::new(script, &[at.as_os_str(), &size, &inodes]) else {
             eprintln!("no file system can be mounted here; full disks are not tried");
             return None;
         };
@@ -288,7 +292,7 @@ async fn send_until_stopped(address: SocketAddr, seen: Arc<Mutex<TrafficResults>
     while !over.is_cancelled() {
         if client.is_none() {
             // A listener that is killed may leave a connection that nothing answers and nothing resets.
-            let connected = tokio::time::timeout(testkit::PATIENCE, Client::connect(address)).await;
+            let connected = tokio::time::timeout(testkit::WAIT_TIMEOUT, SmtpClient::connect(address)).await;
             client = connected.ok().and_then(Result::ok);
         }
         let Some(open) = &mut client else {
@@ -307,19 +311,19 @@ async fn send_until_stopped(address: SocketAddr, seen: Arc<Mutex<TrafficResults>
 }
 
 /// The tracking id, or the refusal and the command that met it.
-async fn send_message(client: &mut Client) -> io::Result<Result<String, (String, &'static str)>> {
+async fn send_message(client: &mut SmtpClient) -> io::Result<Result<String, (String, &'static str)>> {
     for (command, line, good) in [
         ("MAIL", "MAIL FROM:<a@example.com>", 250),
         ("RCPT", "RCPT TO:<b@example.net>", 250),
         ("DATA", "DATA", 354),
     ] {
-        let (code, text) = client.ask(line).await?;
+        let (code, text) = client.command(line).await?;
         if code != good {
             return Ok(Err((text, command)));
         }
     }
     let line = "x".repeat(70) + "\r\n";
-    let (code, text) = client.ask(&format!("Subject: hi\r\n\r\n{}.", line.repeat(100))).await?;
+    let (code, text) = client.command(&format!("Subject: hi\r\n\r\n{}.", line.repeat(100))).await?;
     Ok(if code == 250 {
         Ok(text.rsplit(' ').next().unwrap_or_default().to_owned())
     } else {

@@ -5,8 +5,8 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
-use testkit::relay_process::{Process, free_port};
-use testkit::smtp_client::Client;
+use testkit::relay_process::{RelayProcess, free_port};
+use testkit::smtp_client::SmtpClient;
 use tokio::net::TcpSocket;
 use tokio::time::timeout;
 
@@ -19,12 +19,13 @@ async fn sends_fields_with_redacted_addresses() {
         assert_eq!(ready["PRIORITY"], "6");
         assert_eq!(ready["SYSLOG_IDENTIFIER"], "mailtrail");
         assert!(ready["TARGET"].starts_with("mailtrail::"), "{ready:?}");
-        let said = house.process.ask(&["suppress", "add", "ada@example.net", "--reason", "complaint"]).await;
-        assert_eq!(said.code, 0, "{}", said.err);
-        let mut client = Client::connect(house.process.address(1)).await.unwrap();
-        client.ask("MAIL FROM:<a@example.com>").await.unwrap();
-        assert_eq!(client.ask("RCPT TO:<ada@example.net>").await.unwrap().0, 550);
-        client.ask("RSET").await.unwrap();
+        let said =
+            house.process.run_command(&["suppress", "add", "ada@example.net", "--reason", "complaint"]).await;
+        assert_eq!(said.code, 0, "{}", said.stderr);
+        let mut client = SmtpClient::connect(house.process.address(1)).await.unwrap();
+        client.command("MAIL FROM:<a@example.com>").await.unwrap();
+        assert_eq!(client.command("RCPT TO:<ada@example.net>").await.unwrap().0, 550);
+        client.command("RSET").await.unwrap();
         let refused = house.wait_for_event("a suppressed recipient was refused").await;
         // The code is another in each run.
         let without_code = |text: &str| {
@@ -63,7 +64,7 @@ async fn falls_back_to_stderr_when_journald_fails() {
         let (mut errors, mut line) = (BufReader::new(errors), String::new());
         errors.read_line(&mut line).map(|_| (errors, line))
     });
-    let (mut errors, line) = timeout(testkit::PATIENCE, reading).await.unwrap().unwrap().unwrap();
+    let (mut errors, line) = timeout(testkit::WAIT_TIMEOUT, reading).await.unwrap().unwrap().unwrap();
     house.journal = UnixDatagram::bind(&house.path).unwrap();
     house.provoke_log_line(3).await;
     house.wait_for_event("outside the allowed networks").await;
@@ -83,7 +84,7 @@ async fn falls_back_to_stderr_when_journald_fails() {
 
 /// A relay that logs to a journal, and that.
 struct JournaldHarness {
-    process: Process,
+    process: RelayProcess,
     path: PathBuf,
     journal: UnixDatagram,
     relay: Option<Child>,
@@ -95,11 +96,11 @@ type JournaldEvent = BTreeMap<String, String>;
 
 impl JournaldHarness {
     fn new(addresses: &str) -> Self {
-        let process = Process::toward(free_port(), "");
+        let process = RelayProcess::with_upstream_port(free_port(), "");
         let path = process.directory().join("journal.socket");
         let journal = UnixDatagram::bind(&path).unwrap();
         let text = process.configuration(free_port(), "");
-        process.configure(&format!(
+        process.write_configuration(&format!(
             "{text}[suppression]\npolicy = \"reject\"\n[log]\nformat = \"journald\"\naddresses = \"{addresses}\"\n\
              journal = \"journal.socket\"\n"
         ));
@@ -116,14 +117,14 @@ impl JournaldHarness {
         socket.bind(([127, 0, 0, last], 0).into()).unwrap();
         let stream = socket.connect(self.process.address(2)).await.unwrap();
         // Whoever comes here is turned away, behind the line in the log.
-        assert!(Client::greet(stream).await.is_err());
+        assert!(SmtpClient::from_stream(stream).await.is_err());
     }
 
     /// The next event that says this.
     async fn wait_for_event(&mut self, words: &str) -> JournaldEvent {
         loop {
             let mut datagram = vec![0; 1 << 18];
-            self.journal.set_read_timeout(Some(testkit::PATIENCE)).unwrap();
+            self.journal.set_read_timeout(Some(testkit::WAIT_TIMEOUT)).unwrap();
             let length =
                 self.journal.recv(&mut datagram).unwrap_or_else(|error| unreachable!("{words}: {error}"));
             let event = parse_native_protocol(&datagram[..length]);

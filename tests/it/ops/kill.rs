@@ -10,11 +10,11 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use testkit::mock_smtp::{Act, At, Script, Server};
-use testkit::relay::all_sends;
-use testkit::relay_process::Process;
-use testkit::smtp_client::Client;
-use testkit::smtp_sink::{Mail, Manners, Sink};
+use testkit::mock_smtp::{MockSmtpServer, SmtpAction, SmtpScript, SmtpStep};
+use testkit::relay::all_message_ids;
+use testkit::relay_process::RelayProcess;
+use testkit::smtp_client::SmtpClient;
+use testkit::smtp_sink::{ReceivedMessage, SinkOptions, SmtpSink};
 use tokio_rustls::TlsConnector;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -22,9 +22,9 @@ async fn kill_loses_no_accepted_message() {
     let (kills, messages) =
         (env_number("MAILTRAIL_TEST_KILLS", 3), env_number("MAILTRAIL_TEST_MESSAGES", 600));
     // So that attempts are always under way.
-    let manners = Manners { thinking: Duration::from_millis(20), ..Manners::default() };
-    let sink = Sink::with(manners).await;
-    let mut process = Process::new(&sink);
+    let manners = SinkOptions { reply_delay: Duration::from_millis(20), ..SinkOptions::default() };
+    let sink = SmtpSink::with_options(manners).await;
+    let mut process = RelayProcess::new(&sink);
     process.start().await;
     let traffic = KillTraffic::start(&process, messages);
     for kill in 1..=kills {
@@ -37,12 +37,12 @@ async fn kill_loses_no_accepted_message() {
     assert_eq!(promised.len(), messages, "every message was taken in the end");
     let patience = LONG_TIMEOUT + Duration::from_millis(20) * u32::try_from(messages).unwrap();
     let missing = || {
-        let copies = count_copies(&sink.mails());
+        let copies = count_copies(&sink.messages());
         promised.keys().all(|id| copies.contains_key(id)).then_some(())
     };
     testkit::eventually_within(patience, "every promised message arrives", missing).await;
-    let store = process.settle().await;
-    KillResults::collect(&promised, &sink.mails(), &store).assert_nothing_lost(kills);
+    let store = process.drain().await;
+    KillResults::collect(&promised, &sink.messages(), &store).assert_nothing_lost(kills);
 }
 
 /// Killed at a known point of the way out: before the dot the mail is sent again as if nothing had been; behind it
@@ -50,40 +50,41 @@ async fn kill_loses_no_accepted_message() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kill_before_end_of_data_resends_and_after_it_is_unknown() {
     for (at, act, arrivals, unknown) in [
-        (At::Banner, Act::Silence, 1..=1, 0..=0),
-        (At::Mail, Act::Silence, 1..=1, 0..=0),
-        (At::Rcpt, Act::Silence, 1..=1, 0..=0),
-        (At::Data, Act::Silence, 1..=1, 0..=0),
-        (At::Body, Act::Silence, 1..=1, 0..=0),
-        (At::Dot, Act::Silence, 1..=1, 1..=1),
-        (At::Dot, Act::Keep, 2..=2, 1..=1),
+        (SmtpStep::Banner, SmtpAction::Hang, 1..=1, 0..=0),
+        (SmtpStep::Mail, SmtpAction::Hang, 1..=1, 0..=0),
+        (SmtpStep::Rcpt, SmtpAction::Hang, 1..=1, 0..=0),
+        (SmtpStep::Data, SmtpAction::Hang, 1..=1, 0..=0),
+        (SmtpStep::Body, SmtpAction::Hang, 1..=1, 0..=0),
+        (SmtpStep::Dot, SmtpAction::Hang, 1..=1, 1..=1),
+        (SmtpStep::Dot, SmtpAction::AcceptAndHang, 2..=2, 1..=1),
         // The answer and the signal are on their way at the same time.
-        (At::Dot, Act::Say("250 taken"), 1..=2, 0..=1),
+        (SmtpStep::Dot, SmtpAction::Reply("250 taken"), 1..=2, 0..=1),
     ] {
         for offers in [vec!["PIPELINING"], vec![]] {
             let what = format!("{act:?} at {at:?}, {offers:?}");
-            let mut script = Script::new().at(at, [Some(act.clone())]);
-            script.offers = offers;
-            let server = Server::start(script).await;
-            let mut process = Process::toward(server.address.port(), "");
+            let mut script = SmtpScript::new().on(at, [Some(act.clone())]);
+            script.capabilities = offers;
+            let server = MockSmtpServer::start(script).await;
+            let mut process = RelayProcess::with_upstream_port(server.address.port(), "");
             process.start().await;
-            let mut client = Client::connect(process.address(1)).await.unwrap();
+            let mut client = SmtpClient::connect(process.address(1)).await.unwrap();
             // No buffer on the way holds a message whose end shall not be reached.
-            let text =
-                sample_message(0) + &"y".repeat(998).repeat(if at == At::Body { 12_000 } else { 1 }) + "\r\n";
+            let text = sample_message(0)
+                + &"y".repeat(998).repeat(if at == SmtpStep::Body { 12_000 } else { 1 })
+                + "\r\n";
             let text = text.replace(&"y".repeat(998), &("y".repeat(996) + "\r\n"));
             let id = client.submit("a@example.com", &["b@example.net"], &text).await.unwrap();
-            let there = || server.with(|script| script.is_done(at)).then_some(());
+            let there = || server.with_script(|script| script.is_done(at)).then_some(());
             testkit::eventually(&what, there).await;
             process.kill();
             process.start().await;
-            let store = process.settle().await;
+            let store = process.drain().await;
             let trail = store.load_trail(id.parse().unwrap()).unwrap().unwrap();
             assert_eq!(trail.recipients[0].state(), RecipientState::Relayed, "{what}: {:?}", trail.events);
-            let (arrived, unknowns) = (server.taken().len(), count_unknown(&trail));
+            let (arrived, unknowns) = (server.accepted().len(), count_unknown(&trail));
             assert!(arrivals.contains(&arrived), "{what}: arrived {arrived} times: {:?}", trail.events);
             assert!(unknown.contains(&unknowns) && arrived <= 1 + unknowns, "{what}: {:?}", trail.events);
-            assert!(server.taken().iter().all(|taken| taken.message.ends_with(text.as_bytes())), "{what}");
+            assert!(server.accepted().iter().all(|taken| taken.message.ends_with(text.as_bytes())), "{what}");
         }
     }
 }
@@ -102,13 +103,14 @@ struct KillTrafficState {
 }
 
 impl KillTraffic {
-    fn start(process: &Process, messages: usize) -> Self {
+    fn start(process: &RelayProcess, messages: usize) -> Self {
         let shared = Arc::new(KillTrafficState {
             next_number: AtomicUsize::new(0),
             messages,
             accepted: Mutex::default(),
         });
-        let trust = mailtrail_net::tls::build_connector(Some(&process.data().join("tls/relay.pem"))).unwrap();
+        let trust =
+            mailtrail_net::tls::build_connector(Some(&process.data_dir().join("tls/relay.pem"))).unwrap();
         let client = |number: usize| {
             // One in four as Odoo does it.
             let secure = number.is_multiple_of(4);
@@ -156,15 +158,15 @@ impl KillTrafficState {
 }
 
 async fn send_message(
-    client: &mut Option<Client>,
+    client: &mut Option<SmtpClient>,
     address: SocketAddr,
     trust: Option<&TlsConnector>,
     number: usize,
 ) -> std::io::Result<String> {
     if client.is_none() {
         *client = Some(match trust {
-            Some(trust) => Client::log_in(address, trust).await?,
-            None => Client::connect(address).await?,
+            Some(trust) => SmtpClient::log_in(address, trust).await?,
+            None => SmtpClient::connect(address).await?,
         });
     }
     let client = client.as_mut().unwrap();
@@ -180,9 +182,9 @@ fn sample_message(number: usize) -> String {
     )
 }
 
-fn count_copies(mails: &[Mail]) -> HashMap<String, usize> {
+fn count_copies(mails: &[ReceivedMessage]) -> HashMap<String, usize> {
     let mut copies = HashMap::new();
-    mails.iter().for_each(|mail| *copies.entry(mail.id().to_owned()).or_default() += 1);
+    mails.iter().for_each(|mail| *copies.entry(mail.tracking_id().to_owned()).or_default() += 1);
     copies
 }
 
@@ -200,18 +202,18 @@ struct KillResults {
 }
 
 impl KillResults {
-    fn collect(promised: &HashMap<String, usize>, mails: &[Mail], store: &Store) -> Self {
+    fn collect(promised: &HashMap<String, usize>, mails: &[ReceivedMessage], store: &Store) -> Self {
         let copies = count_copies(mails);
         for mail in mails {
-            let number: usize = testkit::header(&mail.message, "Subject").unwrap().parse().unwrap();
-            let fits = promised.get(mail.id()).is_none_or(|known| *known == number);
+            let number: usize = testkit::header_value(&mail.message, "Subject").unwrap().parse().unwrap();
+            let fits = promised.get(mail.tracking_id()).is_none_or(|known| *known == number);
             assert!(
                 fits && mail.message.ends_with(sample_message(number).as_bytes()),
                 "{} is whole",
-                mail.id()
+                mail.tracking_id()
             );
         }
-        let kept = all_sends(store);
+        let kept = all_message_ids(store);
         let mut tally = Self { accepted: promised.len(), arrived: copies.len(), ..Self::default() };
         tally.stored_unacknowledged =
             kept.iter().filter(|id| !promised.contains_key(&id.to_string())).count();

@@ -7,8 +7,8 @@ use mailtrail_trail::{Diagnostic, EventKind, EventSource, ProviderEvent, Receive
 use metrics_exporter_prometheus::PrometheusBuilder;
 use std::time::Duration;
 use testkit::log_capture::LogCapture;
-use testkit::mock_smtp::{Act, At, Script, Server};
-use testkit::queue_harness::{Scene, states};
+use testkit::mock_smtp::{MockSmtpServer, SmtpAction, SmtpScript, SmtpStep};
+use testkit::queue_harness::{QueueHarness, recipient_states};
 
 /// Nobody expires a message that somebody holds in his hands; the auditor sees it in the store.
 #[tokio::test(start_paused = true)]
@@ -17,32 +17,36 @@ async fn raises_alarm_for_mail_past_deadline_until_finished() {
     let _logging = log.install();
     let recorder = PrometheusBuilder::new().build_recorder();
     let (metrics, _counting) = (recorder.handle(), metrics::set_default_local_recorder(&recorder));
-    let server = Server::start(Script::new().at(At::Banner, vec![Some(Act::Close); 9999])).await;
-    let mut scene = Scene::in_leaps(server, "[upstream.retry]\ngive_up_after = \"1h\"").await;
-    let id = scene.send(1, &["a@example.net"]).await;
+    let server =
+        MockSmtpServer::start(SmtpScript::new().on(SmtpStep::Banner, vec![Some(SmtpAction::Close); 9999]))
+            .await;
+    let mut scene = QueueHarness::with_manual_time(server, "[upstream.retry]\ngive_up_after = \"1h\"").await;
+    let id = scene.enqueue(1, &["a@example.net"]).await;
     let mut grip = None;
     scene
-        .until("nobody to hold it", || {
+        .wait_until("nobody to hold it", || {
             grip = scene.store().try_lock(id);
             grip.is_some()
         })
         .await;
     for number in 2..8 {
-        scene.put(number, &["a@example.net"]).await;
+        scene.store_message(number, &["a@example.net"]).await;
     }
     // Open, and nothing else for an hour.
     scene
-        .until("the breaker", || metrics.render().contains("mailtrail_breaker_state{upstream=\"up\"} 2"))
+        .wait_until("the breaker", || metrics.render().contains("mailtrail_breaker_state{upstream=\"up\"} 2"))
         .await;
-    scene.wait(Duration::from_secs(80 * 60)).await;
+    scene.let_time_pass(Duration::from_secs(80 * 60)).await;
     assert!(log.lines("alarm=\"overdue\"").is_empty(), "{:#?}", log.lines("alarm"));
-    scene.until("the alarm", || !log.lines("alarm=\"overdue\"").is_empty()).await;
+    scene.wait_until("the alarm", || !log.lines("alarm=\"overdue\"").is_empty()).await;
     assert!(log.lines(&id.to_string())[0].contains("past its deadline"));
     let alarm = "mailtrail_alarm{alarm=\"overdue\",subject=\"deadline\"}";
     assert!(metrics.render().contains(&format!("{alarm} 1")));
     drop(grip);
-    scene.until("its end", || states(&scene.trail(id)) == [RecipientState::Expired]).await;
-    scene.until("the end of the alarm", || log.lines("alarm=\"overdue\"").len() == 2).await;
+    scene
+        .wait_until("its end", || recipient_states(&scene.load_trail(id)) == [RecipientState::Expired])
+        .await;
+    scene.wait_until("the end of the alarm", || log.lines("alarm=\"overdue\"").len() == 2).await;
     assert!(metrics.render().contains(&format!("{alarm} 0")));
     scene.stop().await;
 }
@@ -51,18 +55,18 @@ async fn raises_alarm_for_mail_past_deadline_until_finished() {
 async fn raises_alarm_for_heartbeat_without_events() {
     let log = LogCapture::default();
     let _logging = log.install();
-    let server = Server::start(Script::new()).await;
+    let server = MockSmtpServer::start(SmtpScript::new()).await;
     let settings = "[heartbeat]\nto = \"canary@example.net\"\nfrom = \"relay@example.com\"\nevery = \"1h\"";
-    let mut scene = Scene::in_leaps(server.clone(), settings).await;
-    scene.until("the alarm", || log.lines("alarm=\"heartbeat\"").len() == 1).await;
+    let mut scene = QueueHarness::with_manual_time(server.clone(), settings).await;
+    scene.wait_until("the alarm", || log.lines("alarm=\"heartbeat\"").len() == 1).await;
     let said = log.lines("alarm=\"heartbeat\"");
     assert!(said[0].contains("the test mail is relayed, and no event came within 900 s"), "{said:#?}");
     // The next one is reported on.
-    scene.until("the next test mail", || server.taken().len() == 2).await;
-    let message = String::from_utf8(server.taken()[1].message.clone()).unwrap();
+    scene.wait_until("the next test mail", || server.accepted().len() == 2).await;
+    let message = String::from_utf8(server.accepted()[1].message.clone()).unwrap();
     let id = message.lines().find_map(|line| line.strip_prefix("X-Mailtrail-Id: ")).unwrap();
     put_event(&scene, id.parse().unwrap(), "canary@example.net", EventKind::Delivered).await;
-    scene.until("the end of the alarm", || log.lines("alarm=\"heartbeat\"").len() == 2).await;
+    scene.wait_until("the end of the alarm", || log.lines("alarm=\"heartbeat\"").len() == 2).await;
     assert!(log.lines("alarm=\"heartbeat\"")[1].contains("over"));
     scene.stop().await;
 }
@@ -71,19 +75,20 @@ async fn raises_alarm_for_heartbeat_without_events() {
 #[tokio::test(start_paused = true)]
 async fn heartbeat_follows_its_route() {
     let _logging = LogCapture::default().install();
-    let (first, other) = (Server::start(Script::new()).await, Server::start(Script::new()).await);
+    let (first, other) =
+        (MockSmtpServer::start(SmtpScript::new()).await, MockSmtpServer::start(SmtpScript::new()).await);
     let settings = format!(
         "host = \"127.0.0.1\"\ntls = \"none\"\n[[upstream]]\nname = \"other\"\nprovider = \"plain\"\n\
          host = \"127.0.0.1\"\nport = {}\ntls = \"none\"\n[[route]]\nname = \"canaries\"\nupstreams = [\"other\"]\n\
          recipients = [\"canary@example.net\"]\n[heartbeat]\nto = \"canary@example.net\"\nfrom = \"relay@example.com\"\n",
         other.address.port()
     );
-    let mut scene = Scene::in_leaps(first.clone(), &settings).await;
-    scene.until("the test mail", || first.taken().len() + other.taken().len() == 1).await;
-    let taken = other.taken().pop().expect("its route leads to the other upstream");
+    let mut scene = QueueHarness::with_manual_time(first.clone(), &settings).await;
+    scene.wait_until("the test mail", || first.accepted().len() + other.accepted().len() == 1).await;
+    let taken = other.accepted().pop().expect("its route leads to the other upstream");
     let message = String::from_utf8(taken.message).unwrap();
     let id = message.lines().find_map(|line| line.strip_prefix("X-Mailtrail-Id: ")).unwrap();
-    let send = scene.settled(id.parse().unwrap()).await.message;
+    let send = scene.wait_for_result(id.parse().unwrap()).await.message;
     assert_eq!(
         (send.route.as_deref(), &*send.client, &*send.subject, send.wants_dsn),
         (Some("canaries"), "mailtrail", "mailtrail heartbeat", false)
@@ -92,7 +97,7 @@ async fn heartbeat_follows_its_route() {
 }
 
 /// The provider reports on a recipient.
-async fn put_event(scene: &Scene, id: TrackingId, recipient: &str, kind: EventKind) {
+async fn put_event(scene: &QueueHarness, id: TrackingId, recipient: &str, kind: EventKind) {
     let now = scene.time.clock().now();
     let event = ProviderEvent {
         kind,
@@ -119,16 +124,16 @@ async fn put_event(scene: &Scene, id: TrackingId, recipient: &str, kind: EventKi
 async fn raises_alarms_for_bounce_complaint_and_delivery_rates() {
     let log = LogCapture::default();
     let _logging = log.install();
-    let server = Server::start(Script::new()).await;
+    let server = MockSmtpServer::start(SmtpScript::new()).await;
     let settings = "[alarms]\ndisk = \"16MiB\"\nleast = 20\nbounce_rate = \"10%\"\ncomplaint_rate = \"5%\"\ndelivery_rate = \"80%\"";
-    let mut scene = Scene::in_leaps(server.clone(), settings).await;
-    let ids = scene.send_many(1..=30).await;
-    scene.until("all mail", || server.taken().len() == 30).await;
+    let mut scene = QueueHarness::with_manual_time(server.clone(), settings).await;
+    let ids = scene.enqueue_many(1..=30).await;
+    scene.wait_until("all mail", || server.accepted().len() == 30).await;
     for (number, id) in ids.iter().enumerate() {
         let kind = if number < 3 { EventKind::Bounced } else { EventKind::Delivered };
         put_event(&scene, *id, "a@example.net", kind).await;
     }
-    scene.wait(Duration::from_secs(30 * 60)).await;
+    scene.let_time_pass(Duration::from_secs(30 * 60)).await;
     assert_eq!(log.lines("alarm="), [""; 0], "three of thirty are ten percent, not more");
     for id in &ids[3..8] {
         put_event(&scene, *id, "a@example.net", EventKind::Bounced).await;
@@ -136,7 +141,7 @@ async fn raises_alarms_for_bounce_complaint_and_delivery_rates() {
     }
     put_event(&scene, ids[8], "a@example.net", EventKind::Complained).await;
     put_event(&scene, ids[9], "a@example.net", EventKind::Complained).await;
-    scene.until("the alarms", || log.lines("alarm=").len() == 3).await;
+    scene.wait_until("the alarms", || log.lines("alarm=").len() == 3).await;
     for (kind, words) in [
         ("bounces", "hard bounces are 26.67 %, the limit is 10.00 %"),
         ("complaints", "spam complaints are 31.82 %, the limit is 5.00 %"),
@@ -146,7 +151,7 @@ async fn raises_alarms_for_bounce_complaint_and_delivery_rates() {
         assert!(said.len() == 1 && said[0].contains(words), "{:#?}", log.lines("alarm="));
     }
     // A day later nothing of it counts.
-    scene.until("the ends of the alarms", || log.lines("alarm=").len() == 6).await;
+    scene.wait_until("the ends of the alarms", || log.lines("alarm=").len() == 6).await;
     scene.stop().await;
 }
 
@@ -154,18 +159,26 @@ async fn raises_alarms_for_bounce_complaint_and_delivery_rates() {
 async fn raises_backlog_alarm() {
     let log = LogCapture::default();
     let _logging = log.install();
-    let server = Server::start(Script::new().at(At::Banner, vec![Some(Act::Close); 9999])).await;
-    let mut scene = Scene::in_leaps(server, "[alarms]\nqueue = 5").await;
+    let server =
+        MockSmtpServer::start(SmtpScript::new().on(SmtpStep::Banner, vec![Some(SmtpAction::Close); 9999]))
+            .await;
+    let mut scene = QueueHarness::with_manual_time(server, "[alarms]\nqueue = 5").await;
     for number in 1..=6 {
-        scene.put(number, &["a@example.net"]).await;
+        scene.store_message(number, &["a@example.net"]).await;
     }
-    scene.until("the alarm", || !log.lines("alarm=\"backlog\"").is_empty()).await;
+    scene.wait_until("the alarm", || !log.lines("alarm=\"backlog\"").is_empty()).await;
     assert!(log.lines("alarm=\"backlog\"")[0].contains("more than 5 mails wait"));
     scene.stop().await;
 }
 
 /// Posts a signed webhook to the relay; gives the answer's status.
-async fn post_signed_webhook(scene: &Scene, id: TrackingId, event: &str, key: &str, ahead: u64) -> u16 {
+async fn post_signed_webhook(
+    scene: &QueueHarness,
+    id: TrackingId,
+    event: &str,
+    key: &str,
+    ahead: u64,
+) -> u16 {
     let now = scene.time.clock().now().as_millis() / 1000;
     let (timestamp, token) = ((now + ahead).to_string(), format!("{event}-{id}-{now}-{ahead}"));
     let signature = mailgun::sign_webhook(&Secret::new(key), &timestamp, &token);
@@ -176,7 +189,7 @@ async fn post_signed_webhook(scene: &Scene, id: TrackingId, event: &str, key: &s
             "user-variables": { "mailtrail": id.to_string() },
         },
     });
-    let url = format!("http://{}/webhooks/up", scene.http());
+    let url = format!("http://{}/webhooks/up", scene.http_address());
     let tls = mailtrail_net::tls::build_client_config(None).unwrap();
     let client = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap();
     let posted = client.post(url).body(body.to_string()).send();
@@ -185,18 +198,18 @@ async fn post_signed_webhook(scene: &Scene, id: TrackingId, event: &str, key: &s
         tokio::select! {
             answer = &mut posted => return answer.unwrap().status().as_u16(),
             // Time does not pass by itself.
-            () = scene.wait(Duration::from_millis(100)) => {}
+            () = scene.let_time_pass(Duration::from_millis(100)) => {}
         }
     }
 }
 
-async fn start_with_webhooks() -> (Server, Scene) {
-    let mut script = Script::new();
-    script.offers.push("AUTH PLAIN");
-    let server = Server::start(script).await;
+async fn start_with_webhooks() -> (MockSmtpServer, QueueHarness) {
+    let mut script = SmtpScript::new();
+    script.capabilities.push("AUTH PLAIN");
+    let server = MockSmtpServer::start(script).await;
     let settings = "username = \"u\"\npassword = \"p\"\nwebhook_signing_key = \"key\"\n[http]\naddress = \"127.0.0.1:0\"\n\
                     [alarms]\ndisk = \"16MiB\"";
-    let scene = Scene::in_leaps_of("mailgun", server.clone(), settings).await;
+    let scene = QueueHarness::manual_time_with_provider("mailgun", server.clone(), settings).await;
     (server, scene)
 }
 
@@ -205,16 +218,16 @@ async fn raises_silence_alarm_with_likely_cause() {
     let log = LogCapture::default();
     let _logging = log.install();
     let (server, mut scene) = start_with_webhooks().await;
-    let first = scene.send(1, &["a@example.net"]).await;
-    scene.until("the mail", || server.taken().len() == 1).await;
-    scene.wait(Duration::from_secs(25 * 60)).await;
+    let first = scene.enqueue(1, &["a@example.net"]).await;
+    scene.wait_until("the mail", || server.accepted().len() == 1).await;
+    scene.let_time_pass(Duration::from_secs(25 * 60)).await;
     assert_eq!(log.lines("alarm="), [""; 0]);
-    scene.until("the alarm", || log.lines("alarm=\"silence\"").len() == 1).await;
+    scene.wait_until("the alarm", || log.lines("alarm=\"silence\"").len() == 1).await;
     assert!(log.lines("alarm=\"silence\"")[0].contains("no webhook is registered"));
     assert_eq!(post_signed_webhook(&scene, first, "delivered", "key", 0).await, 200);
-    scene.until("the end of the alarm", || log.lines("alarm=\"silence\"").len() == 2).await;
+    scene.wait_until("the end of the alarm", || log.lines("alarm=\"silence\"").len() == 2).await;
     // Nothing is sent, so nothing is missed.
-    scene.wait(Duration::from_secs(3600)).await;
+    scene.let_time_pass(Duration::from_secs(3600)).await;
     assert_eq!(log.lines("alarm=\"silence\"").len(), 2);
     scene.stop().await;
 }
@@ -224,15 +237,15 @@ async fn raises_signature_alarm_until_one_is_valid() {
     let log = LogCapture::default();
     let _logging = log.install();
     let (_, mut scene) = start_with_webhooks().await;
-    let id = scene.send(1, &["a@example.net"]).await;
+    let id = scene.enqueue(1, &["a@example.net"]).await;
     for number in 0..5 {
         assert_eq!(post_signed_webhook(&scene, id, &format!("opened{number}"), "another key", 0).await, 406);
     }
-    scene.until("the alarm", || log.lines("alarm=\"signature\"").len() == 1).await;
+    scene.wait_until("the alarm", || log.lines("alarm=\"signature\"").len() == 1).await;
     assert!(log.lines("alarm=\"signature\"")[0].contains("webhook_signing_key"));
     assert_eq!(post_signed_webhook(&scene, id, "delivered", "key", 0).await, 200);
-    scene.until("the end of the alarm", || log.lines("alarm=\"signature\"").len() == 2).await;
-    assert_eq!(states(&scene.trail(id)), [RecipientState::Delivered]);
+    scene.wait_until("the end of the alarm", || log.lines("alarm=\"signature\"").len() == 2).await;
+    assert_eq!(recipient_states(&scene.load_trail(id)), [RecipientState::Delivered]);
     scene.stop().await;
 }
 
@@ -241,11 +254,11 @@ async fn raises_alarm_for_lagging_clock() {
     let log = LogCapture::default();
     let _logging = log.install();
     let (_, mut scene) = start_with_webhooks().await;
-    let id = scene.send(1, &["a@example.net"]).await;
+    let id = scene.enqueue(1, &["a@example.net"]).await;
     for number in 0..20 {
         assert_eq!(post_signed_webhook(&scene, id, &format!("opened{number}"), "key", 300).await, 200);
     }
-    scene.until("the alarm", || log.lines("alarm=\"clock\"").len() == 1).await;
+    scene.wait_until("the alarm", || log.lines("alarm=\"clock\"").len() == 1).await;
     assert!(log.lines("alarm=\"clock\"")[0].contains("ahead of this machine's clock"));
     scene.stop().await;
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
-use testkit::relay_process::Process;
-use testkit::smtp_client::Client;
+use testkit::relay_process::RelayProcess;
+use testkit::smtp_client::SmtpClient;
 
 const OPERATIONS_DOC: &str = include_str!("../../../docs/operations.md");
 const ALARM_SOURCE: &str = include_str!("../../../crates/relay/src/alarms/registry.rs");
@@ -36,7 +36,7 @@ async fn fresh_installation_accepts_mail_and_receives_sandbox_events() {
         SYSTEMD_UNIT.contains(" serve $SERVE_OPTIONS\n")
             && SYSTEMD_UNIT.contains("EnvironmentFile=-/etc/default/mailtrail\n")
     );
-    let mut process = Process::configured(|data_dir, [first, second, third]| {
+    let mut process = RelayProcess::with_configuration(|data_dir, [first, second, third]| {
         let places = [
             ("/var/lib/mailtrail/sandbox", data_dir.to_owned()),
             ("127.0.0.1:2525", format!("127.0.0.1:{first}")),
@@ -50,15 +50,15 @@ async fn fresh_installation_accepts_mail_and_receives_sandbox_events() {
             text.replace(usual, &other)
         })
     });
-    let checked = process.ask(&["config", "check"]).await;
-    assert_eq!(checked.code, 0, "{}{}", checked.out, checked.err);
-    process.start_with(&[options[0], "--pace", "0"]).await;
-    let mut client = Client::connect(process.address(1)).await.unwrap();
+    let checked = process.run_command(&["config", "check"]).await;
+    assert_eq!(checked.code, 0, "{}{}", checked.stdout, checked.stderr);
+    process.start_with_arguments(&[options[0], "--pace", "0"]).await;
+    let mut client = SmtpClient::connect(process.address(1)).await.unwrap();
     client.submit("app@example.com", &["bounce@example.net"], "Subject: hello\r\n\r\nhi\r\n").await.unwrap();
     loop {
-        let said = process.ask(&["log", "--status", "bounced"]).await;
+        let said = process.run_command(&["log", "--status", "bounced"]).await;
         if said.code == 0 {
-            break assert!(said.out.contains("bounce@example.net"), "{}", said.out);
+            break assert!(said.stdout.contains("bounce@example.net"), "{}", said.stdout);
         }
     }
     assert!(process.terminate().await.success());

@@ -6,100 +6,100 @@ use mailtrail_mail::Clock;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use testkit::relay::USER;
-use testkit::relay_process::{Process, free_port};
-use testkit::smtp_client::Client;
-use testkit::smtp_sink::Sink;
+use testkit::relay_process::{RelayProcess, free_port};
+use testkit::smtp_client::SmtpClient;
+use testkit::smtp_sink::SmtpSink;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 
 const SAMPLE_MESSAGE: &str = "Subject: hi\r\n\r\nhi\r\n";
 
-async fn submit_message(client: &mut Client) -> std::io::Result<String> {
+async fn submit_message(client: &mut SmtpClient) -> std::io::Result<String> {
     client.submit("a@example.com", &["b@example.net"], SAMPLE_MESSAGE).await
 }
 
 #[tokio::test]
 async fn applies_changed_user_to_new_connections_only() {
-    let sink = Sink::start().await;
-    let mut process = Process::new(&sink);
+    let sink = SmtpSink::start().await;
+    let mut process = RelayProcess::new(&sink);
     process.start().await;
-    let trust = mailtrail_net::tls::build_connector(Some(&process.data().join("tls/relay.pem"))).unwrap();
+    let trust = mailtrail_net::tls::build_connector(Some(&process.data_dir().join("tls/relay.pem"))).unwrap();
     let guarded = process.address(0);
-    assert!(Client::log_in_as("second", guarded, &trust).await.is_err());
-    let mut idle = Client::log_in(guarded, &trust).await.unwrap();
+    assert!(SmtpClient::log_in_as("second", guarded, &trust).await.is_err());
+    let mut idle = SmtpClient::log_in(guarded, &trust).await.unwrap();
     let text = process.configuration(sink.port(), "");
-    process.configure(&text.replace(&format!("name = \"{USER}\""), "name = \"second\""));
-    process.hang_up().await;
-    process.says("configuration and certificates reloaded changed=\"user\"").await;
-    let mut second = Client::log_in_as("second", guarded, &trust).await.unwrap();
-    sink.arrival(&submit_message(&mut second).await.unwrap()).await;
-    sink.arrival(&submit_message(&mut idle).await.unwrap()).await;
-    assert!(Client::log_in(guarded, &trust).await.is_err());
+    process.write_configuration(&text.replace(&format!("name = \"{USER}\""), "name = \"second\""));
+    process.send_sighup().await;
+    process.wait_for_log("configuration and certificates reloaded changed=\"user\"").await;
+    let mut second = SmtpClient::log_in_as("second", guarded, &trust).await.unwrap();
+    sink.wait_for_message(&submit_message(&mut second).await.unwrap()).await;
+    sink.wait_for_message(&submit_message(&mut idle).await.unwrap()).await;
+    assert!(SmtpClient::log_in(guarded, &trust).await.is_err());
     assert!(process.terminate().await.success());
 }
 
 #[tokio::test]
 async fn rejects_invalid_config_and_keeps_running() {
-    let sink = Sink::start().await;
-    let mut process = Process::new(&sink);
+    let sink = SmtpSink::start().await;
+    let mut process = RelayProcess::new(&sink);
     process.start().await;
-    let trust = mailtrail_net::tls::build_connector(Some(&process.data().join("tls/relay.pem"))).unwrap();
+    let trust = mailtrail_net::tls::build_connector(Some(&process.data_dir().join("tls/relay.pem"))).unwrap();
     let text = process.configuration(sink.port(), "");
     let text = text.replace(&format!("name = \"{USER}\""), "name = \"second\"\nrate = \"many\"");
-    process.configure(&text.replace("hostname", "hostnam"));
-    process.hang_up().await;
-    process.says("invalid configuration; not changed").await;
+    process.write_configuration(&text.replace("hostname", "hostnam"));
+    process.send_sighup().await;
+    process.wait_for_log("invalid configuration; not changed").await;
     let log = process.log();
     assert!(log.contains("server.hostnam") && log.contains("user[0].rate"), "all faults: {log}");
-    let mut client = Client::log_in(process.address(0), &trust).await.unwrap();
-    sink.arrival(&submit_message(&mut client).await.unwrap()).await;
+    let mut client = SmtpClient::log_in(process.address(0), &trust).await.unwrap();
+    sink.wait_for_message(&submit_message(&mut client).await.unwrap()).await;
     // What is good by itself and cannot be done here.
     let (taken, text) = (std::net::TcpListener::bind("127.0.0.1:0").unwrap(), process.configuration(1, ""));
     let place = taken.local_addr().unwrap();
-    process.configure(&format!(
+    process.write_configuration(&format!(
         "{text}\n[[listener]]\naddress = \"{place}\"\ntls = \"none\"\nauth = \"none\"\n"
     ));
-    process.hang_up().await;
-    process.says("cannot apply the configuration; not changed").await;
+    process.send_sighup().await;
+    process.wait_for_log("cannot apply the configuration; not changed").await;
     assert!(process.log().contains(&format!("cannot listen on {place}")), "{}", process.log());
-    sink.arrival(&submit_message(&mut client).await.unwrap()).await;
+    sink.wait_for_message(&submit_message(&mut client).await.unwrap()).await;
     drop(client);
     assert!(process.terminate().await.success());
 }
 
 #[tokio::test]
 async fn sends_queued_mail_to_changed_upstream() {
-    let sink = Sink::start().await;
-    let mut process = Process::new(&sink);
-    process.configure(&process.configuration(free_port(), ""));
+    let sink = SmtpSink::start().await;
+    let mut process = RelayProcess::new(&sink);
+    process.write_configuration(&process.configuration(free_port(), ""));
     process.start().await;
-    let mut client = Client::connect(process.address(1)).await.unwrap();
+    let mut client = SmtpClient::connect(process.address(1)).await.unwrap();
     let before = submit_message(&mut client).await.unwrap();
-    process.says("the upstream cannot be used").await;
-    process.configure(&process.configuration(sink.port(), ""));
-    process.hang_up().await;
-    sink.arrival(&before).await;
-    sink.arrival(&submit_message(&mut client).await.unwrap()).await;
+    process.wait_for_log("the upstream cannot be used").await;
+    process.write_configuration(&process.configuration(sink.port(), ""));
+    process.send_sighup().await;
+    sink.wait_for_message(&before).await;
+    sink.wait_for_message(&submit_message(&mut client).await.unwrap()).await;
     drop(client);
     assert!(process.terminate().await.success());
 }
 
 #[tokio::test]
 async fn hanging_upstream_does_not_block_its_replacement() {
-    let (hangs, sink) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), Sink::start().await);
-    let mut process = Process::new(&sink);
-    process.configure(&process.configuration(hangs.local_addr().unwrap().port(), ""));
+    let (hangs, sink) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), SmtpSink::start().await);
+    let mut process = RelayProcess::new(&sink);
+    process.write_configuration(&process.configuration(hangs.local_addr().unwrap().port(), ""));
     process.start().await;
-    let mut client = Client::connect(process.address(1)).await.unwrap();
+    let mut client = SmtpClient::connect(process.address(1)).await.unwrap();
     let id = submit_message(&mut client).await.unwrap();
     let (mut held, _) = hangs.accept().await.unwrap();
-    process.configure(&process.configuration(sink.port(), ""));
-    process.hang_up().await;
-    process.says("configuration and certificates reloaded").await;
+    process.write_configuration(&process.configuration(sink.port(), ""));
+    process.send_sighup().await;
+    process.wait_for_log("configuration and certificates reloaded").await;
     let behind = submit_message(&mut client).await.unwrap();
     assert_eq!(held.read(&mut [0; 64]).await.unwrap(), 0, "its attempt is over");
-    sink.arrival(&id).await;
-    sink.arrival(&behind).await;
+    sink.wait_for_message(&id).await;
+    sink.wait_for_message(&behind).await;
     assert_eq!(sink.count(), 2);
     drop(client);
     assert!(process.terminate().await.success());
@@ -107,25 +107,26 @@ async fn hanging_upstream_does_not_block_its_replacement() {
 
 #[tokio::test]
 async fn adds_and_removes_listeners_and_keeps_others() {
-    let sink = Sink::start().await;
-    let mut process = Process::new(&sink);
+    let sink = SmtpSink::start().await;
+    let mut process = RelayProcess::new(&sink);
     process.start().await;
-    let mut stays = Client::connect(process.address(1)).await.unwrap();
+    let mut stays = SmtpClient::connect(process.address(1)).await.unwrap();
     let more: SocketAddr = ([127, 0, 0, 1], free_port()).into();
     assert!(TcpStream::connect(more).await.is_err());
     let text = process.configuration(sink.port(), "");
-    process
-        .configure(&format!("{text}\n[[listener]]\naddress = \"{more}\"\ntls = \"none\"\nauth = \"none\"\n"));
-    process.hang_up().await;
-    process.says(&format!("listening place=\"{more}\"")).await;
-    let mut removed = Client::connect(more).await.unwrap();
-    process.configure(&text.replace("data_dir = \"", "data_dir = \"/nowhere"));
-    process.hang_up().await;
-    process.says(&format!("listener closed place=\"{more}\"")).await;
+    process.write_configuration(&format!(
+        "{text}\n[[listener]]\naddress = \"{more}\"\ntls = \"none\"\nauth = \"none\"\n"
+    ));
+    process.send_sighup().await;
+    process.wait_for_log(&format!("listening place=\"{more}\"")).await;
+    let mut removed = SmtpClient::connect(more).await.unwrap();
+    process.write_configuration(&text.replace("data_dir = \"", "data_dir = \"/nowhere"));
+    process.send_sighup().await;
+    process.wait_for_log(&format!("listener closed place=\"{more}\"")).await;
     testkit::eventually("nobody listens there", || std::net::TcpStream::connect(more).err()).await;
-    process.says("key changes only with a restart key=\"server.data_dir\"").await;
-    for client in [&mut stays, &mut removed, &mut Client::connect(process.address(1)).await.unwrap()] {
-        sink.arrival(&submit_message(client).await.unwrap()).await;
+    process.wait_for_log("key changes only with a restart key=\"server.data_dir\"").await;
+    for client in [&mut stays, &mut removed, &mut SmtpClient::connect(process.address(1)).await.unwrap()] {
+        sink.wait_for_message(&submit_message(client).await.unwrap()).await;
     }
     assert!(process.terminate().await.success());
 }

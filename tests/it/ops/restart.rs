@@ -11,51 +11,51 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tempfile::TempDir;
-use testkit::relay::all_sends;
+use testkit::relay::all_message_ids;
 use testkit::relay_process;
-use testkit::relay_process::Process;
-use testkit::smtp_client::{Client, expect};
-use testkit::smtp_sink::{Manners, Sink};
+use testkit::relay_process::RelayProcess;
+use testkit::smtp_client::{SmtpClient, expect_code};
+use testkit::smtp_sink::{SinkOptions, SmtpSink};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn restart_on_inherited_socket_is_invisible_to_clients() {
-    let sink = Sink::start().await;
-    let mut process = Process::new(&sink);
+    let sink = SmtpSink::start().await;
+    let mut process = RelayProcess::new(&sink);
     let lent = TcpListener::bind(process.address(1)).unwrap();
-    process.start_on(&[&lent]).await;
+    process.start_with_sockets(&[&lent]).await;
     let traffic = RestartTraffic::start(process.address(1));
     for _ in 0..RESTART_COUNT {
         traffic.wait_for_progress().await;
         assert!(process.terminate().await.success());
-        process.start_on(&[&lent]).await;
+        process.start_with_sockets(&[&lent]).await;
     }
     traffic.stop().await.assert_all_arrived(&sink, process).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn upgrade_is_invisible_to_clients() {
-    let sink = Sink::start().await;
-    let mut process = Process::new(&sink);
+    let sink = SmtpSink::start().await;
+    let mut process = RelayProcess::new(&sink);
     process.start().await;
     let (id, traffic) = (process.id(), RestartTraffic::start(process.address(1)));
     for restart in 1..=RESTART_COUNT {
         traffic.wait_for_progress().await;
-        process.restart().await;
-        process.started(1 + restart).await;
+        process.send_sigusr2().await;
+        process.wait_until_ready(1 + restart).await;
     }
     assert_eq!(process.id(), id);
     traffic.stop().await.assert_all_arrived(&sink, process).await;
 }
 
 /// Runs from a path of its own, where its program is no more.
-async fn start_from_removed_program(sink: &Sink) -> (Process, TempDir, PathBuf) {
+async fn start_from_removed_program(sink: &SmtpSink) -> (RelayProcess, TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("mailtrail");
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_mailtrail"), &program).unwrap();
-    let mut process = Process::new(sink).called(program.clone());
+    let mut process = RelayProcess::new(sink).with_program(program.clone());
     process.start().await;
     std::fs::remove_file(&program).unwrap();
     (process, folder, program)
@@ -63,62 +63,62 @@ async fn start_from_removed_program(sink: &Sink) -> (Process, TempDir, PathBuf) 
 
 #[tokio::test]
 async fn upgraded_program_takes_over() {
-    let sink = Sink::start().await;
+    let sink = SmtpSink::start().await;
     let (mut process, folder, program) = start_from_removed_program(&sink).await;
-    process.restart().await;
-    process.says("the program would not start, this one goes on").await;
+    process.send_sigusr2().await;
+    process.wait_for_log("the program would not start, this one goes on").await;
     let real = env!("CARGO_BIN_EXE_mailtrail");
     write_script(
         &program,
         &format!("echo upgraded >> {}/upgraded; exec {real} \"$@\"", folder.path().display()),
     );
-    process.restart().await;
-    process.started(2).await;
+    process.send_sigusr2().await;
+    process.wait_until_ready(2).await;
     let upgraded = std::fs::read_to_string(folder.path().join("upgraded")).unwrap();
     assert_eq!(upgraded.lines().count(), 2, "once to check, once to run");
-    let mut client = Client::connect(process.address(1)).await.unwrap();
-    sink.arrival(&submit_message(&mut client).await.unwrap()).await;
+    let mut client = SmtpClient::connect(process.address(1)).await.unwrap();
+    sink.wait_for_message(&submit_message(&mut client).await.unwrap()).await;
     assert!(process.terminate().await.success());
 }
 
 #[tokio::test]
 async fn failing_exec_of_successor_exits_with_error() {
-    let sink = Sink::start().await;
+    let sink = SmtpSink::start().await;
     let (mut process, _folder, program) = start_from_removed_program(&sink).await;
     // It is gone when it has said that everything is fine.
     write_script(&program, "rm \"$0\"");
-    process.restart().await;
-    assert_eq!(process.ended().await.code(), Some(1));
+    process.send_sigusr2().await;
+    assert_eq!(process.wait_for_exit().await.code(), Some(1));
     assert!(process.log().contains("cannot take over: No such file"), "{}", process.log());
 }
 
 #[tokio::test]
 async fn refuses_upgrade_when_successor_rejects_config() {
-    let sink = Sink::start().await;
-    let mut process = Process::new(&sink);
+    let sink = SmtpSink::start().await;
+    let mut process = RelayProcess::new(&sink);
     process.start().await;
-    process.configure("[server]\nhostnam = 1\n");
-    process.restart().await;
-    process.says("server.hostnam").await;
-    let mut client = Client::connect(process.address(1)).await.unwrap();
-    sink.arrival(&submit_message(&mut client).await.unwrap()).await;
-    assert_eq!(process.starts(), 1);
+    process.write_configuration("[server]\nhostnam = 1\n");
+    process.send_sigusr2().await;
+    process.wait_for_log("server.hostnam").await;
+    let mut client = SmtpClient::connect(process.address(1)).await.unwrap();
+    sink.wait_for_message(&submit_message(&mut client).await.unwrap()).await;
+    assert_eq!(process.ready_count(), 1);
     assert!(process.terminate().await.success());
 }
 
 #[tokio::test]
 async fn closes_and_logs_unused_inherited_socket() {
-    let sink = Sink::start().await;
-    let mut process = Process::new(&sink);
+    let sink = SmtpSink::start().await;
+    let mut process = RelayProcess::new(&sink);
     let (wanted, unwanted) =
         (TcpListener::bind(process.address(0)).unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
     let address = unwanted.local_addr().unwrap();
-    process.start_on(&[&unwanted, &wanted]).await;
+    process.start_with_sockets(&[&unwanted, &wanted]).await;
     drop(unwanted);
     assert!(TcpStream::connect(address).await.is_err());
     assert!(process.log().contains(&format!("names it place=\"{address}\"")), "{}", process.log());
-    Client::connect(process.address(0)).await.unwrap();
-    Client::connect(process.address(1)).await.unwrap();
+    SmtpClient::connect(process.address(0)).await.unwrap();
+    SmtpClient::connect(process.address(1)).await.unwrap();
     assert!(process.terminate().await.success());
     // The lent one stays: whoever comes now waits for the next process.
     TcpStream::connect(process.address(0)).await.unwrap();
@@ -129,23 +129,23 @@ async fn closes_and_logs_unused_inherited_socket() {
 /// queue runs end within the time that a stop may take.
 #[tokio::test]
 async fn stop_lets_active_sessions_finish_without_421() {
-    let sink = Sink::start().await;
-    let mut process = Process::new(&sink);
+    let sink = SmtpSink::start().await;
+    let mut process = RelayProcess::new(&sink);
     process.start().await;
-    let mut idle = Client::connect(process.address(1)).await.unwrap();
-    let mut within = Client::connect(process.address(1)).await.unwrap();
-    expect(250, within.ask("MAIL FROM:<a@example.com>").await.unwrap()).unwrap();
-    let mut series = Client::connect(process.address(1)).await.unwrap();
+    let mut idle = SmtpClient::connect(process.address(1)).await.unwrap();
+    let mut within = SmtpClient::connect(process.address(1)).await.unwrap();
+    expect_code(250, within.command("MAIL FROM:<a@example.com>").await.unwrap()).unwrap();
+    let mut series = SmtpClient::connect(process.address(1)).await.unwrap();
     for _ in 0..2 {
         submit_message(&mut series).await.unwrap();
     }
-    process.tell_to_stop().await;
-    process.says("stopping").await;
+    process.send_sigterm().await;
+    process.wait_for_log("stopping").await;
     let mut late = TcpStream::connect(process.address(1)).await.unwrap();
     let mut said = String::new();
     late.read_to_string(&mut said).await.unwrap();
     assert!(said.starts_with("421 4.3.2"), "{said}");
-    let left = idle.answer().await.unwrap_err();
+    let left = idle.read_reply().await.unwrap_err();
     assert_eq!(left.kind(), std::io::ErrorKind::UnexpectedEof, "it ends without a word");
     // One that is within its first message, and ends it.
     finish_message(&mut within).await.unwrap();
@@ -155,33 +155,33 @@ async fn stop_lets_active_sessions_finish_without_421() {
         let sent = submit_message(&mut series).await;
         assert!(sent.is_ok(), "mail {number}: {sent:?}");
     }
-    expect(221, series.ask("QUIT").await.unwrap()).unwrap();
-    assert!(process.ended().await.success());
-    let (store, _) = Store::open_read_only(&process.data(), Clock::System).unwrap();
-    assert_eq!(all_sends(&store).len(), 3 + SLOW_MESSAGES);
+    expect_code(221, series.command("QUIT").await.unwrap()).unwrap();
+    assert!(process.wait_for_exit().await.success());
+    let (store, _) = Store::open_read_only(&process.data_dir(), Clock::System).unwrap();
+    assert_eq!(all_message_ids(&store).len(), 3 + SLOW_MESSAGES);
 }
 
 #[tokio::test]
 async fn upgrade_waits_for_open_sessions() {
-    let sink = Sink::start().await;
-    let mut process = Process::new(&sink);
+    let sink = SmtpSink::start().await;
+    let mut process = RelayProcess::new(&sink);
     process.start().await;
-    let mut long = Client::connect(process.address(1)).await.unwrap();
+    let mut long = SmtpClient::connect(process.address(1)).await.unwrap();
     let mut ids = vec![submit_message(&mut long).await.unwrap()];
-    process.restart().await;
+    process.send_sigusr2().await;
     // Longer than a session may last that is to end.
     for _ in 0..3 {
         tokio::time::sleep(Duration::from_secs(4)).await;
         ids.push(submit_message(&mut long).await.expect("the session goes on"));
-        let mut other = Client::connect(process.address(1)).await.expect("others begin meanwhile");
+        let mut other = SmtpClient::connect(process.address(1)).await.expect("others begin meanwhile");
         ids.push(submit_message(&mut other).await.unwrap());
-        expect(221, other.ask("QUIT").await.unwrap()).unwrap();
+        expect_code(221, other.command("QUIT").await.unwrap()).unwrap();
     }
-    sink.arrival(&ids[1]).await;
-    assert_eq!(process.starts(), 1, "it is one process still");
-    expect(221, long.ask("QUIT").await.unwrap()).unwrap();
-    process.started(2).await;
-    let mut client = Client::connect(process.address(1)).await.unwrap();
+    sink.wait_for_message(&ids[1]).await;
+    assert_eq!(process.ready_count(), 1, "it is one process still");
+    expect_code(221, long.command("QUIT").await.unwrap()).unwrap();
+    process.wait_until_ready(2).await;
+    let mut client = SmtpClient::connect(process.address(1)).await.unwrap();
     ids.push(submit_message(&mut client).await.unwrap());
     drop(client);
     AcceptedMessages { ids, dismissed: 0 }.assert_all_arrived(&sink, process).await;
@@ -189,42 +189,42 @@ async fn upgrade_waits_for_open_sessions() {
 
 #[tokio::test]
 async fn second_signal_upgrades_without_waiting() {
-    let sink = Sink::start().await;
-    let mut process = Process::new(&sink);
+    let sink = SmtpSink::start().await;
+    let mut process = RelayProcess::new(&sink);
     process.start().await;
-    let mut idle = Client::connect(process.address(1)).await.unwrap();
-    process.restart().await;
-    process.says("a successor takes over when").await;
-    process.restart().await;
-    process.started(2).await;
-    assert!(idle.answer().await.is_err(), "it ends without a word");
+    let mut idle = SmtpClient::connect(process.address(1)).await.unwrap();
+    process.send_sigusr2().await;
+    process.wait_for_log("a successor takes over when").await;
+    process.send_sigusr2().await;
+    process.wait_until_ready(2).await;
+    assert!(idle.read_reply().await.is_err(), "it ends without a word");
     assert!(process.terminate().await.success());
 }
 
 #[tokio::test]
 async fn hanging_upstream_does_not_delay_stop() {
-    let manners = Manners { thinking: Duration::from_secs(3600), ..Manners::default() };
-    let sink = Sink::with(manners).await;
-    let mut process = Process::new(&sink);
+    let manners = SinkOptions { reply_delay: Duration::from_secs(3600), ..SinkOptions::default() };
+    let sink = SmtpSink::with_options(manners).await;
+    let mut process = RelayProcess::new(&sink);
     process.start().await;
-    let mut client = Client::connect(process.address(1)).await.unwrap();
+    let mut client = SmtpClient::connect(process.address(1)).await.unwrap();
     let id = submit_message(&mut client).await.unwrap();
-    sink.arrival(&id).await;
+    sink.wait_for_message(&id).await;
     assert!(process.terminate().await.success());
-    let (store, _) = Store::open_read_only(&process.data(), Clock::System).unwrap();
+    let (store, _) = Store::open_read_only(&process.data_dir(), Clock::System).unwrap();
     assert_eq!(store.interrupted_attempts().unwrap().len(), 1, "nobody knows whether it arrived");
 }
 
 #[tokio::test]
 async fn slow_client_does_not_delay_stop() {
-    let sink = Sink::start().await;
-    let mut process = Process::new(&sink);
+    let sink = SmtpSink::start().await;
+    let mut process = RelayProcess::new(&sink);
     process.start().await;
-    let mut client = Client::connect(process.address(1)).await.unwrap();
+    let mut client = SmtpClient::connect(process.address(1)).await.unwrap();
     begin_data(&mut client).await.unwrap();
-    client.say("Subject: slow\r\n").await.unwrap();
+    client.send("Subject: slow\r\n").await.unwrap();
     let dripping = tokio::spawn(async move {
-        while client.say("x").await.is_ok() {
+        while client.send("x").await.is_ok() {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     });
@@ -234,12 +234,12 @@ async fn slow_client_does_not_delay_stop() {
 
 #[tokio::test]
 async fn open_http_request_does_not_delay_stop() {
-    let sink = Sink::start().await;
-    let mut process = Process::new(&sink);
+    let sink = SmtpSink::start().await;
+    let mut process = RelayProcess::new(&sink);
     let http: SocketAddr = ([127, 0, 0, 1], relay_process::free_port()).into();
     let text = process.configuration(sink.port(), "");
     let source = "[[source]]\nname = \"other\"\nkind = \"generic\"\nsecret = \"sixteen-or-longer\"\n";
-    process.configure(&format!("{text}\n[http]\naddress = \"{http}\"\n{source}"));
+    process.write_configuration(&format!("{text}\n[http]\naddress = \"{http}\"\n{source}"));
     process.start().await;
     let mut idle = TcpStream::connect(http).await.unwrap();
     idle.write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
@@ -307,9 +307,9 @@ impl RestartTrafficState {
 
     /// Some messages; `None` if the relay ended it, which it may do between two of them only.
     async fn run_session(&self, stream: TcpStream) -> Option<()> {
-        let mut client = Client::greet(stream).await.ok()?;
+        let mut client = SmtpClient::from_stream(stream).await.ok()?;
         for _ in 0..4 {
-            match client.ask("MAIL FROM:<a@example.com>").await {
+            match client.command("MAIL FROM:<a@example.com>").await {
                 Ok((421, _)) | Err(_) => return None,
                 Ok((code, text)) => assert_eq!(code, 250, "{text}"),
             }
@@ -317,7 +317,7 @@ impl RestartTrafficState {
             self.accepted.lock().unwrap().push(id);
         }
         // It has nothing more to say, and need not hear that.
-        let _ = client.ask("QUIT").await;
+        let _ = client.command("QUIT").await;
         Some(())
     }
 }
@@ -330,12 +330,14 @@ struct AcceptedMessages {
 
 impl AcceptedMessages {
     /// Everything arrives, and nothing twice but what is known to be unknown.
-    async fn assert_all_arrived(self, sink: &Sink, mut process: Process) {
-        sink.wait_for(self.ids.len()).await;
-        let store = process.settle().await;
+    async fn assert_all_arrived(self, sink: &SmtpSink, mut process: RelayProcess) {
+        sink.wait_for_count(self.ids.len()).await;
+        let store = process.drain().await;
         let mut copies: HashMap<String, usize> = HashMap::new();
-        sink.mails().iter().for_each(|mail| *copies.entry(mail.id().to_owned()).or_default() += 1);
-        let kept = all_sends(&store);
+        sink.messages()
+            .iter()
+            .for_each(|mail| *copies.entry(mail.tracking_id().to_owned()).or_default() += 1);
+        let kept = all_message_ids(&store);
         println!("{} messages, {} sessions were sent away", kept.len(), self.dismissed);
         assert_eq!(kept.len(), self.ids.len(), "every message that was kept was promised");
         assert!(self.ids.iter().all(|id| copies.contains_key(id)), "every promised message arrived");
@@ -352,23 +354,23 @@ impl AcceptedMessages {
     }
 }
 
-async fn submit_message(client: &mut Client) -> std::io::Result<String> {
-    expect(250, client.ask("MAIL FROM:<a@example.com>").await?)?;
+async fn submit_message(client: &mut SmtpClient) -> std::io::Result<String> {
+    expect_code(250, client.command("MAIL FROM:<a@example.com>").await?)?;
     finish_message(client).await
 }
 
 /// The rest of a message whose sender was taken; its id.
-async fn finish_message(client: &mut Client) -> std::io::Result<String> {
-    expect(250, client.ask("RCPT TO:<b@example.net>").await?)?;
-    expect(354, client.ask("DATA").await?)?;
-    let text = expect(250, client.ask("Subject: hi\r\n\r\nhi\r\n.").await?)?;
+async fn finish_message(client: &mut SmtpClient) -> std::io::Result<String> {
+    expect_code(250, client.command("RCPT TO:<b@example.net>").await?)?;
+    expect_code(354, client.command("DATA").await?)?;
+    let text = expect_code(250, client.command("Subject: hi\r\n\r\nhi\r\n.").await?)?;
     Ok(text.rsplit(' ').next().unwrap().to_owned())
 }
 
-async fn begin_data(client: &mut Client) -> std::io::Result<()> {
-    expect(250, client.ask("MAIL FROM:<a@example.com>").await?)?;
-    expect(250, client.ask("RCPT TO:<b@example.net>").await?)?;
-    expect(354, client.ask("DATA").await?).map(drop)
+async fn begin_data(client: &mut SmtpClient) -> std::io::Result<()> {
+    expect_code(250, client.command("MAIL FROM:<a@example.com>").await?)?;
+    expect_code(250, client.command("RCPT TO:<b@example.net>").await?)?;
+    expect_code(354, client.command("DATA").await?).map(drop)
 }
 
 fn write_script(path: &Path, text: &str) {

@@ -7,8 +7,8 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::Duration;
-use testkit::relay_process::Process;
-use testkit::smtp_sink::Sink;
+use testkit::relay_process::RelayProcess;
+use testkit::smtp_sink::SmtpSink;
 use tokio::net::UnixDatagram as Datagram;
 
 /// Where a relay tells what it does.
@@ -19,7 +19,7 @@ struct NotifySocket {
 
 impl NotifySocket {
     /// A relay of this manager's, whose patience is `watchdog` microseconds; it does not run yet.
-    fn attach(process: Process, watchdog: u64) -> (Self, Process) {
+    fn attach(process: RelayProcess, watchdog: u64) -> (Self, RelayProcess) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
@@ -33,7 +33,7 @@ impl NotifySocket {
     /// The next message.
     async fn next_message(&self) -> String {
         let mut bytes = [0; 4096];
-        let heard = tokio::time::timeout(testkit::PATIENCE, self.socket.recv(&mut bytes)).await;
+        let heard = tokio::time::timeout(testkit::WAIT_TIMEOUT, self.socket.recv(&mut bytes)).await;
         let length = heard.expect("systemd hears something").unwrap();
         String::from_utf8(bytes[..length].to_vec()).unwrap()
     }
@@ -56,7 +56,7 @@ impl NotifySocket {
             let pause = Duration::from_micros(SHORT_WATCHDOG_USEC / 3 * 20);
             while tokio::time::timeout(pause, self.socket.recv(&mut bytes)).await.is_ok() {}
         };
-        tokio::time::timeout(testkit::PATIENCE, silence).await.expect("the signs of life end");
+        tokio::time::timeout(testkit::WAIT_TIMEOUT, silence).await.expect("the signs of life end");
     }
 
     /// Waits for so many signs of life in a row that do not ask for time.
@@ -79,8 +79,8 @@ fn has_line(message: &str, line: &str) -> bool {
 
 #[tokio::test]
 async fn notifies_every_state_change() {
-    let sink = Sink::start().await;
-    let (manager, mut process) = NotifySocket::attach(Process::new(&sink), LONG_WATCHDOG_USEC);
+    let sink = SmtpSink::start().await;
+    let (manager, mut process) = NotifySocket::attach(RelayProcess::new(&sink), LONG_WATCHDOG_USEC);
     process.start().await;
     let id = process.id();
     let opening = manager.next_message().await;
@@ -92,19 +92,19 @@ async fn notifies_every_state_change() {
     let status = format!("STATUS=mail on {}, {}", process.address(0), process.address(1));
     assert!(has_line(&ready, "READY=1") && ready.contains(&status), "{ready}");
 
-    process.hang_up().await;
+    process.send_sighup().await;
     let reloading = manager.next_state_message().await;
     assert!(has_line(&reloading, "RELOADING=1") && reloading.contains("\nMONOTONIC_USEC="), "{reloading}");
     assert!(has_line(&manager.next_state_message().await, "READY=1"));
 
     let good = std::fs::read_to_string(process.directory().join("mailtrail.toml")).unwrap();
-    process.configure("[server]\nhostnam = 1\n");
-    process.hang_up().await;
+    process.write_configuration("[server]\nhostnam = 1\n");
+    process.send_sighup().await;
     assert!(has_line(&manager.next_state_message().await, "RELOADING=1"));
     assert!(has_line(&manager.next_state_message().await, "READY=1"), "one that is refused ends, too");
-    process.configure(&good);
+    process.write_configuration(&good);
 
-    process.restart().await;
+    process.send_sigusr2().await;
     assert!(has_line(
         &manager.next_state_message().await,
         "STATUS=waiting for sessions to end before the successor starts"
@@ -119,18 +119,18 @@ async fn notifies_every_state_change() {
 
 #[tokio::test]
 async fn watchdog_pings_continue_while_store_answers() {
-    let sink = Sink::start().await;
-    let (manager, mut process) = NotifySocket::attach(Process::new(&sink), SHORT_WATCHDOG_USEC);
+    let sink = SmtpSink::start().await;
+    let (manager, mut process) = NotifySocket::attach(RelayProcess::new(&sink), SHORT_WATCHDOG_USEC);
     process.start().await;
     manager.wait_for_pings(10).await;
-    process.restart().await;
-    process.started(2).await;
+    process.send_sigusr2().await;
+    process.wait_until_ready(2).await;
     manager.wait_for_pings(10).await;
     assert!(process.terminate().await.success());
-    let (store, _) = Store::open_read_only(&process.data(), Clock::System).unwrap();
+    let (store, _) = Store::open_read_only(&process.data_dir(), Clock::System).unwrap();
     assert!(store.ping().await.is_err(), "it has no threads that could");
     drop(store);
-    let (store, _) = Store::open(&process.data(), Clock::System).unwrap();
+    let (store, _) = Store::open(&process.data_dir(), Clock::System).unwrap();
     store.ping().await.unwrap();
 }
 
@@ -171,8 +171,8 @@ impl Drop for HangingDisk {
 
 #[tokio::test]
 async fn hanging_disk_stops_watchdog_pings() {
-    let sink = Sink::start().await;
-    let (manager, mut process) = NotifySocket::attach(Process::new(&sink), SHORT_WATCHDOG_USEC);
+    let sink = SmtpSink::start().await;
+    let (manager, mut process) = NotifySocket::attach(RelayProcess::new(&sink), SHORT_WATCHDOG_USEC);
     process.start().await;
     manager.wait_for_pings(5).await;
     let Some(hang) = HangingDisk::hang_syncs_of(process.id()) else {

@@ -6,22 +6,22 @@ use mailtrail_store::Store;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use testkit::relay_process::{Process, free_port};
-use testkit::smtp_client::Client;
-use testkit::smtp_sink::Sink;
+use testkit::relay_process::{RelayProcess, free_port};
+use testkit::smtp_client::SmtpClient;
+use testkit::smtp_sink::SmtpSink;
 
 #[tokio::test]
 async fn opens_store_of_first_version() {
-    let sink = Sink::start().await;
+    let sink = SmtpSink::start().await;
     let (mut process, id) = stopped_with_queued_mail(&sink).await;
     let segment = only_segment(&process);
     fs::write(&segment, to_first_version(&fs::read(&segment).unwrap())).unwrap();
-    fs::remove_dir_all(process.data().join("ledger")).unwrap();
-    process.configure(&process.configuration(sink.port(), ""));
+    fs::remove_dir_all(process.data_dir().join("ledger")).unwrap();
+    process.write_configuration(&process.configuration(sink.port(), ""));
     process.start().await;
-    let mail = sink.arrival(&id).await;
+    let mail = sink.wait_for_message(&id).await;
     assert!(mail.message.ends_with(b"Subject: hi\r\n\r\nhi\r\n"));
-    process.settle().await;
+    process.drain().await;
     assert_eq!(sink.count(), 1);
 }
 
@@ -30,23 +30,26 @@ async fn opens_store_of_first_version() {
 #[tokio::test]
 async fn opens_stores_of_earlier_programs() {
     for version in ["1", "2", "3"] {
-        let sink = Sink::start().await;
-        let process = Process::new(&sink);
+        let sink = SmtpSink::start().await;
+        let process = RelayProcess::new(&sink);
         let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/stores").join(version);
-        copy_dir(&kept, &process.data());
-        let reports = process.ask(&["--json", "events", "list"]).await.json().len();
+        copy_dir(&kept, &process.data_dir());
+        let reports = process.run_command(&["--json", "events", "list"]).await.json_lines().len();
         assert!(reports >= 4, "{version}: {reports}");
         for (address, state) in [("delivered", "delivered"), ("bounce", "bounced"), ("defer-smtp", "queued")]
         {
-            let trail = process.ask(&["--json", "trace", &format!("{address}@example.net")]).await.json();
+            let trail = process
+                .run_command(&["--json", "trace", &format!("{address}@example.net")])
+                .await
+                .json_lines();
             assert_eq!(trail.len(), 1, "{version}: {trail:?}");
             assert_eq!(trail[0]["recipients"][0]["state"], state, "{version}: {trail:?}");
             let message_id = trail[0]["message_id"].as_str().unwrap();
             assert!(message_id.ends_with("@odoo.example.com"), "{version}: {message_id}");
         }
-        let verified = process.ask(&["store", "verify"]).await;
-        assert_eq!(verified.code, 0, "{version}: {}", verified.err);
-        let (store, report) = Store::open(&process.data(), Clock::System).unwrap();
+        let verified = process.run_command(&["store", "verify"]).await;
+        assert_eq!(verified.code, 0, "{version}: {}", verified.stderr);
+        let (store, report) = Store::open(&process.data_dir(), Clock::System).unwrap();
         assert_eq!(report.corrupt_ranges.len(), 0, "{version}");
         let [waiting] = store.queued_ids(10).unwrap()[..] else { panic!("{version}: one mail waits") };
         let message = store.load_job(waiting).unwrap().unwrap().body.unwrap();
@@ -58,10 +61,10 @@ async fn opens_stores_of_earlier_programs() {
 /// Before their orders had reasons.
 #[tokio::test]
 async fn reads_operator_actions_of_earlier_programs() {
-    let process = Process::new(&Sink::start().await);
+    let process = RelayProcess::new(&SmtpSink::start().await);
     let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/stores/4");
-    copy_dir(&kept, &process.data());
-    let log = process.ask(&["--json", "log", "-g", "\"source\":\"operator\""]).await.json();
+    copy_dir(&kept, &process.data_dir());
+    let log = process.run_command(&["--json", "log", "-g", "\"source\":\"operator\""]).await.json_lines();
     let told = |line: &serde_json::Value| {
         [&line["event"], &line["text"]].map(|word| word.as_str().unwrap().to_owned())
     };
@@ -72,31 +75,34 @@ async fn reads_operator_actions_of_earlier_programs() {
         ["unlisted", "gone@example.net manual"],
     ];
     assert_eq!(log.iter().map(told).collect::<Vec<_>>(), expected);
-    let trail = process.ask(&["--json", "trace", "ada@example.net"]).await.json().remove(0);
+    let trail = process.run_command(&["--json", "trace", "ada@example.net"]).await.json_lines().remove(0);
     assert_eq!(trail["recipients"][0]["state"], "delivered", "{trail}");
-    assert_eq!(process.ask(&["--json", "inbound", "list"]).await.json()[0]["state"], "delivered");
-    assert_eq!(process.ask(&["suppress", "check", "gone@example.net"]).await.code, 1);
-    assert_eq!(process.ask(&["store", "verify"]).await.code, 0);
+    assert_eq!(
+        process.run_command(&["--json", "inbound", "list"]).await.json_lines()[0]["state"],
+        "delivered"
+    );
+    assert_eq!(process.run_command(&["suppress", "check", "gone@example.net"]).await.code, 1);
+    assert_eq!(process.run_command(&["store", "verify"]).await.code, 0);
 }
 
 #[tokio::test]
 async fn rebuilds_ledger_of_other_schema() {
-    let sink = Sink::start().await;
+    let sink = SmtpSink::start().await;
     let (mut process, id) = stopped_with_queued_mail(&sink).await;
-    let ledger = sled::open(process.data().join("ledger/1")).unwrap();
+    let ledger = sled::open(process.data_dir().join("ledger/1")).unwrap();
     assert!(ledger.insert(b"kschema", &1u32.to_be_bytes()).unwrap().is_some());
     drop(ledger);
-    process.configure(&process.configuration(sink.port(), ""));
+    process.write_configuration(&process.configuration(sink.port(), ""));
     process.start().await;
     assert!(process.log().contains("the ledger is rebuilt from the journal"), "{}", process.log());
-    sink.arrival(&id).await;
-    process.settle().await;
+    sink.wait_for_message(&id).await;
+    process.drain().await;
     assert_eq!(sink.count(), 1);
 }
 
 #[tokio::test]
 async fn refuses_newer_store_and_leaves_it_unchanged() {
-    let sink = Sink::start().await;
+    let sink = SmtpSink::start().await;
     for (kind, version) in [(1, 200), (200, 1)] {
         for ledger_lost in [true, false] {
             let (process, _) = stopped_with_queued_mail(&sink).await;
@@ -105,10 +111,10 @@ async fn refuses_newer_store_and_leaves_it_unchanged() {
             let newer = RawFrame { kind, version, ..RawFrame::first_in(&first) }.replace_first(&first);
             fs::write(&segment, &newer).unwrap();
             if ledger_lost {
-                fs::remove_dir_all(process.data().join("ledger")).unwrap();
+                fs::remove_dir_all(process.data_dir().join("ledger")).unwrap();
             } else {
                 // It has everything, so nothing of the journal would be read because of it.
-                let ledger = sled::open(process.data().join("ledger/1")).unwrap();
+                let ledger = sled::open(process.data_dir().join("ledger/1")).unwrap();
                 assert!(ledger.insert(b"kschema", &u32::MAX.to_be_bytes()).unwrap().is_some());
             }
             let output = process.run().await;
@@ -120,8 +126,8 @@ async fn refuses_newer_store_and_leaves_it_unchanged() {
             assert!(said.contains(&reason) && said.contains("install that version again"), "{said}");
             assert_eq!(fs::read(&segment).unwrap(), newer);
             for question in [&["log"][..], &["store", "verify"]] {
-                let said = process.ask(question).await;
-                assert!(said.code == 4 && said.err.contains(&reason), "{question:?}: {}", said.err);
+                let said = process.run_command(question).await;
+                assert!(said.code == 4 && said.stderr.contains(&reason), "{question:?}: {}", said.stderr);
             }
         }
     }
@@ -130,16 +136,16 @@ async fn refuses_newer_store_and_leaves_it_unchanged() {
 /// Its checksum vouches for it, so no disk damaged it, and what it says was promised to somebody: it is not passed over.
 #[tokio::test]
 async fn undecodable_record_stops_start_and_is_named() {
-    let sink = Sink::start().await;
+    let sink = SmtpSink::start().await;
     let (mut process, _) = stopped_with_queued_mail(&sink).await;
     let segment = only_segment(&process);
     fs::write(&segment, with_undecodable_record(&fs::read(&segment).unwrap())).unwrap();
     let before = fs::read(&segment).unwrap();
-    fs::remove_dir_all(process.data().join("ledger")).unwrap();
+    fs::remove_dir_all(process.data_dir().join("ledger")).unwrap();
     let serve = process.run().await;
-    let verify = process.ask(&["store", "verify"]).await;
+    let verify = process.run_command(&["store", "verify"]).await;
     let codes = (serve.status.code(), verify.code);
-    for said in [String::from_utf8(serve.stderr).unwrap(), verify.err] {
+    for said in [String::from_utf8(serve.stderr).unwrap(), verify.stderr] {
         let place = format!("{}, byte {SEGMENT_HEADER_BYTES}: ", segment.display());
         assert!(said.contains(&place), "{said}");
         assert!(
@@ -152,12 +158,12 @@ async fn undecodable_record_stops_start_and_is_named() {
     assert_eq!(fs::read(&segment).unwrap(), before);
     // The other remedy.
     fs::rename(&segment, process.directory().join("aside")).unwrap();
-    process.configure(&process.configuration(sink.port(), ""));
+    process.write_configuration(&process.configuration(sink.port(), ""));
     process.start().await;
-    let mut client = Client::connect(process.address(1)).await.unwrap();
+    let mut client = SmtpClient::connect(process.address(1)).await.unwrap();
     let id = client.submit("a@example.com", &["b@example.net"], "Subject: hi\r\n\r\nhi\r\n").await.unwrap();
-    sink.arrival(&id).await;
-    assert_eq!(process.ask(&["store", "verify"]).await.code, 0);
+    sink.wait_for_message(&id).await;
+    assert_eq!(process.run_command(&["store", "verify"]).await.code, 0);
 }
 
 fn copy_dir(from: &Path, to: &Path) {
@@ -173,18 +179,19 @@ fn copy_dir(from: &Path, to: &Path) {
 }
 
 /// A relay that has stopped with one mail in its queue, and the mail's id.
-async fn stopped_with_queued_mail(sink: &Sink) -> (Process, String) {
-    let mut process = Process::new(sink);
-    process.configure(&process.configuration(free_port(), ""));
+async fn stopped_with_queued_mail(sink: &SmtpSink) -> (RelayProcess, String) {
+    let mut process = RelayProcess::new(sink);
+    process.write_configuration(&process.configuration(free_port(), ""));
     process.start().await;
-    let mut client = Client::connect(process.address(1)).await.unwrap();
+    let mut client = SmtpClient::connect(process.address(1)).await.unwrap();
     let id = client.submit("a@example.com", &["b@example.net"], "Subject: hi\r\n\r\nhi\r\n").await.unwrap();
     assert!(process.terminate().await.success());
     (process, id)
 }
 
-fn only_segment(process: &Process) -> PathBuf {
-    let mut files = fs::read_dir(process.data().join("journal")).unwrap().map(|file| file.unwrap().path());
+fn only_segment(process: &RelayProcess) -> PathBuf {
+    let mut files =
+        fs::read_dir(process.data_dir().join("journal")).unwrap().map(|file| file.unwrap().path());
     let only = files.next().unwrap();
     assert_eq!(files.next(), None);
     only

@@ -4,8 +4,8 @@
 use mailtrail_trail::AttemptStatus;
 use std::time::Duration;
 use testkit::log_capture::LogCapture;
-use testkit::mock_smtp::{Act, At, Script, Server};
-use testkit::queue_harness::{Scene, attempts, taken};
+use testkit::mock_smtp::{MockSmtpServer, SmtpAction, SmtpScript, SmtpStep};
+use testkit::queue_harness::{QueueHarness, accepted_mail, attempt_results};
 
 const PIPELINING_MODES: [&str; 3] =
     ["pipelining = \"full\"", "pipelining = \"group\"", "pipelining = \"off\""];
@@ -15,30 +15,30 @@ const ADA_RECIPIENT: [&str; 1] = ["a@example.net"];
 async fn connection_lost_while_idle_costs_no_attempt() {
     for mode in PIPELINING_MODES {
         for end in [
-            Act::Close,
-            Act::Reset,
-            Act::HalfClose,
-            Act::Silence,
-            Act::Bye("421 4.4.2 idle too long"),
-            Act::Say("421 4.3.2 I say so and stay"),
-            Act::Say("250 nobody asked"),
-            Act::Dribble,
-            Act::Say("what is this"),
-            Act::LongLine,
-            Act::Endless,
+            SmtpAction::Close,
+            SmtpAction::Reset,
+            SmtpAction::HalfClose,
+            SmtpAction::Hang,
+            SmtpAction::ReplyAndClose("421 4.4.2 idle too long"),
+            SmtpAction::Reply("421 4.3.2 I say so and stay"),
+            SmtpAction::Reply("250 nobody asked"),
+            SmtpAction::ReplySlowly,
+            SmtpAction::Reply("what is this"),
+            SmtpAction::EndlessLine,
+            SmtpAction::EndlessReply,
         ] {
-            let script = Script::new().at(At::Between, [Some(end.clone())]);
+            let script = SmtpScript::new().on(SmtpStep::AfterReply, [Some(end.clone())]);
             let text = format!("{mode}\nconnections = 1");
-            let mut scene = Scene::in_leaps(Server::start(script).await, &text).await;
-            scene.settled(scene.send(1, &ADA_RECIPIENT).await).await;
-            scene.wait(Duration::from_secs(20)).await;
-            let trail = scene.settled(scene.send(2, &ADA_RECIPIENT).await).await;
+            let mut scene = QueueHarness::with_manual_time(MockSmtpServer::start(script).await, &text).await;
+            scene.wait_for_result(scene.enqueue(1, &ADA_RECIPIENT).await).await;
+            scene.let_time_pass(Duration::from_secs(20)).await;
+            let trail = scene.wait_for_result(scene.enqueue(2, &ADA_RECIPIENT).await).await;
             assert_eq!(
-                (attempts(&trail), trail.attempts),
+                (attempt_results(&trail), trail.attempts),
                 (vec![AttemptStatus::Relayed], 1),
                 "{mode} {end:?}"
             );
-            assert_eq!(scene.server.taken(), [taken(1, 1), taken(2, 2)], "{mode} {end:?}");
+            assert_eq!(scene.server.accepted(), [accepted_mail(1, 1), accepted_mail(2, 2)], "{mode} {end:?}");
             scene.stop().await;
         }
     }
@@ -48,16 +48,17 @@ async fn connection_lost_while_idle_costs_no_attempt() {
 async fn opens_and_closes_connections_with_load() {
     for mode in PIPELINING_MODES {
         let text = format!("{mode}\nconnections = 4\nidle_timeout = \"1h\"");
-        let mut scene = Scene::in_leaps(Server::start(Script::new()).await, &text).await;
-        scene.settled(scene.send(1, &ADA_RECIPIENT).await).await;
+        let mut scene =
+            QueueHarness::with_manual_time(MockSmtpServer::start(SmtpScript::new()).await, &text).await;
+        scene.wait_for_result(scene.enqueue(1, &ADA_RECIPIENT).await).await;
         assert_eq!(scene.server.connections(), 1, "{mode}: one message");
-        let ids = scene.send_many(2..=200).await;
+        let ids = scene.enqueue_many(2..=200).await;
         for id in ids {
-            assert_eq!(attempts(&scene.settled(id).await), [AttemptStatus::Relayed], "{mode}");
+            assert_eq!(attempt_results(&scene.wait_for_result(id).await), [AttemptStatus::Relayed], "{mode}");
         }
         assert_eq!(scene.server.connections(), 4, "{mode}: many");
-        scene.until("all goodbyes", || scene.said("QUIT") == 4).await;
-        scene.settled(scene.send(201, &ADA_RECIPIENT).await).await;
+        scene.wait_until("all goodbyes", || scene.command_count("QUIT") == 4).await;
+        scene.wait_for_result(scene.enqueue(201, &ADA_RECIPIENT).await).await;
         assert_eq!(scene.server.connections(), 5, "{mode}: one message again");
         scene.stop().await;
     }
@@ -68,21 +69,22 @@ async fn closes_connection_at_max_age() {
     let age = Duration::from_secs(300);
     for mode in PIPELINING_MODES {
         let text = format!("{mode}\nconnections = 1\nidle_timeout = \"1h\"\nconnection_age = \"5min\"");
-        let mut scene = Scene::in_leaps(Server::start(Script::new()).await, &text).await;
+        let mut scene =
+            QueueHarness::with_manual_time(MockSmtpServer::start(SmtpScript::new()).await, &text).await;
         let numbers = 0..30;
         let mut latest_births = Vec::new();
         for number in numbers.clone() {
             let handed_in = scene.time.clock().now();
-            scene.settled(scene.send(number, &ADA_RECIPIENT).await).await;
-            if scene.server.taken().last().unwrap().connection > latest_births.len() {
+            scene.wait_for_result(scene.enqueue(number, &ADA_RECIPIENT).await).await;
+            if scene.server.accepted().last().unwrap().connection > latest_births.len() {
                 latest_births.push(scene.time.clock().now());
             }
             let old = handed_in.duration_since(*latest_births.last().unwrap());
             assert!(old < age, "{mode}: message {number} went over a connection {old:?} old");
-            scene.wait(Duration::from_secs(29)).await;
+            scene.let_time_pass(Duration::from_secs(29)).await;
         }
         assert!((3..15).contains(&latest_births.len()), "{mode}: {} connections", latest_births.len());
-        scene.assert_each_taken_once(numbers, mode);
+        scene.assert_each_accepted_once(numbers, mode);
         scene.stop().await;
     }
 }
@@ -91,28 +93,32 @@ async fn closes_connection_at_max_age() {
 /// that forget what is behind it, or a part of that.
 #[tokio::test(start_paused = true)]
 async fn stops_pipelining_envelopes_after_failures() {
-    for (behind, in_vain) in
-        [(Act::Bye("250 taken"), 0), (Act::Close, 3), (Act::Forget, 0), (Act::ForgetHalf, 0)]
-    {
+    for (behind, in_vain) in [
+        (SmtpAction::ReplyAndClose("250 taken"), 0),
+        (SmtpAction::Close, 3),
+        (SmtpAction::DropPipelined, 0),
+        (SmtpAction::DropHalfPipelined, 0),
+    ] {
         let log = LogCapture::default();
         let _logging = log.install();
-        let mut script = Script::new();
-        script.behind_dot = Some(behind.clone());
-        let mut scene = Scene::in_leaps(Server::start(script).await, "connections = 1").await;
+        let mut script = SmtpScript::new();
+        script.pipelined_after_dot = Some(behind.clone());
+        let mut scene =
+            QueueHarness::with_manual_time(MockSmtpServer::start(script).await, "connections = 1").await;
         assert_delivered(&scene, 1..=50, in_vain, &format!("{behind:?}")).await;
         let lowered = log.lines("commands well");
         assert!(lowered.len() == 1 && lowered[0].contains("pipelining=Group"), "{behind:?}: {lowered:?}");
         // An hour later one more try shows that it is still so.
-        scene.wait(Duration::from_secs(3600)).await;
+        scene.let_time_pass(Duration::from_secs(3600)).await;
         assert_delivered(&scene, 51..=99, in_vain.min(1), &format!("{behind:?}, an hour later")).await;
         assert_eq!(log.lines("commands well").len(), 2, "{behind:?}");
         // And again, when it has become better.
-        scene.server.with(|script| script.behind_dot = None);
-        scene.wait(Duration::from_secs(3600)).await;
-        let before = scene.server.with(|script| std::mem::take(&mut script.chained));
+        scene.server.with_script(|script| script.pipelined_after_dot = None);
+        scene.let_time_pass(Duration::from_secs(3600)).await;
+        let before = scene.server.with_script(|script| std::mem::take(&mut script.pipelined_transactions));
         assert_eq!(before, 4, "{behind:?}");
         assert_delivered(&scene, 101..=150, 0, &format!("{behind:?}, and it is over")).await;
-        let chained = scene.server.with(|script| script.chained);
+        let chained = scene.server.with_script(|script| script.pipelined_transactions);
         assert!(chained > 40, "{behind:?}: {chained}");
         assert_eq!(log.lines("commands well").len(), 2, "{behind:?}");
         scene.stop().await;
@@ -122,14 +128,16 @@ async fn stops_pipelining_envelopes_after_failures() {
 #[tokio::test(start_paused = true)]
 async fn falls_back_to_single_commands_after_failures() {
     for mode in &PIPELINING_MODES[..2] {
-        let once_too_often = Act::Say("250-sender ok\r\n250 sender ok\r\n250 once too often");
-        for behind in [Act::Close, Act::Forget, Act::ForgetHalf, once_too_often] {
+        let once_too_often = SmtpAction::Reply("250-sender ok\r\n250 sender ok\r\n250 once too often");
+        for behind in
+            [SmtpAction::Close, SmtpAction::DropPipelined, SmtpAction::DropHalfPipelined, once_too_often]
+        {
             let log = LogCapture::default();
             let _logging = log.install();
-            let mut script = Script::new();
-            script.behind_mail = Some(behind.clone());
+            let mut script = SmtpScript::new();
+            script.pipelined_after_mail = Some(behind.clone());
             let text = format!("{mode}\nconnections = 1");
-            let mut scene = Scene::in_leaps(Server::start(script).await, &text).await;
+            let mut scene = QueueHarness::with_manual_time(MockSmtpServer::start(script).await, &text).await;
             assert_delivered(&scene, 1..=50, 3, &format!("{mode} {behind:?}")).await;
             let lowered = log.lines("commands well");
             assert!(
@@ -142,15 +150,20 @@ async fn falls_back_to_single_commands_after_failures() {
 }
 
 /// Each message arrives once, or again after an unknown end; no more than so many attempts are in vain.
-async fn assert_delivered(scene: &Scene, numbers: std::ops::RangeInclusive<u64>, in_vain: u32, what: &str) {
-    scene.server.with(|script| script.taken.clear());
-    let ids = scene.send_many(numbers.clone()).await;
+async fn assert_delivered(
+    scene: &QueueHarness,
+    numbers: std::ops::RangeInclusive<u64>,
+    in_vain: u32,
+    what: &str,
+) {
+    scene.server.with_script(|script| script.accepted.clear());
+    let ids = scene.enqueue_many(numbers.clone()).await;
     let mut vain = 0;
     for id in ids {
-        let trail = scene.settled(id).await;
-        assert_eq!(attempts(&trail).last(), Some(&AttemptStatus::Relayed), "{what}: {trail:?}");
+        let trail = scene.wait_for_result(id).await;
+        assert_eq!(attempt_results(&trail).last(), Some(&AttemptStatus::Relayed), "{what}: {trail:?}");
         vain += trail.attempts - 1;
     }
     assert!(vain <= in_vain, "{what}: {vain} attempts in vain");
-    scene.assert_each_taken_once(numbers, what);
+    scene.assert_each_accepted_once(numbers, what);
 }

@@ -10,9 +10,11 @@ use mailtrail_trail::{
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use testkit::mock_smtp::{Act, At, Script, Server};
+use testkit::mock_smtp::{MockSmtpServer, SmtpAction, SmtpScript, SmtpStep};
 use testkit::queue_harness;
-use testkit::queue_harness::{LONG, Scene, attempts, message, states, taken};
+use testkit::queue_harness::{
+    LONG_MESSAGE, QueueHarness, accepted_mail, attempt_results, recipient_states, sample_message,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const PIPELINING_MODES: [&str; 3] =
@@ -21,14 +23,16 @@ const PIPELINING_MODES: [&str; 3] =
 #[tokio::test]
 async fn each_recipient_has_its_own_result() {
     for mode in PIPELINING_MODES {
-        let refused = Act::Say("550 5.1.1 no such user");
-        let later = [Act::Say("451 4.2.0 greylisted"), Act::Say("250 now")];
-        let script = Script::new().to("b@example.net", [refused]).to("c@example.net", later);
-        let scene = Scene::new(script, mode).await;
-        let id = scene.send(1, &["a@example.net", "b@example.net", "c@example.net", "d@example.net"]).await;
-        let trail = scene.settled(id).await;
+        let refused = SmtpAction::Reply("550 5.1.1 no such user");
+        let later = [SmtpAction::Reply("451 4.2.0 greylisted"), SmtpAction::Reply("250 now")];
+        let script =
+            SmtpScript::new().on_recipient("b@example.net", [refused]).on_recipient("c@example.net", later);
+        let scene = QueueHarness::new(script, mode).await;
+        let id =
+            scene.enqueue(1, &["a@example.net", "b@example.net", "c@example.net", "d@example.net"]).await;
+        let trail = scene.wait_for_result(id).await;
         assert_eq!(
-            states(&trail),
+            recipient_states(&trail),
             [
                 RecipientState::Relayed,
                 RecipientState::Bounced,
@@ -37,9 +41,9 @@ async fn each_recipient_has_its_own_result() {
             ],
             "{mode}"
         );
-        let to: Vec<_> = scene.server.taken().into_iter().map(|taken| taken.recipients).collect();
+        let to: Vec<_> = scene.server.accepted().into_iter().map(|taken| taken.recipients).collect();
         assert_eq!(to, [vec!["a@example.net", "d@example.net"], vec!["c@example.net"]], "{mode}");
-        assert_eq!((trail.attempts, scene.said("RCPT")), (2, 5), "{mode}");
+        assert_eq!((trail.attempts, scene.command_count("RCPT")), (2, 5), "{mode}");
         assert_eq!(trail.recipients[1].diagnostic.enhanced_status.as_deref(), Some("5.1.1"), "{mode}");
     }
 }
@@ -50,23 +54,27 @@ async fn five_recipients_have_five_results() {
     let everybody = ["a@example.net", "b@example.net", "c@example.net", "d@example.net", "e@example.net"];
     for mode in PIPELINING_MODES {
         for (drops, standing, words) in [
-            (At::Rcpt, AttemptStatus::Queued, "the server closed the connection"),
+            (SmtpStep::Rcpt, AttemptStatus::Queued, "the server closed the connection"),
             (
-                At::Dot,
+                SmtpStep::Dot,
                 AttemptStatus::Unknown,
                 "the message was sent and no answer came: the server closed the connection",
             ),
         ] {
-            let later = [Act::Say("450 4.2.1 Mailbox <c> is busy; come back"), Act::Say("250 now")];
-            let mut script = Script::new()
-                .to("b@example.net", [Act::Say("550 5.1.1 <b>: No such user, really")])
-                .to("c@example.net", later);
+            let later =
+                [SmtpAction::Reply("450 4.2.1 Mailbox <c> is busy; come back"), SmtpAction::Reply("250 now")];
+            let mut script = SmtpScript::new()
+                .on_recipient("b@example.net", [SmtpAction::Reply("550 5.1.1 <b>: No such user, really")])
+                .on_recipient("c@example.net", later);
             match drops {
-                At::Rcpt => script.add_for("e@example.net", [Act::Close, Act::Say("250 there you are")]),
-                _ => script.add(drops, [Some(Act::Close)]),
+                SmtpStep::Rcpt => script.replace_recipient_actions(
+                    "e@example.net",
+                    [SmtpAction::Close, SmtpAction::Reply("250 there you are")],
+                ),
+                _ => script.add_actions(drops, [Some(SmtpAction::Close)]),
             }
-            let scene = Scene::new(script, mode).await;
-            let trail = scene.settled(scene.send(1, &everybody).await).await;
+            let scene = QueueHarness::new(script, mode).await;
+            let trail = scene.wait_for_result(scene.enqueue(1, &everybody).await).await;
             let what = format!("{mode} {drops:?}: {:#?}", trail.events);
             let first: Vec<_> = (0..5u16)
                 .map(|place| {
@@ -97,8 +105,8 @@ async fn five_recipients_have_five_results() {
                 RecipientState::Relayed,
                 RecipientState::Relayed,
             ];
-            assert_eq!((states(&trail), trail.attempts), (relayed.to_vec(), 2), "{what}");
-            let to: Vec<_> = scene.server.taken().into_iter().map(|taken| taken.recipients).collect();
+            assert_eq!((recipient_states(&trail), trail.attempts), (relayed.to_vec(), 2), "{what}");
+            let to: Vec<_> = scene.server.accepted().into_iter().map(|taken| taken.recipients).collect();
             let rest = ["a@example.net", "c@example.net", "d@example.net", "e@example.net"];
             assert_eq!(to, [rest], "{what}");
         }
@@ -107,83 +115,84 @@ async fn five_recipients_have_five_results() {
 
 #[tokio::test]
 async fn ends_data_that_server_accepts_without_recipients() {
-    let mut script = Script::new().to("b@example.net", [Act::Say("550 no")]);
-    script.data_regardless = true;
-    let scene = Scene::new(script, "connections = 1").await;
-    let refused = scene.send(1, &["b@example.net"]).await;
-    assert_eq!(states(&scene.settled(refused).await), [RecipientState::Bounced]);
-    let fine = scene.send(2, &["a@example.net"]).await;
-    assert_eq!(states(&scene.settled(fine).await), [RecipientState::Relayed]);
-    assert_eq!(scene.server.taken(), [taken(1, 2)]);
+    let mut script = SmtpScript::new().on_recipient("b@example.net", [SmtpAction::Reply("550 no")]);
+    script.accepts_data_without_recipients = true;
+    let scene = QueueHarness::new(script, "connections = 1").await;
+    let refused = scene.enqueue(1, &["b@example.net"]).await;
+    assert_eq!(recipient_states(&scene.wait_for_result(refused).await), [RecipientState::Bounced]);
+    let fine = scene.enqueue(2, &["a@example.net"]).await;
+    assert_eq!(recipient_states(&scene.wait_for_result(fine).await), [RecipientState::Relayed]);
+    assert_eq!(scene.server.accepted(), [accepted_mail(1, 2)]);
 }
 
 #[tokio::test]
 async fn connection_lost_before_end_of_data_is_temporary_failure() {
-    for at in [At::Banner, At::Ehlo, At::Mail, At::Data, At::Body] {
-        let scene = Scene::new(Script::new().at(at, [Some(Act::Close)]), "").await;
-        let id = scene.send(LONG, &["a@example.net"]).await;
-        let trail = scene.settled(id).await;
-        assert_eq!(attempts(&trail), [AttemptStatus::Queued, AttemptStatus::Relayed], "{at:?}");
-        assert!(scene.server.taken() == [taken(2, LONG)], "{at:?}");
+    for at in [SmtpStep::Banner, SmtpStep::Ehlo, SmtpStep::Mail, SmtpStep::Data, SmtpStep::Body] {
+        let scene = QueueHarness::new(SmtpScript::new().on(at, [Some(SmtpAction::Close)]), "").await;
+        let id = scene.enqueue(LONG_MESSAGE, &["a@example.net"]).await;
+        let trail = scene.wait_for_result(id).await;
+        assert_eq!(attempt_results(&trail), [AttemptStatus::Queued, AttemptStatus::Relayed], "{at:?}");
+        assert!(scene.server.accepted() == [accepted_mail(2, LONG_MESSAGE)], "{at:?}");
     }
 }
 
 #[tokio::test]
 async fn connection_lost_after_end_of_data_is_unknown_and_retried() {
     for mode in PIPELINING_MODES {
-        let scene = Scene::new(Script::new().at(At::Dot, [Some(Act::Close)]), mode).await;
-        let id = scene.send(1, &["a@example.net"]).await;
-        let trail = scene.settled(id).await;
-        assert_eq!(attempts(&trail), [AttemptStatus::Unknown, AttemptStatus::Relayed], "{mode}");
+        let scene =
+            QueueHarness::new(SmtpScript::new().on(SmtpStep::Dot, [Some(SmtpAction::Close)]), mode).await;
+        let id = scene.enqueue(1, &["a@example.net"]).await;
+        let trail = scene.wait_for_result(id).await;
+        assert_eq!(attempt_results(&trail), [AttemptStatus::Unknown, AttemptStatus::Relayed], "{mode}");
         let text = trail.events[1].diagnostic.text.clone().unwrap_or_default();
         assert!(text.contains("no answer came"), "{text}");
-        assert_eq!(scene.server.taken(), [taken(2, 1)], "{mode}");
+        assert_eq!(scene.server.accepted(), [accepted_mail(2, 1)], "{mode}");
     }
 }
 
 #[tokio::test]
 async fn closing_between_messages_costs_no_attempt() {
     for mode in PIPELINING_MODES {
-        for bye in [Act::Bye("421 4.4.2 idle too long"), Act::Close] {
-            let scene = Scene::new(Script::new(), &format!("{mode}\nconnections = 1")).await;
-            scene.settled(scene.send(1, &["a@example.net"]).await).await;
-            scene.server.with(|script| script.add(At::Mail, [Some(bye.clone())]));
-            let trail = scene.settled(scene.send(2, &["a@example.net"]).await).await;
+        for bye in [SmtpAction::ReplyAndClose("421 4.4.2 idle too long"), SmtpAction::Close] {
+            let scene = QueueHarness::new(SmtpScript::new(), &format!("{mode}\nconnections = 1")).await;
+            scene.wait_for_result(scene.enqueue(1, &["a@example.net"]).await).await;
+            scene.server.with_script(|script| script.add_actions(SmtpStep::Mail, [Some(bye.clone())]));
+            let trail = scene.wait_for_result(scene.enqueue(2, &["a@example.net"]).await).await;
             assert_eq!(
-                (attempts(&trail), trail.attempts),
+                (attempt_results(&trail), trail.attempts),
                 (vec![AttemptStatus::Relayed], 1),
                 "{mode} {bye:?}"
             );
-            assert_eq!(scene.server.taken(), [taken(1, 1), taken(2, 2)], "{mode} {bye:?}");
+            assert_eq!(scene.server.accepted(), [accepted_mail(1, 1), accepted_mail(2, 2)], "{mode} {bye:?}");
         }
     }
 }
 
 #[tokio::test]
 async fn stale_connection_costs_no_attempt() {
-    let script = Script::new().at(At::Dot, [Some(Act::Bye("250 and goodbye"))]);
-    let scene = Scene::new(script, "connections = 1").await;
-    scene.settled(scene.send(1, &["a@example.net"]).await).await;
-    let trail = scene.settled(scene.send(2, &["a@example.net"]).await).await;
-    assert_eq!((attempts(&trail), trail.attempts), (vec![AttemptStatus::Relayed], 1));
-    assert_eq!(scene.server.taken(), [taken(1, 1), taken(2, 2)]);
+    let script = SmtpScript::new().on(SmtpStep::Dot, [Some(SmtpAction::ReplyAndClose("250 and goodbye"))]);
+    let scene = QueueHarness::new(script, "connections = 1").await;
+    scene.wait_for_result(scene.enqueue(1, &["a@example.net"]).await).await;
+    let trail = scene.wait_for_result(scene.enqueue(2, &["a@example.net"]).await).await;
+    assert_eq!((attempt_results(&trail), trail.attempts), (vec![AttemptStatus::Relayed], 1));
+    assert_eq!(scene.server.accepted(), [accepted_mail(1, 1), accepted_mail(2, 2)]);
 }
 
 #[tokio::test]
 async fn sends_nothing_in_clear_when_tls_is_required() {
     for offer in [None, Some("STARTTLS")] {
         // Not offered; offered and refused.
-        let mut script = Script::new();
-        script.offers.extend(offer);
-        script.offers.push("AUTH PLAIN");
+        let mut script = SmtpScript::new();
+        script.capabilities.extend(offer);
+        script.capabilities.push("AUTH PLAIN");
         let text = format!("tls = \"starttls\"\nusername = \"u\"\npassword = \"hunter2\"\n{QUICK_BREAKER}");
-        let scene = Scene::new(script, &text).await;
-        let id = scene.send(1, &["a@example.net"]).await;
-        scene.until("two connections", || scene.server.connections() >= 2).await;
-        let trail = scene.trail(id);
-        assert_eq!(states(&trail), [RecipientState::Queued]);
+        let scene = QueueHarness::new(script, &text).await;
+        let id = scene.enqueue(1, &["a@example.net"]).await;
+        scene.wait_until("two connections", || scene.server.connections() >= 2).await;
+        let trail = scene.load_trail(id);
+        assert_eq!(recipient_states(&trail), [RecipientState::Queued]);
         assert!(trail.next_attempt.is_some());
-        let heard = scene.server.heard();
+        let heard = scene.server.commands();
         assert!(heard.iter().all(|line| line.contains("EHLO") || line.ends_with("STARTTLS")), "{heard:?}");
     }
 }
@@ -193,18 +202,18 @@ async fn ignores_plaintext_injected_after_starttls() {
     for injected in ["", "250-evil\r\n250 AUTH LOGIN\r\n", "550 5.7.1 go away\r\n"] {
         let directory = tempfile::tempdir().unwrap();
         let pair = tls::load_self_signed(directory.path(), "localhost").unwrap();
-        let mut script = Script::new();
-        script.offers.extend(["STARTTLS", "AUTH PLAIN"]);
-        (script.tls, script.injected) = (Some(tls::build_acceptor(pair).unwrap()), injected);
+        let mut script = SmtpScript::new();
+        script.capabilities.extend(["STARTTLS", "AUTH PLAIN"]);
+        (script.tls, script.injected_plaintext) = (Some(tls::build_acceptor(pair).unwrap()), injected);
         let ca = directory.path().join("relay.pem");
         let text = format!(
             "tls = \"starttls\"\nca_file = {:?}\nusername = \"u\"\npassword = \"p\"\nconnections = 1",
             ca.display()
         );
-        let scene = Scene::new(script, &text).await;
-        let trail = scene.settled(scene.send(1, &["a@example.net"]).await).await;
-        assert_eq!(attempts(&trail), [AttemptStatus::Relayed], "{injected:?}");
-        let heard: Vec<_> = scene.server.heard().iter().map(|line| line[..6].to_owned()).collect();
+        let scene = QueueHarness::new(script, &text).await;
+        let trail = scene.wait_for_result(scene.enqueue(1, &["a@example.net"]).await).await;
+        assert_eq!(attempt_results(&trail), [AttemptStatus::Relayed], "{injected:?}");
+        let heard: Vec<_> = scene.server.commands().iter().map(|line| line[..6].to_owned()).collect();
         assert_eq!(
             heard,
             ["1 EHLO", "1 STAR", "1 EHLO", "1 AUTH", "1 MAIL", "1 RCPT", "1 DATA"],
@@ -225,11 +234,11 @@ async fn falls_back_to_helo() {
         "550 no",
         "554 no",
     ] {
-        let script = Script::new().at(At::Ehlo, [Some(Act::Say(refusal))]);
-        let scene = Scene::new(script, "").await;
-        let trail = scene.settled(scene.send(1, &["a@example.net", "b@example.net"]).await).await;
-        assert_eq!((attempts(&trail), trail.attempts), (vec![AttemptStatus::Relayed], 1), "{refusal}");
-        let heard: Vec<_> = scene.server.heard().iter().map(|line| line[..6].to_owned()).collect();
+        let script = SmtpScript::new().on(SmtpStep::Ehlo, [Some(SmtpAction::Reply(refusal))]);
+        let scene = QueueHarness::new(script, "").await;
+        let trail = scene.wait_for_result(scene.enqueue(1, &["a@example.net", "b@example.net"]).await).await;
+        assert_eq!((attempt_results(&trail), trail.attempts), (vec![AttemptStatus::Relayed], 1), "{refusal}");
+        let heard: Vec<_> = scene.server.commands().iter().map(|line| line[..6].to_owned()).collect();
         assert_eq!(heard, ["1 EHLO", "1 HELO", "1 MAIL", "1 RCPT", "1 RCPT", "1 DATA"], "{refusal}");
     }
 }
@@ -243,12 +252,13 @@ async fn helo_does_not_replace_tls_or_login() {
         ("502 no", "tls = \"starttls\""),
         ("502 no", "username = \"u\"\npassword = \"p\""),
     ] {
-        let script = Script::new().at(At::Ehlo, [Some(Act::Say(refusal)), Some(Act::Say(refusal))]);
-        let scene = Scene::new(script, &format!("{more}\n{QUICK_BREAKER}")).await;
-        let id = scene.send(1, &["a@example.net"]).await;
-        scene.until("the first attempt", || scene.trail(id).attempts == 1).await;
-        assert_eq!(states(&scene.trail(id)), [RecipientState::Queued], "{refusal} {more}");
-        assert_eq!((scene.said("HELO"), scene.said("MAIL")), (0, 0), "{refusal} {more}");
+        let script = SmtpScript::new()
+            .on(SmtpStep::Ehlo, [Some(SmtpAction::Reply(refusal)), Some(SmtpAction::Reply(refusal))]);
+        let scene = QueueHarness::new(script, &format!("{more}\n{QUICK_BREAKER}")).await;
+        let id = scene.enqueue(1, &["a@example.net"]).await;
+        scene.wait_until("the first attempt", || scene.load_trail(id).attempts == 1).await;
+        assert_eq!(recipient_states(&scene.load_trail(id)), [RecipientState::Queued], "{refusal} {more}");
+        assert_eq!((scene.command_count("HELO"), scene.command_count("MAIL")), (0, 0), "{refusal} {more}");
     }
 }
 
@@ -256,72 +266,87 @@ async fn helo_does_not_replace_tls_or_login() {
 #[tokio::test]
 async fn accepts_old_auth_keyword_form() {
     for offers in [&["AUTH=PLAIN LOGIN"][..], &["auth=LOGIN plain"], &["AUTH CRAM-MD5", "AUTH=PLAIN"]] {
-        let mut script = Script::new();
-        script.offers.extend(offers);
-        let scene = Scene::new(script, "username = \"u\"\npassword = \"p\"").await;
-        let trail = scene.settled(scene.send(1, &["a@example.net"]).await).await;
-        assert_eq!((attempts(&trail), scene.said("AUTH")), (vec![AttemptStatus::Relayed], 1), "{offers:?}");
+        let mut script = SmtpScript::new();
+        script.capabilities.extend(offers);
+        let scene = QueueHarness::new(script, "username = \"u\"\npassword = \"p\"").await;
+        let trail = scene.wait_for_result(scene.enqueue(1, &["a@example.net"]).await).await;
+        assert_eq!(
+            (attempt_results(&trail), scene.command_count("AUTH")),
+            (vec![AttemptStatus::Relayed], 1),
+            "{offers:?}"
+        );
     }
 }
 
 #[tokio::test]
 async fn rejected_login_opens_breaker_without_further_attempts() {
-    let refused = || Some(Act::Say("535 5.7.8 wrong"));
-    let mut script = Script::new().at(At::Auth, [refused(), refused()]);
-    script.offers.push("AUTH PLAIN");
-    let scene =
-        Scene::new(script, &format!("username = \"u\"\npassword = \"p\"\nconnections = 4\n{QUICK_BREAKER}"))
-            .await;
-    let first = scene.send(1, &["a@example.net"]).await;
-    scene.until("the first login", || scene.said("AUTH") == 1).await;
-    scene.until("its outcome", || scene.trail(first).attempts == 1).await;
+    let refused = || Some(SmtpAction::Reply("535 5.7.8 wrong"));
+    let mut script = SmtpScript::new().on(SmtpStep::Auth, [refused(), refused()]);
+    script.capabilities.push("AUTH PLAIN");
+    let scene = QueueHarness::new(
+        script,
+        &format!("username = \"u\"\npassword = \"p\"\nconnections = 4\n{QUICK_BREAKER}"),
+    )
+    .await;
+    let first = scene.enqueue(1, &["a@example.net"]).await;
+    scene.wait_until("the first login", || scene.command_count("AUTH") == 1).await;
+    scene.wait_until("its outcome", || scene.load_trail(first).attempts == 1).await;
     let mut others = Vec::new();
     for number in 2..8 {
-        others.push(scene.send(number, &["a@example.net"]).await);
+        others.push(scene.enqueue(number, &["a@example.net"]).await);
     }
-    scene.until("the failed probe", || scene.said("AUTH") == 2).await;
+    scene.wait_until("the failed probe", || scene.command_count("AUTH") == 2).await;
     for id in &others {
-        assert_eq!((scene.trail(*id).attempts, states(&scene.trail(*id))), (0, vec![RecipientState::Queued]));
+        assert_eq!(
+            (scene.load_trail(*id).attempts, recipient_states(&scene.load_trail(*id))),
+            (0, vec![RecipientState::Queued])
+        );
     }
-    assert_eq!(scene.trail(first).attempts, 1);
+    assert_eq!(scene.load_trail(first).attempts, 1);
     for id in others {
-        let trail = scene.settled(id).await;
-        assert_eq!((attempts(&trail), trail.attempts), (vec![AttemptStatus::Relayed], 1));
+        let trail = scene.wait_for_result(id).await;
+        assert_eq!((attempt_results(&trail), trail.attempts), (vec![AttemptStatus::Relayed], 1));
     }
-    assert_eq!(attempts(&scene.settled(first).await), [AttemptStatus::Queued, AttemptStatus::Relayed]);
+    assert_eq!(
+        attempt_results(&scene.wait_for_result(first).await),
+        [AttemptStatus::Queued, AttemptStatus::Relayed]
+    );
 }
 
 /// The probe's own message may be refused, too large, or lost: the breaker must not wait for it for ever.
 #[tokio::test]
 async fn inconclusive_probe_does_not_block_breaker() {
     for (at, act) in [
-        (At::Rcpt, Act::Say("550 no such user")),
-        (At::Mail, Act::Say("451 not now")),
-        (At::Body, Act::Close),
-        (At::Dot, Act::Close),
+        (SmtpStep::Rcpt, SmtpAction::Reply("550 no such user")),
+        (SmtpStep::Mail, SmtpAction::Reply("451 not now")),
+        (SmtpStep::Body, SmtpAction::Close),
+        (SmtpStep::Dot, SmtpAction::Close),
     ] {
-        let mut script =
-            Script::new().at(At::Auth, [Some(Act::Say("535 wrong"))]).at(at, [Some(act.clone())]);
-        script.offers.push("AUTH PLAIN");
-        let scene = Scene::new(script, &format!("username = \"u\"\npassword = \"p\"\n{QUICK_BREAKER}")).await;
-        let probe = scene.send(1, &["a@example.net"]).await;
-        scene.settled(probe).await;
-        let next = scene.settled(scene.send(2, &["a@example.net"]).await).await;
-        assert_eq!(states(&next), [RecipientState::Relayed], "{at:?} {act:?}");
+        let mut script = SmtpScript::new()
+            .on(SmtpStep::Auth, [Some(SmtpAction::Reply("535 wrong"))])
+            .on(at, [Some(act.clone())]);
+        script.capabilities.push("AUTH PLAIN");
+        let scene =
+            QueueHarness::new(script, &format!("username = \"u\"\npassword = \"p\"\n{QUICK_BREAKER}")).await;
+        let probe = scene.enqueue(1, &["a@example.net"]).await;
+        scene.wait_for_result(probe).await;
+        let next = scene.wait_for_result(scene.enqueue(2, &["a@example.net"]).await).await;
+        assert_eq!(recipient_states(&next), [RecipientState::Relayed], "{at:?} {act:?}");
     }
 }
 
 #[tokio::test]
 async fn fifty_messages_arrive_exactly_once() {
     for mode in PIPELINING_MODES {
-        let scene = Scene::new(Script::new(), &format!("{mode}\nconnections = 1")).await;
-        let ids = scene.send_many(1..=50).await;
+        let scene = QueueHarness::new(SmtpScript::new(), &format!("{mode}\nconnections = 1")).await;
+        let ids = scene.enqueue_many(1..=50).await;
         for id in ids {
-            assert_eq!(attempts(&scene.settled(id).await), [AttemptStatus::Relayed], "{mode}");
+            assert_eq!(attempt_results(&scene.wait_for_result(id).await), [AttemptStatus::Relayed], "{mode}");
         }
         assert_eq!(scene.server.connections(), 1, "{mode}");
-        scene.assert_each_taken_once(1..=50, mode);
-        let (chained, ahead) = scene.server.with(|script| (script.chained, script.ahead));
+        scene.assert_each_accepted_once(1..=50, mode);
+        let (chained, ahead) =
+            scene.server.with_script(|script| (script.pipelined_transactions, script.early_replies));
         // The next envelope behind a dot is one round trip a message, an envelope in one go two.
         assert_eq!(chained > 40, mode == PIPELINING_MODES[0], "{mode}: {chained} behind a dot");
         assert_eq!(ahead > 90, mode != PIPELINING_MODES[2], "{mode}: {ahead} in one go");
@@ -330,51 +355,67 @@ async fn fifty_messages_arrive_exactly_once() {
 
 #[tokio::test]
 async fn pipelined_envelopes_survive_faults_between() {
-    let middle = |act: Act| [None, None, None, Some(act)];
+    let middle = |act: SmtpAction| [None, None, None, Some(act)];
     for mode in PIPELINING_MODES {
         for (at, act, expected) in [
-            (At::Dot, Act::Say("550 5.7.1 spam"), &[AttemptStatus::Bounced][..]),
-            (At::Dot, Act::Say("452 4.3.1 full"), &[AttemptStatus::Queued, AttemptStatus::Relayed]),
-            (At::Dot, Act::Bye("421 4.3.2 restarting"), &[AttemptStatus::Queued, AttemptStatus::Relayed]),
-            (At::Dot, Act::Bye("250 the last"), &[AttemptStatus::Relayed]),
-            (At::Dot, Act::Close, &[AttemptStatus::Unknown, AttemptStatus::Relayed]),
-            (At::Mail, Act::Say("451 4.3.0 not now"), &[AttemptStatus::Queued, AttemptStatus::Relayed]),
-            (At::Mail, Act::Close, &[AttemptStatus::Relayed]),
-            (At::Rcpt, Act::Say("550 5.7.1 not to you"), &[AttemptStatus::Bounced]),
-            (At::Rcpt, Act::Close, &[AttemptStatus::Relayed]),
-            (At::Data, Act::Say("451 4.3.0 not now"), &[AttemptStatus::Queued, AttemptStatus::Relayed]),
-            (At::Data, Act::Close, &[AttemptStatus::Relayed]),
+            (SmtpStep::Dot, SmtpAction::Reply("550 5.7.1 spam"), &[AttemptStatus::Bounced][..]),
+            (
+                SmtpStep::Dot,
+                SmtpAction::Reply("452 4.3.1 full"),
+                &[AttemptStatus::Queued, AttemptStatus::Relayed],
+            ),
+            (
+                SmtpStep::Dot,
+                SmtpAction::ReplyAndClose("421 4.3.2 restarting"),
+                &[AttemptStatus::Queued, AttemptStatus::Relayed],
+            ),
+            (SmtpStep::Dot, SmtpAction::ReplyAndClose("250 the last"), &[AttemptStatus::Relayed]),
+            (SmtpStep::Dot, SmtpAction::Close, &[AttemptStatus::Unknown, AttemptStatus::Relayed]),
+            (
+                SmtpStep::Mail,
+                SmtpAction::Reply("451 4.3.0 not now"),
+                &[AttemptStatus::Queued, AttemptStatus::Relayed],
+            ),
+            (SmtpStep::Mail, SmtpAction::Close, &[AttemptStatus::Relayed]),
+            (SmtpStep::Rcpt, SmtpAction::Reply("550 5.7.1 not to you"), &[AttemptStatus::Bounced]),
+            (SmtpStep::Rcpt, SmtpAction::Close, &[AttemptStatus::Relayed]),
+            (
+                SmtpStep::Data,
+                SmtpAction::Reply("451 4.3.0 not now"),
+                &[AttemptStatus::Queued, AttemptStatus::Relayed],
+            ),
+            (SmtpStep::Data, SmtpAction::Close, &[AttemptStatus::Relayed]),
             // Its dot was on the way already.
-            (At::Body, Act::Close, &[AttemptStatus::Unknown, AttemptStatus::Relayed]),
+            (SmtpStep::Body, SmtpAction::Close, &[AttemptStatus::Unknown, AttemptStatus::Relayed]),
         ] {
-            let script = Script::new().at(at, middle(act.clone()));
-            let scene = Scene::new(script, &format!("{mode}\nconnections = 1")).await;
+            let script = SmtpScript::new().on(at, middle(act.clone()));
+            let scene = QueueHarness::new(script, &format!("{mode}\nconnections = 1")).await;
             let what = format!("{mode} {at:?} {act:?}");
             let mut odd = Vec::new();
-            for id in scene.send_many(1..=10).await {
-                let attempts = attempts(&scene.settled(id).await);
+            for id in scene.enqueue_many(1..=10).await {
+                let attempts = attempt_results(&scene.wait_for_result(id).await);
                 odd.extend((attempts != [AttemptStatus::Relayed]).then_some(attempts));
             }
             let usual = expected == [AttemptStatus::Relayed];
             assert_eq!(odd, if usual { vec![] } else { vec![expected.to_vec()] }, "{what}");
             let lost = usize::from(expected == [AttemptStatus::Bounced]);
             let subjects: BTreeSet<_> =
-                scene.server.taken().iter().map(|taken| taken.message.clone()).collect();
-            assert_eq!((scene.server.taken().len(), subjects.len()), (10 - lost, 10 - lost), "{what}");
+                scene.server.accepted().iter().map(|taken| taken.message.clone()).collect();
+            assert_eq!((scene.server.accepted().len(), subjects.len()), (10 - lost, 10 - lost), "{what}");
         }
     }
 }
 
 #[tokio::test]
 async fn sends_single_commands_without_pipelining() {
-    let mut script = Script::new();
-    script.offers.clear();
-    let scene = Scene::new(script, "connections = 1").await;
-    for id in scene.send_many(1..=5).await {
-        assert_eq!(attempts(&scene.settled(id).await), [AttemptStatus::Relayed]);
+    let mut script = SmtpScript::new();
+    script.capabilities.clear();
+    let scene = QueueHarness::new(script, "connections = 1").await;
+    for id in scene.enqueue_many(1..=5).await {
+        assert_eq!(attempt_results(&scene.wait_for_result(id).await), [AttemptStatus::Relayed]);
     }
-    scene.assert_each_taken_once(1..=5, "no pipelining");
-    assert_eq!((scene.server.with(|script| script.ahead), scene.server.connections()), (0, 1));
+    scene.assert_each_accepted_once(1..=5, "no pipelining");
+    assert_eq!((scene.server.with_script(|script| script.early_replies), scene.server.connections()), (0, 1));
 }
 
 #[tokio::test]
@@ -384,28 +425,30 @@ async fn mailgun_limit_pauses_upstream_until_stated_time() {
         "421 Domain mg.example.com is not allowed to send: recipient limit exceeded, try again after {}",
         until_then.to_rfc5322().replace("+0000", "UTC")
     );
-    let mut script = Script::new().at(At::Data, [Some(Act::Text(text))]);
-    script.offers.push("AUTH PLAIN");
-    let scene = Scene::of("mailgun", script, "username = \"u\"\npassword = \"p\"\nconnections = 1").await;
-    let first = scene.send(1, &["a@example.net"]).await;
-    scene.until("the limit", || scene.trail(first).attempts == 1).await;
-    assert!(scene.trail(first).next_attempt >= Some(until_then));
-    let second = scene.send(2, &["a@example.net"]).await;
-    let trails = [scene.settled(first).await, scene.settled(second).await];
+    let mut script = SmtpScript::new().on(SmtpStep::Data, [Some(SmtpAction::ReplyText(text))]);
+    script.capabilities.push("AUTH PLAIN");
+    let scene =
+        QueueHarness::with_provider("mailgun", script, "username = \"u\"\npassword = \"p\"\nconnections = 1")
+            .await;
+    let first = scene.enqueue(1, &["a@example.net"]).await;
+    scene.wait_until("the limit", || scene.load_trail(first).attempts == 1).await;
+    assert!(scene.load_trail(first).next_attempt >= Some(until_then));
+    let second = scene.enqueue(2, &["a@example.net"]).await;
+    let trails = [scene.wait_for_result(first).await, scene.wait_for_result(second).await];
     assert!(Clock::System.now() >= until_then);
     assert_eq!(trails.map(|trail| trail.attempts), [2, 1]);
-    assert_eq!(scene.said("DATA"), 3);
+    assert_eq!(scene.command_count("DATA"), 3);
 }
 
 #[tokio::test]
 async fn old_message_expires() {
-    let script = Script::new().to("a@example.net", [Act::Say("451 never")]);
-    let scene = Scene::changed("plain", script, "", |config| {
+    let script = SmtpScript::new().on_recipient("a@example.net", [SmtpAction::Reply("451 never")]);
+    let scene = QueueHarness::with_config("plain", script, "", |config| {
         config.upstreams[0].retry.give_up_after = Duration::from_secs(1);
     });
     let scene = scene.await;
-    let trail = scene.settled(scene.send(1, &["a@example.net", "b@example.net"]).await).await;
-    assert_eq!(states(&trail), [RecipientState::Expired, RecipientState::Relayed]);
+    let trail = scene.wait_for_result(scene.enqueue(1, &["a@example.net", "b@example.net"]).await).await;
+    assert_eq!(recipient_states(&trail), [RecipientState::Expired, RecipientState::Relayed]);
     assert!(trail.attempts > 2, "{}", trail.attempts);
     let last = trail.events.last().unwrap();
     assert!(last.at.duration_since(trail.message.id.timestamp()) >= Duration::from_secs(1), "{last:?}");
@@ -415,16 +458,16 @@ async fn old_message_expires() {
 #[tokio::test]
 async fn message_expires_while_breaker_is_open() {
     let breaker = "[upstream.breaker]\nfailures = 1\npause = \"5min\"";
-    let script = Script::new().at(At::Banner, [Some(Act::Bye("554 not today"))]);
-    let scene = Scene::changed("plain", script, breaker, |config| {
+    let script = SmtpScript::new().on(SmtpStep::Banner, [Some(SmtpAction::ReplyAndClose("554 not today"))]);
+    let scene = QueueHarness::with_config("plain", script, breaker, |config| {
         config.upstreams[0].retry.give_up_after = Duration::from_secs(1);
     });
     let scene = scene.await;
-    let first = scene.send(1, &["a@example.net"]).await;
-    scene.until("the failure", || scene.trail(first).attempts == 1).await;
-    let second = scene.send(2, &["a@example.net"]).await;
+    let first = scene.enqueue(1, &["a@example.net"]).await;
+    scene.wait_until("the failure", || scene.load_trail(first).attempts == 1).await;
+    let second = scene.enqueue(2, &["a@example.net"]).await;
     for id in [first, second] {
-        assert_eq!(states(&scene.settled(id).await), [RecipientState::Expired]);
+        assert_eq!(recipient_states(&scene.wait_for_result(id).await), [RecipientState::Expired]);
     }
     assert_eq!(scene.server.connections(), 1);
 }
@@ -433,41 +476,41 @@ async fn message_expires_while_breaker_is_open() {
 async fn limits_messages_per_connection() {
     for mode in PIPELINING_MODES {
         let text = format!("{mode}\nconnections = 1\nmessages_per_connection = 3");
-        let scene = Scene::new(Script::new(), &text).await;
-        for id in scene.send_many(1..=7).await {
-            scene.settled(id).await;
+        let scene = QueueHarness::new(SmtpScript::new(), &text).await;
+        for id in scene.enqueue_many(1..=7).await {
+            scene.wait_for_result(id).await;
         }
         let carried = [1, 2, 3]
-            .map(|number| scene.server.taken().iter().filter(|taken| taken.connection == number).count());
+            .map(|number| scene.server.accepted().iter().filter(|taken| taken.connection == number).count());
         assert_eq!(carried, [3, 3, 1], "{mode}");
-        scene.until("both goodbyes", || scene.said("QUIT") >= 2).await;
+        scene.wait_until("both goodbyes", || scene.command_count("QUIT") >= 2).await;
     }
 }
 
 #[tokio::test]
 async fn closes_idle_connection() {
-    let scene = Scene::new(Script::new(), "idle_timeout = \"1s\"").await;
+    let scene = QueueHarness::new(SmtpScript::new(), "idle_timeout = \"1s\"").await;
     let started = Instant::now();
-    scene.settled(scene.send(1, &["a@example.net"]).await).await;
-    scene.until("the goodbye", || scene.said("QUIT") == 1).await;
+    scene.wait_for_result(scene.enqueue(1, &["a@example.net"]).await).await;
+    scene.wait_until("the goodbye", || scene.command_count("QUIT") == 1).await;
     assert!(started.elapsed() >= Duration::from_secs(1));
-    scene.settled(scene.send(2, &["a@example.net"]).await).await;
-    assert_eq!(scene.server.taken(), [taken(1, 1), taken(2, 2)]);
+    scene.wait_for_result(scene.enqueue(2, &["a@example.net"]).await).await;
+    assert_eq!(scene.server.accepted(), [accepted_mail(1, 1), accepted_mail(2, 2)]);
 }
 
 /// Mail that comes in the moment in which the only connection gives up waiting must not be forgotten.
 #[tokio::test]
 async fn mail_arriving_at_idle_timeout_is_sent() {
     let idle = Duration::from_millis(4);
-    let scene = Scene::changed("plain", Script::new(), "connections = 1", |config| {
+    let scene = QueueHarness::with_config("plain", SmtpScript::new(), "connections = 1", |config| {
         config.upstreams[0].transport.idle_timeout = idle;
     });
     let scene = scene.await;
     let mut random = fastrand::Rng::with_seed(4);
     for number in 0..250 {
         let started = Instant::now();
-        let id = scene.send(number, &["a@example.net"]).await;
-        scene.settled(id).await;
+        let id = scene.enqueue(number, &["a@example.net"]).await;
+        scene.wait_for_result(id).await;
         assert!(
             started.elapsed() < Duration::from_secs(4),
             "message {number} waited {:?}",
@@ -479,16 +522,16 @@ async fn mail_arriving_at_idle_timeout_is_sent() {
 
 #[tokio::test]
 async fn restart_resumes_queue() {
-    let later = [Act::Say("451 not before the restart")];
-    let mut scene = Scene::new(Script::new().to("a@example.net", later), "").await;
-    let ids = scene.send_many(1..=5).await;
+    let later = [SmtpAction::Reply("451 not before the restart")];
+    let mut scene = QueueHarness::new(SmtpScript::new().on_recipient("a@example.net", later), "").await;
+    let ids = scene.enqueue_many(1..=5).await;
     for id in &ids {
-        scene.until("an attempt", || scene.trail(*id).attempts >= 1).await;
+        scene.wait_until("an attempt", || scene.load_trail(*id).attempts >= 1).await;
     }
-    let known = scene.send(6, &["b@example.net"]).await;
-    scene.settled(known).await;
-    let interrupted = scene.send(7, &["a@example.net"]).await;
-    scene.until("its attempt", || scene.trail(interrupted).attempts >= 1).await;
+    let known = scene.enqueue(6, &["b@example.net"]).await;
+    scene.wait_for_result(known).await;
+    let interrupted = scene.enqueue(7, &["a@example.net"]).await;
+    scene.wait_until("its attempt", || scene.load_trail(interrupted).attempts >= 1).await;
     scene.stop().await;
     let begun = AttemptStarted { id: interrupted, at: Clock::System.now(), upstream: "up".into() };
     let store = loop {
@@ -502,37 +545,38 @@ async fn restart_resumes_queue() {
     // What became of this one is known, by an event for example.
     store.record_attempt_start(AttemptStarted { id: known, ..begun.clone() }).await.unwrap();
     drop(store);
-    scene.server.with(|script| *script = Script::new());
+    scene.server.with_script(|script| *script = SmtpScript::new());
     scene.start().await;
     for id in ids {
-        let trail = scene.settled(id).await;
-        assert_eq!(states(&trail), [RecipientState::Relayed]);
-        assert!(!attempts(&trail).contains(&AttemptStatus::Unknown));
+        let trail = scene.wait_for_result(id).await;
+        assert_eq!(recipient_states(&trail), [RecipientState::Relayed]);
+        assert!(!attempt_results(&trail).contains(&AttemptStatus::Unknown));
     }
-    let trail = scene.settled(interrupted).await;
-    assert_eq!(states(&trail), [RecipientState::Relayed]);
-    assert!(attempts(&trail).contains(&AttemptStatus::Unknown), "{trail:?}");
-    assert_eq!(attempts(&scene.settled(known).await), [AttemptStatus::Relayed]);
+    let trail = scene.wait_for_result(interrupted).await;
+    assert_eq!(recipient_states(&trail), [RecipientState::Relayed]);
+    assert!(attempt_results(&trail).contains(&AttemptStatus::Unknown), "{trail:?}");
+    assert_eq!(attempt_results(&scene.wait_for_result(known).await), [AttemptStatus::Relayed]);
 }
 
 /// One flipped bit, wherever it is in a message that no buffer holds, and the upstream never sees its end.
 #[tokio::test]
 async fn corrupted_large_message_is_not_delivered() {
-    for place in [100, 6_000_000, message(LONG).len() - 1] {
-        let later = Script::new().at(At::Rcpt, [Some(Act::Say("451 not before the damage"))]);
-        let mut scene = Scene::new(later, "connections = 1").await;
-        let id = scene.send(LONG, &["a@example.net"]).await;
-        scene.until("an attempt", || scene.trail(id).attempts == 1).await;
+    for place in [100, 6_000_000, sample_message(LONG_MESSAGE).len() - 1] {
+        let later =
+            SmtpScript::new().on(SmtpStep::Rcpt, [Some(SmtpAction::Reply("451 not before the damage"))]);
+        let mut scene = QueueHarness::new(later, "connections = 1").await;
+        let id = scene.enqueue(LONG_MESSAGE, &["a@example.net"]).await;
+        scene.wait_until("an attempt", || scene.load_trail(id).attempts == 1).await;
         scene.stop().await;
-        flip_bit(&scene.config.data_dir.join("journal/0000000001.seg"), &message(LONG), place);
+        flip_bit(&scene.config.data_dir.join("journal/0000000001.seg"), &sample_message(LONG_MESSAGE), place);
         scene.start().await;
-        let trail = scene.settled(id).await;
-        assert_eq!(attempts(&trail), [AttemptStatus::Queued, AttemptStatus::Failed], "byte {place}");
+        let trail = scene.wait_for_result(id).await;
+        assert_eq!(attempt_results(&trail), [AttemptStatus::Queued, AttemptStatus::Failed], "byte {place}");
         let text = trail.recipients[0].diagnostic.text.as_deref();
         assert_eq!(text, Some("the message is damaged on disk and cannot be sent"), "byte {place}");
         // The upstream is not to blame: it gets the next one at once, on a new connection.
-        scene.settled(scene.send(1, &["a@example.net"]).await).await;
-        assert_eq!(scene.server.taken(), [taken(scene.server.connections(), 1)], "byte {place}");
+        scene.wait_for_result(scene.enqueue(1, &["a@example.net"]).await).await;
+        assert_eq!(scene.server.accepted(), [accepted_mail(scene.server.connections(), 1)], "byte {place}");
     }
 }
 
@@ -552,26 +596,31 @@ const QUICK_BREAKER: &str = "[upstream.breaker]\npause = \"100ms\"\nlongest_paus
 #[tokio::test(start_paused = true)]
 async fn event_with_tracking_id_settles_completely_sent_message() {
     for (act, kind, state) in [
-        (Act::Say("451 4.3.0 try again later"), EventKind::Delivered, RecipientState::Delivered),
-        (Act::Say("452 4.3.1 insufficient storage"), EventKind::Accepted, RecipientState::Relayed),
-        (Act::Say("450 4.7.1 greylisted"), EventKind::Deferred, RecipientState::Relayed),
-        (Act::Bye("421 4.3.2 closing"), EventKind::Bounced, RecipientState::Bounced),
-        (Act::Say("451 4.7.0 slow down"), EventKind::Opened, RecipientState::Relayed),
-        (Act::Close, EventKind::Delivered, RecipientState::Delivered),
+        (SmtpAction::Reply("451 4.3.0 try again later"), EventKind::Delivered, RecipientState::Delivered),
+        (SmtpAction::Reply("452 4.3.1 insufficient storage"), EventKind::Accepted, RecipientState::Relayed),
+        (SmtpAction::Reply("450 4.7.1 greylisted"), EventKind::Deferred, RecipientState::Relayed),
+        (SmtpAction::ReplyAndClose("421 4.3.2 closing"), EventKind::Bounced, RecipientState::Bounced),
+        (SmtpAction::Reply("451 4.7.0 slow down"), EventKind::Opened, RecipientState::Relayed),
+        (SmtpAction::Close, EventKind::Delivered, RecipientState::Delivered),
     ] {
         let what = format!("{act:?} {kind:?}");
-        let script = Script::new().at(At::Dot, [Some(act)]);
-        let scene = Scene::in_leaps_changed(Server::start(script).await, "", |config| {
-            config.upstreams[0].retry.initial_backoff = Duration::from_secs(3600);
-        })
-        .await;
-        let id = scene.send(1, &["a@example.net"]).await;
-        scene.until("an attempt", || scene.trail(id).attempts == 1).await;
+        let script = SmtpScript::new().on(SmtpStep::Dot, [Some(act)]);
+        let scene =
+            QueueHarness::manual_time_with_config(MockSmtpServer::start(script).await, "", |config| {
+                config.upstreams[0].retry.initial_backoff = Duration::from_secs(3600);
+            })
+            .await;
+        let id = scene.enqueue(1, &["a@example.net"]).await;
+        scene.wait_until("an attempt", || scene.load_trail(id).attempts == 1).await;
         put_event(&scene, Some(id), kind, Some("a@example.net")).await;
-        scene.wait(Duration::from_secs(2 * 3600)).await;
-        let trail = scene.trail(id);
-        assert_eq!((states(&trail), trail.attempts, trail.next_attempt), (vec![state], 1, None), "{what}");
-        assert_eq!(scene.server.taken(), [], "{what}");
+        scene.let_time_pass(Duration::from_secs(2 * 3600)).await;
+        let trail = scene.load_trail(id);
+        assert_eq!(
+            (recipient_states(&trail), trail.attempts, trail.next_attempt),
+            (vec![state], 1, None),
+            "{what}"
+        );
+        assert_eq!(scene.server.accepted(), [], "{what}");
     }
 }
 
@@ -579,67 +628,87 @@ async fn event_with_tracking_id_settles_completely_sent_message() {
 /// with the same Message-ID.
 #[tokio::test(start_paused = true)]
 async fn event_does_not_settle_recipient_without_transaction() {
-    let script = Script::new()
-        .to("b@example.net", [Act::Say("450 4.2.0 greylisted"), Act::Say("250 now")])
-        .at(At::Dot, [Some(Act::Say("451 4.3.0 try again later"))]);
-    let scene = Scene::in_leaps(Server::start(script).await, "").await;
-    let id = scene.send(1, &["a@example.net", "b@example.net"]).await;
-    scene.until("an attempt", || scene.trail(id).attempts == 1).await;
+    let script = SmtpScript::new()
+        .on_recipient(
+            "b@example.net",
+            [SmtpAction::Reply("450 4.2.0 greylisted"), SmtpAction::Reply("250 now")],
+        )
+        .on(SmtpStep::Dot, [Some(SmtpAction::Reply("451 4.3.0 try again later"))]);
+    let scene = QueueHarness::with_manual_time(MockSmtpServer::start(script).await, "").await;
+    let id = scene.enqueue(1, &["a@example.net", "b@example.net"]).await;
+    scene.wait_until("an attempt", || scene.load_trail(id).attempts == 1).await;
     put_event(&scene, Some(id), EventKind::Delivered, None).await;
-    let trail = scene.settled(id).await;
-    assert_eq!(states(&trail), [RecipientState::Delivered, RecipientState::Delivered]);
-    let to: Vec<_> = scene.server.taken().into_iter().map(|taken| taken.recipients).collect();
+    let trail = scene.wait_for_result(id).await;
+    assert_eq!(recipient_states(&trail), [RecipientState::Delivered, RecipientState::Delivered]);
+    let to: Vec<_> = scene.server.accepted().into_iter().map(|taken| taken.recipients).collect();
     assert_eq!(to, [["b@example.net"]]);
     // By Message-ID alone.
-    scene.server.with(|script| script.add(At::Dot, [Some(Act::Say("451 4.3.0 try again later"))]));
-    let id = scene.send(2, &["c@example.net"]).await;
-    scene.until("an attempt", || scene.trail(id).attempts == 1).await;
+    scene.server.with_script(|script| {
+        script.add_actions(SmtpStep::Dot, [Some(SmtpAction::Reply("451 4.3.0 try again later"))])
+    });
+    let id = scene.enqueue(2, &["c@example.net"]).await;
+    scene.wait_until("an attempt", || scene.load_trail(id).attempts == 1).await;
     put_event(&scene, None, EventKind::Delivered, Some("c@example.net")).await;
-    assert_eq!(attempts(&scene.settled(id).await), [AttemptStatus::Queued, AttemptStatus::Relayed]);
+    assert_eq!(
+        attempt_results(&scene.wait_for_result(id).await),
+        [AttemptStatus::Queued, AttemptStatus::Relayed]
+    );
 }
 
 /// The first copy arrived, whatever became of the second.
 #[tokio::test]
 async fn delivered_event_outlasts_rejection_of_next_attempt() {
-    for act in [Act::Close, Act::Say("451 4.3.0 try again later")] {
-        let script = Script::new()
-            .at(At::Dot, [Some(act.clone())])
-            .at(At::Rcpt, [None, Some(Act::Say("550 5.7.1 duplicate"))]);
-        let scene = Scene::new(script, "").await;
-        let id = scene.send(1, &["a@example.net"]).await;
-        assert_eq!(states(&scene.settled(id).await), [RecipientState::Bounced], "{act:?}");
+    for act in [SmtpAction::Close, SmtpAction::Reply("451 4.3.0 try again later")] {
+        let script = SmtpScript::new()
+            .on(SmtpStep::Dot, [Some(act.clone())])
+            .on(SmtpStep::Rcpt, [None, Some(SmtpAction::Reply("550 5.7.1 duplicate"))]);
+        let scene = QueueHarness::new(script, "").await;
+        let id = scene.enqueue(1, &["a@example.net"]).await;
+        assert_eq!(recipient_states(&scene.wait_for_result(id).await), [RecipientState::Bounced], "{act:?}");
         put_event(&scene, Some(id), EventKind::Delivered, Some("a@example.net")).await;
-        scene.until("the proof", || states(&scene.trail(id)) == [RecipientState::Delivered]).await;
+        scene
+            .wait_until("the proof", || {
+                recipient_states(&scene.load_trail(id)) == [RecipientState::Delivered]
+            })
+            .await;
     }
     // A clear no behind the dot of the only attempt stays one.
-    let scene = Scene::new(Script::new().at(At::Dot, [Some(Act::Say("550 5.7.1 spam"))]), "").await;
-    let id = scene.send(1, &["a@example.net"]).await;
-    scene.settled(id).await;
+    let scene = QueueHarness::new(
+        SmtpScript::new().on(SmtpStep::Dot, [Some(SmtpAction::Reply("550 5.7.1 spam"))]),
+        "",
+    )
+    .await;
+    let id = scene.enqueue(1, &["a@example.net"]).await;
+    scene.wait_for_result(id).await;
     put_event(&scene, Some(id), EventKind::Delivered, Some("a@example.net")).await;
-    scene.until("the event", || scene.trail(id).events.len() == 3).await;
-    assert_eq!(states(&scene.trail(id)), [RecipientState::Bounced]);
+    scene.wait_until("the event", || scene.load_trail(id).events.len() == 3).await;
+    assert_eq!(recipient_states(&scene.load_trail(id)), [RecipientState::Bounced]);
 }
 
 /// Whoever reads the report must not believe that nothing arrived.
 #[tokio::test]
 async fn dsn_of_rejected_retry_mentions_possible_copy() {
     for (first, refusal, says) in [
-        (Act::Close, (At::Rcpt, Act::Say("550 5.7.1 not you")), true),
-        (Act::Close, (At::Mail, Act::Say("550 5.7.1 not you")), true),
-        (Act::Reset, (At::Data, Act::Say("554 5.7.1 not this")), true),
-        (Act::Close, (At::Dot, Act::Say("554 5.7.1 not this")), true),
-        (Act::Say("451 4.3.0 later"), (At::Rcpt, Act::Say("550 5.7.1 not you")), false),
+        (SmtpAction::Close, (SmtpStep::Rcpt, SmtpAction::Reply("550 5.7.1 not you")), true),
+        (SmtpAction::Close, (SmtpStep::Mail, SmtpAction::Reply("550 5.7.1 not you")), true),
+        (SmtpAction::Reset, (SmtpStep::Data, SmtpAction::Reply("554 5.7.1 not this")), true),
+        (SmtpAction::Close, (SmtpStep::Dot, SmtpAction::Reply("554 5.7.1 not this")), true),
+        (
+            SmtpAction::Reply("451 4.3.0 later"),
+            (SmtpStep::Rcpt, SmtpAction::Reply("550 5.7.1 not you")),
+            false,
+        ),
     ] {
         let what = format!("{first:?} {refusal:?}");
         let (at, act) = refusal;
-        let mut script = Script::new().at(At::Dot, [Some(first)]);
-        script.add(at, [None, Some(act)].into_iter().skip(usize::from(at == At::Dot)));
-        let scene = Scene::new(script, "connections = 1").await;
-        let id = scene.send_with(1, &["b@example.net"], |send| send.wants_dsn = true).await;
-        let trail = scene.settled(id).await;
-        assert_eq!(states(&trail), [RecipientState::Bounced], "{what}");
-        scene.until("the report", || !scene.server.taken().is_empty()).await;
-        let report = String::from_utf8(scene.server.taken().remove(0).message).unwrap();
+        let mut script = SmtpScript::new().on(SmtpStep::Dot, [Some(first)]);
+        script.add_actions(at, [None, Some(act)].into_iter().skip(usize::from(at == SmtpStep::Dot)));
+        let scene = QueueHarness::new(script, "connections = 1").await;
+        let id = scene.enqueue_with(1, &["b@example.net"], |send| send.wants_dsn = true).await;
+        let trail = scene.wait_for_result(id).await;
+        assert_eq!(recipient_states(&trail), [RecipientState::Bounced], "{what}");
+        scene.wait_until("the report", || !scene.server.accepted().is_empty()).await;
+        let report = String::from_utf8(scene.server.accepted().remove(0).message).unwrap();
         let report = report.replace("\r\n", " ").replace(['\t', '='], "");
         let (reason, status) = report.split_once("message/delivery-status").unwrap();
         let found = [reason, status].map(|part| part.contains("a copy may have arrived"));
@@ -662,15 +731,15 @@ async fn excess_recipients_go_in_next_transaction() {
             "550 5.5.3 Recipient limit exceeded",
             "554 5.7.1 Error: too many recipients in this transaction",
         ] {
-            let mut script = Script::new();
-            script.most_recipients = Some((At::Rcpt, 20, refusal));
-            let scene = Scene::new(script, mode).await;
-            let trail = scene.settled(scene.send(1, &recipients).await).await;
+            let mut script = SmtpScript::new();
+            script.recipient_limit = Some((SmtpStep::Rcpt, 20, refusal));
+            let scene = QueueHarness::new(script, mode).await;
+            let trail = scene.wait_for_result(scene.enqueue(1, &recipients).await).await;
             let what = format!("{mode} {refusal}");
-            assert_eq!(states(&trail), [RecipientState::Relayed; 60], "{what}");
-            let sizes: Vec<_> = scene.server.taken().iter().map(|taken| taken.recipients.len()).collect();
+            assert_eq!(recipient_states(&trail), [RecipientState::Relayed; 60], "{what}");
+            let sizes: Vec<_> = scene.server.accepted().iter().map(|taken| taken.recipients.len()).collect();
             assert_eq!(sizes, [20; 3], "{what}");
-            let to: Vec<_> = scene.server.taken().into_iter().flat_map(|taken| taken.recipients).collect();
+            let to: Vec<_> = scene.server.accepted().into_iter().flat_map(|taken| taken.recipients).collect();
             assert_eq!(to, recipients, "{what}");
         }
     }
@@ -683,20 +752,20 @@ async fn a_transaction_that_has_too_many_recipients_is_split() {
     let recipients: Vec<_> = recipients.iter().map(String::as_str).collect();
     for mode in PIPELINING_MODES {
         for (at, refusal) in [
-            (At::Data, "552 5.5.3 Too many recipients"),
-            (At::Data, "452 4.5.3 Too many recipients"),
-            (At::Dot, "552 5.5.3 Too many recipients"),
-            (At::Dot, "552 Requested mail action aborted"),
-            (At::Dot, "452 4.5.3 Error: too many recipients"),
-            (At::Dot, "554 5.7.1 Error: too many recipients in this message"),
+            (SmtpStep::Data, "552 5.5.3 Too many recipients"),
+            (SmtpStep::Data, "452 4.5.3 Too many recipients"),
+            (SmtpStep::Dot, "552 5.5.3 Too many recipients"),
+            (SmtpStep::Dot, "552 Requested mail action aborted"),
+            (SmtpStep::Dot, "452 4.5.3 Error: too many recipients"),
+            (SmtpStep::Dot, "554 5.7.1 Error: too many recipients in this message"),
         ] {
-            let mut script = Script::new();
-            script.most_recipients = Some((at, 20, refusal));
-            let scene = Scene::new(script, mode).await;
-            let trail = scene.settled(scene.send(1, &recipients).await).await;
+            let mut script = SmtpScript::new();
+            script.recipient_limit = Some((at, 20, refusal));
+            let scene = QueueHarness::new(script, mode).await;
+            let trail = scene.wait_for_result(scene.enqueue(1, &recipients).await).await;
             let what = format!("{mode} {at:?} {refusal}");
-            assert_eq!(states(&trail), [RecipientState::Relayed; 60], "{what}");
-            let taken = scene.server.taken();
+            assert_eq!(recipient_states(&trail), [RecipientState::Relayed; 60], "{what}");
+            let taken = scene.server.accepted();
             let sizes: Vec<_> = taken.iter().map(|taken| taken.recipients.len()).collect();
             assert_eq!((sizes, trail.attempts), (vec![15; 4], 6), "{what}");
             let mut to: Vec<_> = taken.into_iter().flat_map(|taken| taken.recipients).collect();
@@ -710,19 +779,19 @@ async fn a_transaction_that_has_too_many_recipients_is_split() {
 #[tokio::test]
 async fn one_recipient_is_never_too_many() {
     let everybody = ["a@example.net", "b@example.net", "c@example.net"];
-    for at in [At::Data, At::Dot] {
+    for at in [SmtpStep::Data, SmtpStep::Dot] {
         for (refusal, expected) in [
             ("552 5.5.3 Too many recipients", RecipientState::Bounced),
             ("552 Requested mail action aborted", RecipientState::Bounced),
             ("452 4.5.3 Too many recipients", RecipientState::Queued),
         ] {
-            let mut script = Script::new();
-            script.most_recipients = Some((at, 0, refusal));
-            let scene = Scene::new(script, "").await;
-            let id = scene.send(1, &everybody).await;
-            scene.until("an attempt for each", || scene.trail(id).attempts >= 5).await;
-            assert_eq!(states(&scene.trail(id)), [expected; 3], "{at:?} {refusal}");
-            let alone = scene.said("RCPT") - 5;
+            let mut script = SmtpScript::new();
+            script.recipient_limit = Some((at, 0, refusal));
+            let scene = QueueHarness::new(script, "").await;
+            let id = scene.enqueue(1, &everybody).await;
+            scene.wait_until("an attempt for each", || scene.load_trail(id).attempts >= 5).await;
+            assert_eq!(recipient_states(&scene.load_trail(id)), [expected; 3], "{at:?} {refusal}");
+            let alone = scene.command_count("RCPT") - 5;
             assert!(alone >= 3, "{at:?} {refusal}: {alone}");
         }
     }
@@ -733,21 +802,21 @@ async fn one_recipient_is_never_too_many() {
 async fn a_recipient_that_waits_holds_no_other_of_a_crowd() {
     let everybody = ["a@example.net", "b@example.net", "c@example.net", "d@example.net"];
     for busy in ["a@example.net", "c@example.net"] {
-        let mut script = Script::new().to(busy, [Act::Say("450 4.2.1 busy")]);
-        script.most_recipients = Some((At::Dot, 1, "552 5.5.3 Too many recipients"));
-        let scene = Scene::changed("plain", script, "", |config| {
+        let mut script = SmtpScript::new().on_recipient(busy, [SmtpAction::Reply("450 4.2.1 busy")]);
+        script.recipient_limit = Some((SmtpStep::Dot, 1, "552 5.5.3 Too many recipients"));
+        let scene = QueueHarness::with_config("plain", script, "", |config| {
             let retry = &mut config.upstreams[0].retry;
             (retry.initial_backoff, retry.max_backoff) =
                 (Duration::from_secs(3600), Duration::from_secs(3600));
         })
         .await;
-        let id = scene.send(1, &everybody).await;
-        scene.until("the others", || scene.server.taken().len() == 3).await;
-        scene.until("their end", || !scene.trail(id).is_sending).await;
+        let id = scene.enqueue(1, &everybody).await;
+        scene.wait_until("the others", || scene.server.accepted().len() == 3).await;
+        scene.wait_until("their end", || !scene.load_trail(id).is_sending).await;
         let expected =
             everybody.map(|one| if one == busy { RecipientState::Queued } else { RecipientState::Relayed });
-        scene.until("their states", || states(&scene.trail(id)) == expected).await;
-        assert!(scene.server.taken().iter().all(|taken| taken.recipients.len() == 1));
+        scene.wait_until("their states", || recipient_states(&scene.load_trail(id)) == expected).await;
+        assert!(scene.server.accepted().iter().all(|taken| taken.recipients.len() == 1));
     }
 }
 
@@ -757,21 +826,21 @@ async fn excess_recipients_are_sent_after_failed_transaction() {
     let recipients: Vec<_> = (0..5).map(|number| format!("r{number}@example.net")).collect();
     let recipients: Vec<_> = recipients.iter().map(String::as_str).collect();
     for (at, act, first) in [
-        (At::Dot, Act::Say("451 4.3.0 later"), RecipientState::Relayed),
-        (At::Dot, Act::Say("554 5.7.1 spam"), RecipientState::Bounced),
-        (At::Dot, Act::Close, RecipientState::Relayed),
-        (At::Data, Act::Say("451 4.3.0 later"), RecipientState::Relayed),
-        (At::Data, Act::Say("554 5.7.1 no"), RecipientState::Bounced),
+        (SmtpStep::Dot, SmtpAction::Reply("451 4.3.0 later"), RecipientState::Relayed),
+        (SmtpStep::Dot, SmtpAction::Reply("554 5.7.1 spam"), RecipientState::Bounced),
+        (SmtpStep::Dot, SmtpAction::Close, RecipientState::Relayed),
+        (SmtpStep::Data, SmtpAction::Reply("451 4.3.0 later"), RecipientState::Relayed),
+        (SmtpStep::Data, SmtpAction::Reply("554 5.7.1 no"), RecipientState::Bounced),
     ] {
         let what = format!("{at:?} {act:?}");
-        let mut script = Script::new().at(at, [Some(act)]);
-        script.most_recipients = Some((At::Rcpt, 2, "552 5.5.3 Too many recipients"));
-        let scene = Scene::new(script, "").await;
-        let trail = scene.settled(scene.send(1, &recipients).await).await;
+        let mut script = SmtpScript::new().on(at, [Some(act)]);
+        script.recipient_limit = Some((SmtpStep::Rcpt, 2, "552 5.5.3 Too many recipients"));
+        let scene = QueueHarness::new(script, "").await;
+        let trail = scene.wait_for_result(scene.enqueue(1, &recipients).await).await;
         let expected =
             [first, first, RecipientState::Relayed, RecipientState::Relayed, RecipientState::Relayed];
-        assert_eq!(states(&trail), expected, "{what}");
-        let mut to: Vec<_> = scene.server.taken().into_iter().flat_map(|taken| taken.recipients).collect();
+        assert_eq!(recipient_states(&trail), expected, "{what}");
+        let mut to: Vec<_> = scene.server.accepted().into_iter().flat_map(|taken| taken.recipients).collect();
         to.sort();
         assert_eq!(to, recipients[if first == RecipientState::Bounced { 2 } else { 0 }..], "{what}");
     }
@@ -780,18 +849,18 @@ async fn excess_recipients_are_sent_after_failed_transaction() {
 /// Where nobody was taken, 552 is about the recipient: its mailbox is full.
 #[tokio::test]
 async fn full_mailbox_rejects_one_recipient() {
-    let script = Script::new()
-        .to("a@example.net", [Act::Say("552 5.2.2 mailbox full")])
-        .to("c@example.net", [Act::Say("552 5.2.2 mailbox full")])
-        .to("d@example.net", [Act::Say("552 exceeded storage allocation")]);
-    let scene = Scene::new(script, "").await;
+    let script = SmtpScript::new()
+        .on_recipient("a@example.net", [SmtpAction::Reply("552 5.2.2 mailbox full")])
+        .on_recipient("c@example.net", [SmtpAction::Reply("552 5.2.2 mailbox full")])
+        .on_recipient("d@example.net", [SmtpAction::Reply("552 exceeded storage allocation")]);
+    let scene = QueueHarness::new(script, "").await;
     let everybody = ["a@example.net", "b@example.net", "c@example.net", "d@example.net"];
-    let trail = scene.settled(scene.send(1, &everybody).await).await;
+    let trail = scene.wait_for_result(scene.enqueue(1, &everybody).await).await;
     assert_eq!(
-        states(&trail),
+        recipient_states(&trail),
         [RecipientState::Bounced, RecipientState::Relayed, RecipientState::Bounced, RecipientState::Bounced]
     );
-    assert_eq!(scene.server.taken().len(), 1);
+    assert_eq!(scene.server.accepted().len(), 1);
 }
 
 /// A flag of the client's is no need (RFC 6531 section 3.4): Go's net/smtp says SMTPUTF8 wherever it is offered.
@@ -820,24 +889,24 @@ async fn required_extensions_follow_message_content() {
     .into_iter()
     .enumerate()
     {
-        let mut script = Script::new();
-        script.offers = offers.to_vec();
-        let scene = Scene::new(script, "").await;
+        let mut script = SmtpScript::new();
+        script.capabilities = offers.to_vec();
+        let scene = QueueHarness::new(script, "").await;
         let id =
             submit_message(&scene, &format!("MAIL FROM:<a@example.com>{said}"), recipient, message).await;
-        let trail = scene.settled(id).await;
+        let trail = scene.wait_for_result(id).await;
         let (what, text) =
             (format!("case {number}: {trail:#?}"), trail.recipients[0].diagnostic.text.as_deref().unwrap());
         match expected {
             Err(needed) => {
-                assert_eq!(states(&trail), [RecipientState::Failed], "{what}");
-                assert!(text.contains(needed) && scene.server.taken().is_empty(), "{what}");
+                assert_eq!(recipient_states(&trail), [RecipientState::Failed], "{what}");
+                assert!(text.contains(needed) && scene.server.accepted().is_empty(), "{what}");
             }
             Ok((parameters, address, note)) => {
-                assert_eq!(states(&trail), [RecipientState::Relayed], "{what}");
-                let taken = scene.server.taken().remove(0);
+                assert_eq!(recipient_states(&trail), [RecipientState::Relayed], "{what}");
+                let taken = scene.server.accepted().remove(0);
                 assert_eq!(taken.recipients, [address], "{what}");
-                let mail = scene.server.heard().into_iter().find(|line| line.contains("MAIL")).unwrap();
+                let mail = scene.server.commands().into_iter().find(|line| line.contains("MAIL")).unwrap();
                 let words: BTreeSet<_> = mail.split(' ').skip(4).collect();
                 assert_eq!(words, parameters.split_whitespace().collect(), "{what}");
                 assert!(text.contains(note), "{what}");
@@ -849,8 +918,8 @@ async fn required_extensions_follow_message_content() {
 }
 
 /// Hands a message in as a client does.
-async fn submit_message(scene: &Scene, mail: &str, recipient: &str, message: &str) -> TrackingId {
-    let mut stream = tokio::net::TcpStream::connect(scene.smtp()).await.unwrap();
+async fn submit_message(scene: &QueueHarness, mail: &str, recipient: &str, message: &str) -> TrackingId {
+    let mut stream = tokio::net::TcpStream::connect(scene.smtp_address()).await.unwrap();
     let said = format!("EHLO client\r\n{mail}\r\nRCPT TO:<{recipient}>\r\nDATA\r\n{message}.\r\nQUIT\r\n");
     stream.write_all(said.as_bytes()).await.unwrap();
     let mut heard = String::new();
@@ -858,26 +927,31 @@ async fn submit_message(scene: &Scene, mail: &str, recipient: &str, message: &st
     let id = heard.lines().find_map(|line| line.strip_prefix("250 2.0.0 Queued as "));
     assert!(id.is_some(), "{heard}");
     let id: TrackingId = id.unwrap().parse().unwrap();
-    scene.until("its trail", || scene.find(id).is_some()).await;
+    scene.wait_until("its trail", || scene.find_trail(id).is_some()).await;
     id
 }
 
 /// What may have arrived is sent again ever more seldom, not every half hour.
 #[tokio::test(start_paused = true)]
 async fn unanswered_message_is_retried_with_growing_delay() {
-    let script = Script::new().at(At::Dot, vec![Some(Act::Close); 500]);
-    let scene = Scene::in_leaps_changed(Server::start(script).await, "", |config| {
+    let script = SmtpScript::new().on(SmtpStep::Dot, vec![Some(SmtpAction::Close); 500]);
+    let scene = QueueHarness::manual_time_with_config(MockSmtpServer::start(script).await, "", |config| {
         config.upstreams[0].retry.give_up_after = Duration::from_secs(6 * 3600);
     })
     .await;
-    let id = scene.send(1, &["a@example.net"]).await;
-    scene.wait(Duration::from_secs(7 * 3600)).await;
-    assert_eq!(states(&scene.trail(id)), [RecipientState::Expired]);
-    assert!(scene.said("DATA") <= 12, "sent {} times", scene.said("DATA"));
+    let id = scene.enqueue(1, &["a@example.net"]).await;
+    scene.let_time_pass(Duration::from_secs(7 * 3600)).await;
+    assert_eq!(recipient_states(&scene.load_trail(id)), [RecipientState::Expired]);
+    assert!(scene.command_count("DATA") <= 12, "sent {} times", scene.command_count("DATA"));
 }
 
 /// The provider reports what became of a send, by our id or by its Message-ID.
-async fn put_event(scene: &Scene, tracking_id: Option<TrackingId>, kind: EventKind, recipient: Option<&str>) {
+async fn put_event(
+    scene: &QueueHarness,
+    tracking_id: Option<TrackingId>,
+    kind: EventKind,
+    recipient: Option<&str>,
+) {
     let received_at = scene.time.clock().now();
     let event = ProviderEvent {
         kind,
@@ -904,10 +978,10 @@ async fn put_event(scene: &Scene, tracking_id: Option<TrackingId>, kind: EventKi
 /// transaction. (A farewell or a broken connection is about all of them, and so is a reply that all get alike.)
 #[tokio::test]
 async fn reply_to_one_recipient_affects_no_other() {
-    let mut script = Script::new();
-    script.offers.push("AUTH PLAIN");
+    let mut script = SmtpScript::new();
+    script.capabilities.push("AUTH PLAIN");
     let login = "username = \"u\"\npassword = \"p\"";
-    let scene = Scene::changed("mailgun", script, login, |config| {
+    let scene = QueueHarness::with_config("mailgun", script, login, |config| {
         let retry = &mut config.upstreams[0].retry;
         (retry.initial_backoff, retry.max_backoff) = (Duration::from_secs(3600), Duration::from_secs(3600));
     });
@@ -923,15 +997,15 @@ async fn reply_to_one_recipient_affects_no_other() {
         for run in 0..2 {
             let name = |place| &*Box::leak(format!("r{place}@run{run}.seed{seed}.example").into_boxed_str());
             let names: Vec<&'static str> = (0..replies.len()).map(name).collect();
-            scene.server.with(|script| {
+            scene.server.with_script(|script| {
                 for (name, reply) in names.iter().zip(&replies) {
-                    script.add_for(name, [Act::Say(reply)]);
+                    script.replace_recipient_actions(name, [SmtpAction::Reply(reply)]);
                 }
-                script.add(At::Dot, [Some(Act::Say(dot))]);
+                script.add_actions(SmtpStep::Dot, [Some(SmtpAction::Reply(dot))]);
             });
-            let id = scene.send(seed * 2 + run, &names).await;
-            scene.until("an attempt", || scene.trail(id).attempts == 1).await;
-            let recipients = scene.trail(id).recipients.into_iter();
+            let id = scene.enqueue(seed * 2 + run, &names).await;
+            scene.wait_until("an attempt", || scene.load_trail(id).attempts == 1).await;
+            let recipients = scene.load_trail(id).recipients.into_iter();
             seen.push(recipients.map(|one| (one.state(), one.diagnostic)).collect::<Vec<_>>());
             replies[changed] = random.choice(RCPT_REPLIES).unwrap();
         }

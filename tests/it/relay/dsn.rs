@@ -3,26 +3,27 @@
 use mailtrail_trail::{DsnAction, TrailEventKind};
 use std::collections::HashMap;
 use std::process::Command;
-use testkit::relay::{Relay, all_sends};
-use testkit::smtp_client::Client;
-use testkit::smtp_sink::{Mail, Manners, Sink};
+use testkit::relay::{Relay, all_message_ids};
+use testkit::smtp_client::SmtpClient;
+use testkit::smtp_sink::{ReceivedMessage, SinkOptions, SmtpSink};
 
 const SENDER: &str = "bounce@example.com";
 const SAMPLE_MESSAGE: &str = "Message-ID: <1.2.3-openerp-4-crm.lead@vm>\r\nFrom: a@example.com\r\nDate: Mon, 14 Sep 2026 11:59:00 +0000\r\n\r\ntext\r\n";
 
-async fn start_with_rejecting_sink() -> (Sink, Relay) {
+async fn start_with_rejecting_sink() -> (SmtpSink, Relay) {
     let refused = [("gone@example.net", "550 5.1.1 no such user, sorry"), ("odd@example.net", "554 zażółć")];
-    let refused: HashMap<_, _> = refused.iter().map(|(to, reply)| ((*to).into(), (*reply).into())).collect();
-    let sink = Sink::with(Manners { refused, ..Manners::default() }).await;
+    let rejections: HashMap<_, _> =
+        refused.iter().map(|(to, reply)| ((*to).into(), (*reply).into())).collect();
+    let sink = SmtpSink::with_options(SinkOptions { rejections, ..SinkOptions::default() }).await;
     let relay = Relay::start(&sink, "[reports]\nfailures = \"sender\"").await;
     (sink, relay)
 }
 
 /// The reports that came, in the order of whom they are about.
-async fn wait_for_dsns(sink: &Sink, count: usize) -> Vec<Mail> {
-    let is_report = |mail: &Mail| mail.sender.is_empty();
+async fn wait_for_dsns(sink: &SmtpSink, count: usize) -> Vec<ReceivedMessage> {
+    let is_report = |mail: &ReceivedMessage| mail.sender.is_empty();
     let arrived = || {
-        let reports: Vec<_> = sink.mails().into_iter().filter(is_report).collect();
+        let reports: Vec<_> = sink.messages().into_iter().filter(is_report).collect();
         (reports.len() >= count).then_some(reports)
     };
     testkit::eventually("the reports", arrived).await
@@ -30,12 +31,12 @@ async fn wait_for_dsns(sink: &Sink, count: usize) -> Vec<Mail> {
 
 /// What Odoo reads: From, To, the first text, the recipient and the action of the second block, the message's id.
 /// `None`, with a note, where there is no Python.
-async fn parse_as_odoo(mail: &Mail) -> Option<Vec<String>> {
+async fn parse_as_odoo(mail: &ReceivedMessage) -> Option<Vec<String>> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("report.eml");
     std::fs::write(&file, &mail.message).unwrap();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/read_report.py");
-    let Some(read) = testkit::run(Command::new("python3").arg(script).arg(&file)).await else {
+    let Some(read) = testkit::run_if_installed(Command::new("python3").arg(script).arg(&file)).await else {
         println!("skipped: python3 is not here");
         return None;
     };
@@ -46,7 +47,7 @@ async fn parse_as_odoo(mail: &Mail) -> Option<Vec<String>> {
 #[tokio::test]
 async fn sends_one_dsn_per_failure_in_form_odoo_reads() {
     let (sink, relay) = start_with_rejecting_sink().await;
-    let mut client = Client::connect(relay.open()).await.unwrap();
+    let mut client = SmtpClient::connect(relay.open()).await.unwrap();
     let to = ["gone@example.net", "here@example.net", "odd@example.net"];
     let id = client.submit(SENDER, &to, SAMPLE_MESSAGE).await.unwrap();
     let mut read_back = Vec::new();
@@ -83,41 +84,41 @@ async fn sends_one_dsn_per_failure_in_form_odoo_reads() {
     let told: Vec<_> =
         trail.events.iter().filter(|fact| fact.kind == TrailEventKind::DsnSent(DsnAction::Failed)).collect();
     assert_eq!(told.len(), 2);
-    assert_eq!(all_sends(&store).len(), 3, "the mail and its reports");
+    assert_eq!(all_message_ids(&store).len(), 3, "the mail and its reports");
     assert!(store.pending_dsns(10).unwrap().is_empty());
 }
 
 #[tokio::test]
 async fn sends_no_dsn_to_null_sender_or_when_not_requested() {
     let (sink, relay) = start_with_rejecting_sink().await;
-    let mut client = Client::connect(relay.open()).await.unwrap();
+    let mut client = SmtpClient::connect(relay.open()).await.unwrap();
     for (from, parameters) in [("", ""), (SENDER, " NOTIFY=NEVER"), (SENDER, " NOTIFY=SUCCESS,DELAY")] {
-        client.ask(&format!("MAIL FROM:<{from}>")).await.unwrap();
-        client.ask(&format!("RCPT TO:<gone@example.net>{parameters}")).await.unwrap();
-        client.ask("DATA").await.unwrap();
-        assert_eq!(client.ask(&format!("{SAMPLE_MESSAGE}.")).await.unwrap().0, 250);
+        client.command(&format!("MAIL FROM:<{from}>")).await.unwrap();
+        client.command(&format!("RCPT TO:<gone@example.net>{parameters}")).await.unwrap();
+        client.command("DATA").await.unwrap();
+        assert_eq!(client.command(&format!("{SAMPLE_MESSAGE}.")).await.unwrap().0, 250);
     }
     // What is told is told in order: behind this one nothing is left to be told.
     let id = client.submit(SENDER, &["gone@example.net"], SAMPLE_MESSAGE).await.unwrap();
     assert_eq!(wait_for_dsns(&sink, 1).await.len(), 1);
     drop(client);
     let (store, _directory) = relay.stop().await;
-    assert_eq!(all_sends(&store).len(), 5);
+    assert_eq!(all_message_ids(&store).len(), 5);
     let told = |id| {
         store.load_trail(id).unwrap().unwrap().message.dsn_for.map(|about| about.tracking_id.to_string())
     };
-    assert_eq!(all_sends(&store).into_iter().find_map(told), Some(id));
+    assert_eq!(all_message_ids(&store).into_iter().find_map(told), Some(id));
 }
 
 /// A report is made once even when the relay stops in between, and is itself never reported on.
 #[tokio::test]
 async fn failed_dsn_produces_no_further_dsn() {
     let (sink, relay) = start_with_rejecting_sink().await;
-    let mut client = Client::connect(relay.open()).await.unwrap();
+    let mut client = SmtpClient::connect(relay.open()).await.unwrap();
     client.submit("gone@example.net", &["gone@example.net"], SAMPLE_MESSAGE).await.unwrap();
     let over = || {
         let store = relay.store();
-        let sends = all_sends(store);
+        let sends = all_message_ids(store);
         let waits = |id: &mailtrail_mail::TrackingId| {
             store.load_trail(*id).unwrap().is_none_or(|trail| trail.recipients.iter().any(|r| r.is_pending()))
         };

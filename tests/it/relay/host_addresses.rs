@@ -3,11 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 use testkit::mock_http;
-use testkit::mock_http::Act;
-use testkit::mount_namespace::Namespace;
-use testkit::relay_process::Process;
-use testkit::smtp_client::Client;
-use testkit::smtp_sink::{Manners, Sink};
+use testkit::mock_http::HttpAction;
+use testkit::mount_namespace::MountNamespace;
+use testkit::relay_process::RelayProcess;
+use testkit::smtp_client::SmtpClient;
+use testkit::smtp_sink::{SinkOptions, SmtpSink};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::timeout;
 
@@ -22,22 +22,29 @@ async fn a_host_is_reached_while_one_of_its_addresses_is_dead() {
     }
 }
 
-async fn reach(names: &Namespace, dead: IpAddr, alive: IpAddr, drops: bool) {
+async fn reach(names: &MountNamespace, dead: IpAddr, alive: IpAddr, drops: bool) {
     let what = format!("{dead} is dead and drops: {drops}");
     let at = SocketAddr::from((alive, 0));
-    let smtp = Sink::at(at, Manners::default()).await;
-    let taken = || Act::Leave(200, r#"{"id": "<a@example.com>", "message": "Queued. Thank you."}"#.into());
-    let api = mock_http::Server::at(at, move |_, _| taken()).await;
-    let events = mock_http::Server::at(at, |_, _| Act::Leave(200, String::new())).await;
+    let smtp = SmtpSink::at(at, SinkOptions::default()).await;
+    let taken = || {
+        HttpAction::RespondAndClose(
+            200,
+            r#"{"id": "<a@example.com>", "message": "Queued. Thank you."}"#.into(),
+        )
+    };
+    let api = mock_http::MockHttpServer::start_at(at, move |_, _| taken()).await;
+    let events =
+        mock_http::MockHttpServer::start_at(at, |_, _| HttpAction::RespondAndClose(200, String::new())).await;
     let ports = [smtp.port(), api.address.port(), events.address.port()];
     let (mut closed, mut revived) = (Vec::new(), Vec::new());
     for port in ports {
         let address = SocketAddr::from((dead, port));
         closed.push(if drops { Some(full(address).await) } else { None });
     }
-    let mut process = Process::configured(|data_dir, doors| configuration(data_dir, doors[1], ports));
-    process.start_within(names.id()).await;
-    let mut client = Client::connect(process.address(1)).await.unwrap();
+    let mut process =
+        RelayProcess::with_configuration(|data_dir, doors| configuration(data_dir, doors[1], ports));
+    process.start_in_namespace(names.id()).await;
+    let mut client = SmtpClient::connect(process.address(1)).await.unwrap();
     let mut sent = 0;
     for round in 0..2 {
         for sender in ["smtp@example.com", "api@example.com"] {
@@ -45,7 +52,7 @@ async fn reach(names: &Namespace, dead: IpAddr, alive: IpAddr, drops: bool) {
             sent += 1;
         }
         let arrived = || {
-            let mails = smtp.mails().len() + api.count();
+            let mails = smtp.messages().len() + api.count();
             (mails == sent && events.count() == sent).then_some(())
         };
         testkit::eventually(&format!("{what}, round {round}: mail and events"), arrived).await;
@@ -79,12 +86,12 @@ async fn full(address: SocketAddr) -> (TcpListener, Vec<TcpStream>) {
 }
 
 /// A namespace in which `localhost` has both addresses; nothing where this machine allows none.
-fn two_addresses() -> Option<Namespace> {
+fn two_addresses() -> Option<MountNamespace> {
     let directory = tempfile::tempdir().unwrap();
     let hosts = directory.path().join("hosts");
     let lines = ADDRESSES.map(|address| format!("{address} localhost\n"));
     std::fs::write(&hosts, lines.concat()).unwrap();
-    let namespace = Namespace::new("mount --bind \"$0\" /etc/hosts", &[hosts.as_os_str()]);
+    let namespace = MountNamespace::new("mount --bind \"$0\" /etc/hosts", &[hosts.as_os_str()]);
     if namespace.is_none() {
         eprintln!("no file can be mounted here; a host with two addresses is not tried");
     }

@@ -18,13 +18,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use testkit::eventually;
-use testkit::mock_http::{Act, Request, Server};
-use testkit::relay_process::Process;
-use testkit::smtp_client::Client;
+use testkit::mock_http::{HttpAction, HttpRequest, MockHttpServer};
+use testkit::relay_process::RelayProcess;
+use testkit::smtp_client::SmtpClient;
 
 #[tokio::test]
 async fn sends_stored_message_unchanged() {
-    let server = Server::start(|_, _| accepted_response()).await;
+    let server = MockHttpServer::start(|_, _| accepted_response()).await;
     let scene = ApiTestRelay::new(&server, "").await;
     for number in [1, LARGE_MESSAGE] {
         let id = scene.enqueue(number, &["a@example.net", "\"b,c\"@example.net", "bcc@example.org"]).await;
@@ -54,7 +54,7 @@ async fn sends_stored_message_unchanged() {
 /// As over SMTP: what cannot harm, of a client that logged in.
 #[tokio::test]
 async fn maps_mailgun_headers_to_api_parameters() {
-    let server = Server::start(|_, _| accepted_response()).await;
+    let server = MockHttpServer::start(|_, _| accepted_response()).await;
     let scene = ApiTestRelay::new(&server, "").await;
     let fields = [
         ("X-Mailgun-Tag: spring", "o:tag", "spring"),
@@ -66,9 +66,9 @@ async fn maps_mailgun_headers_to_api_parameters() {
         ("X-Mailgun-Variables: {\"mailtrail\": \"forged\", \"more\": 1}", "v:more", ""),
     ];
     let header: String = fields.iter().map(|(field, ..)| format!("{field}\r\n")).collect();
-    let mut client = Client::connect(scene.daemon.smtp_addresses()[1]).await.unwrap();
+    let mut client = SmtpClient::connect(scene.daemon.smtp_addresses()[1]).await.unwrap();
     // \0odoo\0lab-secret
-    assert_eq!(client.ask("AUTH PLAIN AG9kb28AbGFiLXNlY3JldA==").await.unwrap().0, 235);
+    assert_eq!(client.command("AUTH PLAIN AG9kb28AbGFiLXNlY3JldA==").await.unwrap().0, 235);
     let message = format!("{header}Subject: a\r\n\r\nhi\r\n");
     let id = client.submit("a@example.com", &["b@example.net"], &message).await.unwrap();
     scene.wait_settled(id.parse().unwrap()).await;
@@ -82,7 +82,7 @@ async fn maps_mailgun_headers_to_api_parameters() {
 
 #[tokio::test]
 async fn maps_parameters_from_long_header() {
-    let server = Server::start(|_, _| accepted_response()).await;
+    let server = MockHttpServer::start(|_, _| accepted_response()).await;
     let scene = ApiTestRelay::new(&server, "").await;
     scene.wait_settled(scene.enqueue(LONG_HEADER_MESSAGE, &["a@example.net"]).await).await;
     assert_eq!(server.requests().pop().unwrap().values("o:tag"), ["odoo", "late"]);
@@ -117,13 +117,13 @@ async fn classifies_responses_and_missing_responses() {
         ("half an answer", (0, broken.into()), &[Unknown, Relayed]),
         ("no HTTP", (0, "220 smtp.example.net\r\n".into()), &[Unknown, Relayed]),
     ] {
-        let script = move |number, _: &Request| match &act {
+        let script = move |number, _: &HttpRequest| match &act {
             _ if number > 1 => accepted_response(),
-            (0, bytes) if bytes.is_empty() => Act::Close,
-            (0, bytes) => Act::Bytes(bytes.clone()),
-            (status, body) => Act::Answer(*status, body.clone()),
+            (0, bytes) if bytes.is_empty() => HttpAction::Close,
+            (0, bytes) => HttpAction::RespondRaw(bytes.clone()),
+            (status, body) => HttpAction::Respond(*status, body.clone()),
         };
-        let server = Server::start(script).await;
+        let server = MockHttpServer::start(script).await;
         let scene = ApiTestRelay::new(&server, "").await;
         let trail = scene.wait_settled(scene.enqueue(1, &["a@example.net"]).await).await;
         assert_eq!(attempt_statuses(&trail), expected, "{what}");
@@ -137,12 +137,12 @@ async fn classifies_responses_and_missing_responses() {
 
 #[tokio::test]
 async fn connection_lost_before_end_of_message_is_temporary_failure() {
-    let script = |number: usize, _: &Request, whole: bool| match (number, whole) {
-        (1, false) => Some(Act::Close),
+    let script = |number: usize, _: &HttpRequest, whole: bool| match (number, whole) {
+        (1, false) => Some(HttpAction::Close),
         (_, false) => None,
         (_, true) => Some(accepted_response()),
     };
-    let server = Server::hasty(script).await;
+    let server = MockHttpServer::start_early(script).await;
     let scene = ApiTestRelay::new(&server, "").await;
     let trail = scene.wait_settled(scene.enqueue(LARGE_MESSAGE, &["a@example.net"]).await).await;
     assert_eq!(attempt_statuses(&trail), [AttemptStatus::Queued, AttemptStatus::Relayed]);
@@ -154,12 +154,12 @@ async fn connection_lost_before_end_of_message_is_temporary_failure() {
 #[tokio::test]
 async fn early_response_is_temporary_failure() {
     for status in [502, 503, 200] {
-        let script = move |number: usize, _: &Request, whole: bool| match (number, whole) {
-            (1, false) => Some(Act::Leave(status, "early".into())),
+        let script = move |number: usize, _: &HttpRequest, whole: bool| match (number, whole) {
+            (1, false) => Some(HttpAction::RespondAndClose(status, "early".into())),
             (_, false) => None,
             (_, true) => Some(accepted_response()),
         };
-        let server = Server::hasty(script).await;
+        let server = MockHttpServer::start_early(script).await;
         let scene = ApiTestRelay::new(&server, "").await;
         let trail = scene.wait_settled(scene.enqueue(LARGE_MESSAGE, &["a@example.net"]).await).await;
         assert_eq!(attempt_statuses(&trail), [AttemptStatus::Queued, AttemptStatus::Relayed], "{status}");
@@ -176,13 +176,13 @@ async fn event_settles_unclear_response() {
         (429, "+ Retry-After: 1\nslow down".to_owned()),
         (302, "+ Location: /login\n".to_owned()),
     ] {
-        let server = Server::start(move |number, request| {
+        let server = MockHttpServer::start(move |number, request| {
             if !request.line.starts_with("POST") {
                 // It is asked for events now and then.
-                return Act::Answer(200, "{\"items\":[],\"paging\":{}}".into());
+                return HttpAction::Respond(200, "{\"items\":[],\"paging\":{}}".into());
             }
             let first = request.values("to") == ["a@example.net"];
-            if first && number == 1 { Act::Answer(status, body.clone()) } else { accepted_response() }
+            if first && number == 1 { HttpAction::Respond(status, body.clone()) } else { accepted_response() }
         });
         let server = server.await;
         let scene = ApiTestRelay::with_slow_retry(&server).await;
@@ -210,12 +210,9 @@ async fn waits_for_rate_limit() {
         until.to_rfc5322().replace("+0000", "UTC")
     );
     for (status, body) in [(429, "+ Retry-After: 3\nslow".to_owned()), json_response(420, &text)] {
-        let server =
-            Server::start(
-                move |number, _| {
-                    if number == 1 { Act::Answer(status, body.clone()) } else { accepted_response() }
-                },
-            );
+        let server = MockHttpServer::start(move |number, _| {
+            if number == 1 { HttpAction::Respond(status, body.clone()) } else { accepted_response() }
+        });
         let server = server.await;
         let scene = ApiTestRelay::new(&server, "").await;
         let started = Clock::System.now();
@@ -252,11 +249,11 @@ async fn account_error_holds_all_mail_and_bounces_none() {
     ] {
         let (words, times) = (body.clone(), Arc::new(Mutex::new(Vec::new())));
         let heard = times.clone();
-        let script = move |number, _: &Request| {
+        let script = move |number, _: &HttpRequest| {
             heard.lock().unwrap().push(Instant::now());
-            if number == 1 { Act::Answer(status, body.clone()) } else { accepted_response() }
+            if number == 1 { HttpAction::Respond(status, body.clone()) } else { accepted_response() }
         };
-        let server = Server::start(script).await;
+        let server = MockHttpServer::start(script).await;
         let scene = ApiTestRelay::new(&server, "").await;
         let first = scene.enqueue(1, &["a@example.net"]).await;
         let refused = scene.wait_attempted(first).await;
@@ -293,7 +290,7 @@ async fn refused_connection_is_temporary_failure() {
     assert!(!trail.is_sending && trail.events[1].diagnostic.name == "connection", "{trail:?}");
     let said = trail.events[1].diagnostic.text.clone().unwrap();
     assert!(said.contains("Connection refused") && !said.contains("http"), "{said}");
-    let server = Server::at(address, |_, _| accepted_response()).await;
+    let server = MockHttpServer::start_at(address, |_, _| accepted_response()).await;
     let trail = scene.wait_settled(id).await;
     assert_eq!((recipient_states(&trail), server.count()), (vec![RecipientState::Relayed], 1));
     assert!(!attempt_statuses(&trail).contains(&AttemptStatus::Unknown));
@@ -301,7 +298,7 @@ async fn refused_connection_is_temporary_failure() {
 
 #[tokio::test]
 async fn stale_connection_costs_no_attempt() {
-    let server = Server::start(|_, _| Act::Leave(200, ACCEPTED_BODY.into())).await;
+    let server = MockHttpServer::start(|_, _| HttpAction::RespondAndClose(200, ACCEPTED_BODY.into())).await;
     let scene = ApiTestRelay::new(&server, "connections = 1").await;
     for number in 1..=20 {
         let trail = scene.wait_settled(scene.enqueue(number, &["a@example.net"]).await).await;
@@ -316,11 +313,11 @@ async fn stale_connection_costs_no_attempt() {
 
 #[tokio::test]
 async fn bisects_request_to_find_invalid_address() {
-    let server = Server::start(|_, request| {
+    let server = MockHttpServer::start(|_, request| {
         let bad = request.values("to").iter().any(|to| to.starts_with("bad"));
         let text = "'to' parameter is not a valid address. please check documentation";
         let (status, body) = if bad { json_response(400, text) } else { (200, ACCEPTED_BODY.into()) };
-        Act::Answer(status, body)
+        HttpAction::Respond(status, body)
     });
     let server = server.await;
     let scene = ApiTestRelay::new(&server, "").await;
@@ -349,11 +346,10 @@ async fn bisects_request_to_find_invalid_address() {
 
 #[tokio::test]
 async fn splits_recipients_over_several_requests() {
-    let server =
-        Server::start(
-            |number, _| if number == 2 { Act::Answer(500, String::new()) } else { accepted_response() },
-        )
-        .await;
+    let server = MockHttpServer::start(|number, _| {
+        if number == 2 { HttpAction::Respond(500, String::new()) } else { accepted_response() }
+    })
+    .await;
     let scene = ApiTestRelay::new(&server, "").await;
     let recipients: Vec<_> = (0..2500).map(|number| format!("a{number}@example.net")).collect();
     let id = scene.enqueue(1, &recipients.iter().map(String::as_str).collect::<Vec<_>>()).await;
@@ -367,7 +363,7 @@ async fn splits_recipients_over_several_requests() {
 
 #[tokio::test]
 async fn fails_oversized_message_without_request() {
-    let server = Server::start(|_, _| accepted_response()).await;
+    let server = MockHttpServer::start(|_, _| accepted_response()).await;
     let scene = ApiTestRelay::new(&server, "").await;
     let trail = scene.wait_settled(scene.enqueue(OVERSIZED_MESSAGE, &["a@example.net"]).await).await;
     assert_eq!((recipient_states(&trail), server.count()), (vec![RecipientState::Failed], 0));
@@ -377,7 +373,8 @@ async fn fails_oversized_message_without_request() {
 async fn verifies_https_certificate() {
     let directory = tempfile::tempdir().unwrap();
     let pair = tls::load_self_signed(directory.path(), "localhost").unwrap();
-    let server = Server::secured(tls::build_acceptor(pair).unwrap(), |_, _| accepted_response()).await;
+    let server =
+        MockHttpServer::start_tls(tls::build_acceptor(pair).unwrap(), |_, _| accepted_response()).await;
     let address = format!("https://localhost:{}", server.address.port());
     let ca_file = format!("ca_file = {:?}", directory.path().join("relay.pem").display().to_string());
     let trusting = ApiTestRelay::start_at(&address, &ca_file).await;
@@ -393,16 +390,18 @@ async fn verifies_https_certificate() {
 /// That a message goes out is on the disk before it is out.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kill_during_request_leaves_status_unknown() {
-    let server = Server::start(|number, _| if number == 1 { Act::Hold } else { accepted_response() }).await;
+    let server =
+        MockHttpServer::start(|number, _| if number == 1 { HttpAction::Hang } else { accepted_response() })
+            .await;
     let mut process = start_process(&server);
     process.start().await;
-    let mut client = Client::connect(process.address(1)).await.unwrap();
+    let mut client = SmtpClient::connect(process.address(1)).await.unwrap();
     let id = client.submit("a@example.com", &["b@example.net"], &sample_message(1)).await.unwrap();
     eventually("the request", || (server.count() == 1).then_some(())).await;
     process.kill();
     process.start().await;
     eventually("the second request", || (server.count() == 2).then_some(())).await;
-    let store = process.settle().await;
+    let store = process.drain().await;
     let trail = store.load_trail(id.parse().unwrap()).unwrap().unwrap();
     assert_eq!(attempt_statuses(&trail), [AttemptStatus::Unknown, AttemptStatus::Relayed]);
     assert_eq!(server.requests()[1].values("v:mailtrail"), [id]);
@@ -411,14 +410,14 @@ async fn kill_during_request_leaves_status_unknown() {
 /// Ten messages of 25 MB at once, through the real program.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_messages_stay_within_memory_limit() {
-    let server = Server::start(|_, _| accepted_response()).await;
+    let server = MockHttpServer::start(|_, _| accepted_response()).await;
     let mut process = start_process(&server);
     process.start().await;
     let text = sample_message(LARGE_MESSAGE);
     let clients = (0..10).map(|_| {
         let (address, text) = (process.address(1), text.clone());
         tokio::spawn(async move {
-            let mut client = Client::connect(address).await.unwrap();
+            let mut client = SmtpClient::connect(address).await.unwrap();
             client.submit("a@example.com", &["b@example.net"], &text).await.unwrap();
         })
     });
@@ -545,7 +544,7 @@ struct ApiTestRelay {
 }
 
 impl ApiTestRelay {
-    async fn new(server: &Server, lines: &str) -> Self {
+    async fn new(server: &MockHttpServer, lines: &str) -> Self {
         Self::start_at(&format!("http://{}", server.address), lines).await
     }
 
@@ -566,7 +565,7 @@ impl ApiTestRelay {
     }
 
     /// One that tries again after two seconds at the earliest.
-    async fn with_slow_retry(server: &Server) -> Self {
+    async fn with_slow_retry(server: &MockHttpServer) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let upstream = upstream_config(&format!("http://{}", server.address), "");
         let text = format!(
@@ -665,8 +664,8 @@ impl ApiTestRelay {
 }
 
 /// A relay in a process of its own whose upstream is this server.
-fn start_process(server: &Server) -> Process {
-    Process::configured(|data_dir, [_, open, _]| {
+fn start_process(server: &MockHttpServer) -> RelayProcess {
+    RelayProcess::with_configuration(|data_dir, [_, open, _]| {
         let upstream = upstream_config(&format!("http://{}", server.address), "");
         format!(
             "[server]\nhostname = \"relay.example.com\"\ndata_dir = {data_dir:?}\n[[listener]]\n\
@@ -705,8 +704,8 @@ fn sample_message(number: u64) -> String {
     head + &format!("{}\r\n", "x".repeat(998)).repeat(lines)
 }
 
-fn accepted_response() -> Act {
-    Act::Answer(200, ACCEPTED_BODY.into())
+fn accepted_response() -> HttpAction {
+    HttpAction::Respond(200, ACCEPTED_BODY.into())
 }
 
 fn json_response(status: u16, text: &str) -> (u16, String) {

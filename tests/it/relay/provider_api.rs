@@ -13,7 +13,7 @@ use reqwest::Url;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
-use testkit::mock_http::{Act, Server};
+use testkit::mock_http::{HttpAction, MockHttpServer};
 
 #[tokio::test]
 async fn reads_adds_and_removes_suppressions() {
@@ -136,7 +136,7 @@ async fn reports_unexpected_responses() {
         (302, "+ Location: http://127.0.0.1:1/\n".to_owned(), "answered 302"),
     ] {
         let said = body.clone();
-        let server = Server::start(move |_, _| Act::Answer(status, said.clone())).await;
+        let server = MockHttpServer::start(move |_, _| HttpAction::Respond(status, said.clone())).await;
         let account = api_at(
             &format!("http://{}", server.address),
             mailgun_kind(EventsApi::Events, "mg.example.com"),
@@ -152,7 +152,9 @@ async fn reports_unexpected_responses() {
 
 #[tokio::test]
 async fn sends_api_key_only_to_provider_host() {
-    let server = Server::start(|_, _| Act::Answer(200, read_fixture("mailgun/api_events_page1.json"))).await;
+    let server =
+        MockHttpServer::start(|_, _| HttpAction::Respond(200, read_fixture("mailgun/api_events_page1.json")))
+            .await;
     let account = api_at(
         &format!("http://{}", server.address),
         mailgun_kind(EventsApi::Events, "mg.example.com"),
@@ -177,7 +179,7 @@ async fn sends_api_key_only_to_provider_host() {
 #[tokio::test]
 async fn reads_mailgun_webhooks_in_both_shapes() {
     let body = r#"{"webhooks":{"clicked":{"url":"https://a"},"opened":{"urls":["https://a","https://b"]}}}"#;
-    let server = Server::start(move |_, _| Act::Answer(200, body.into())).await;
+    let server = MockHttpServer::start(move |_, _| HttpAction::Respond(200, body.into())).await;
     let account = api_at(
         &format!("http://{}", server.address),
         mailgun_kind(EventsApi::Events, "mg.example.com"),
@@ -189,7 +191,9 @@ async fn reads_mailgun_webhooks_in_both_shapes() {
     assert_eq!(server.requests()[0].line, "GET /v3/domains/mg.example.com/webhooks HTTP/1.1");
     // It has webhooks, and is no domain.
     assert!(matches!(account.fetch_domain("mg.example.com").await, Err(ApiError::UnexpectedResponse { .. })));
-    let server = Server::start(|_, _| Act::Answer(404, r#"{"message":"Domain not found"}"#.into())).await;
+    let server =
+        MockHttpServer::start(|_, _| HttpAction::Respond(404, r#"{"message":"Domain not found"}"#.into()))
+            .await;
     let account = api_at(
         &format!("http://{}", server.address),
         mailgun_kind(EventsApi::Events, "mg.example.com"),
@@ -200,8 +204,10 @@ async fn reads_mailgun_webhooks_in_both_shapes() {
 
 #[tokio::test]
 async fn normalizes_brevo_statistics_to_webhook_shape() {
-    let server =
-        Server::start(|_, _| Act::Answer(200, read_fixture("brevo/api_statistics_events.json"))).await;
+    let server = MockHttpServer::start(|_, _| {
+        HttpAction::Respond(200, read_fixture("brevo/api_statistics_events.json"))
+    })
+    .await;
     let account = api_at(&format!("http://{}", server.address), ProviderKind::Brevo, "xkeysib-1");
     let span =
         TimeRange { start: Timestamp::from_secs(1_789_387_204), end: Timestamp::from_secs(1_789_390_000) };
@@ -220,7 +226,7 @@ async fn normalizes_brevo_statistics_to_webhook_shape() {
 
 #[tokio::test]
 async fn pages_brevo_statistics_back_to_range_start() {
-    let server = Server::start(|number, _| {
+    let server = MockHttpServer::start(|number, _| {
         // A second earlier each.
         let last = 1_789_387_200 - (number as u64 - 1) * 5000;
         let event = |second: u64| {
@@ -228,7 +234,7 @@ async fn pages_brevo_statistics_back_to_range_start() {
             format!("{{\"email\":\"a@example.net\",\"date\":\"{at}\",\"messageId\":\"<1@a>\",\"event\":\"requests\"}}")
         };
         let events: Vec<_> = (0..5000).map(event).collect();
-        Act::Answer(200, format!("{{\"events\":[{}]}}", events.join(",")))
+        HttpAction::Respond(200, format!("{{\"events\":[{}]}}", events.join(",")))
     })
     .await;
     let account = api_at(&format!("http://{}", server.address), ProviderKind::Brevo, "xkeysib-1");
@@ -242,12 +248,15 @@ async fn pages_brevo_statistics_back_to_range_start() {
 
 #[tokio::test]
 async fn maps_brevo_blocked_contacts_to_suppression_lists() {
-    let server = Server::start(|_, request| match request.line.split(' ').next() {
-        Some("DELETE") if request.line.contains("/a%2Bb@example.net ") => Act::Answer(204, String::new()),
-        Some("DELETE") => {
-            Act::Answer(404, "{\"code\":\"document_not_found\",\"message\":\"Contact not found\"}".into())
+    let server = MockHttpServer::start(|_, request| match request.line.split(' ').next() {
+        Some("DELETE") if request.line.contains("/a%2Bb@example.net ") => {
+            HttpAction::Respond(204, String::new())
         }
-        _ => Act::Answer(200, read_fixture("brevo/api_blocked_contacts.json")),
+        Some("DELETE") => HttpAction::Respond(
+            404,
+            "{\"code\":\"document_not_found\",\"message\":\"Contact not found\"}".into(),
+        ),
+        _ => HttpAction::Respond(200, read_fixture("brevo/api_blocked_contacts.json")),
     })
     .await;
     let account = api_at(&format!("http://{}", server.address), ProviderKind::Brevo, "xkeysib-1");
@@ -264,7 +273,9 @@ async fn maps_brevo_blocked_contacts_to_suppression_lists() {
         account.add_suppressions(SuppressionList::Bounces, &[]).await,
         Err(ApiError::Unsupported { .. })
     ));
-    let server = Server::start(|_, _| Act::Answer(401, read_fixture("brevo/api_error_401.json"))).await;
+    let server =
+        MockHttpServer::start(|_, _| HttpAction::Respond(401, read_fixture("brevo/api_error_401.json")))
+            .await;
     let account = api_at(&format!("http://{}", server.address), ProviderKind::Brevo, "xkeysib-1");
     let fault = account.fetch_suppressions(None).await.unwrap_err();
     assert!(fault.to_string().contains("refused the api_key (401: Key not found)"), "{fault}");
@@ -281,10 +292,10 @@ async fn registers_mailgun_webhooks_by_url_and_verifies_the_result() {
         (r#"{"webhooks":{"opened":{"urls":["https://a"]}}}"#, "POST", ours.as_str(), Became::Created),
         (known, "PUT", "https://u:p@relay.example.com/webhooks/up?x=1", Became::Updated),
     ] {
-        let server = Server::start(move |number, _| match number {
-            1 | 2 => Act::Answer(200, registered.into()),
+        let server = MockHttpServer::start(move |number, _| match number {
+            1 | 2 => HttpAction::Respond(200, registered.into()),
             // So is answered what no path leads to.
-            _ => Act::Answer(200, "Mailgun Magnificent API".into()),
+            _ => HttpAction::Respond(200, "Mailgun Magnificent API".into()),
         })
         .await;
         let at_server = format!("http://{}", server.address);

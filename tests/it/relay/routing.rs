@@ -10,13 +10,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-use testkit::mock_smtp::{Act, At, Script, Server};
+use testkit::mock_smtp::{MockSmtpServer, SmtpAction, SmtpScript, SmtpStep};
 use testkit::queue_harness;
 
 #[tokio::test]
 async fn fails_over_and_returns_to_first_upstream() {
-    let dead = Script::new().at(At::Banner, vec![Some(Act::Close); 3]);
-    let scene = MultiUpstreamRelay::new([dead, Script::new()], ["", ""], "").await;
+    let dead = SmtpScript::new().on(SmtpStep::Banner, vec![Some(SmtpAction::Close); 3]);
+    let scene = MultiUpstreamRelay::new([dead, SmtpScript::new()], ["", ""], "").await;
     let ids = scene.enqueue_many(0..6, |_| {}).await;
     for id in ids {
         assert_eq!(recipient_states(&scene.wait_settled(id).await), [RecipientState::Relayed]);
@@ -37,15 +37,15 @@ async fn fails_over_and_returns_to_first_upstream() {
 
 #[tokio::test]
 async fn adds_tracking_header_of_used_upstream() {
-    let dead = Script::new().at(At::Banner, vec![Some(Act::Close); 50]);
-    let mut fine = Script::new();
-    fine.offers.push("AUTH PLAIN");
+    let dead = SmtpScript::new().on(SmtpStep::Banner, vec![Some(SmtpAction::Close); 50]);
+    let mut fine = SmtpScript::new();
+    fine.capabilities.push("AUTH PLAIN");
     let scene =
         MultiUpstreamRelay::with_providers(["brevo", "mailgun"], [dead, fine], [LONG_BREAKER_PAUSE, ""], "")
             .await;
     let id = scene.enqueue(1, |_| {}).await;
     scene.wait_settled(id).await;
-    let message = String::from_utf8(scene.server(1).taken()[0].message.clone()).unwrap();
+    let message = String::from_utf8(scene.server(1).accepted()[0].message.clone()).unwrap();
     assert!(
         message.starts_with(&format!("X-Mailgun-Variables: {{\"mailtrail\":\"{id}\"}}\r\n")),
         "{message}"
@@ -56,12 +56,12 @@ async fn adds_tracking_header_of_used_upstream() {
 #[tokio::test]
 async fn unknown_message_stays_with_its_upstream() {
     for (rule, expected) in [("", 0), ("unknown_elsewhere = true", 1)] {
-        let mut script = Script::new().at(At::Dot, [Some(Act::Close)]);
-        script.add(At::Banner, [None]);
-        script.add(At::Banner, vec![Some(Act::Close); 200]);
+        let mut script = SmtpScript::new().on(SmtpStep::Dot, [Some(SmtpAction::Close)]);
+        script.add_actions(SmtpStep::Banner, [None]);
+        script.add_actions(SmtpStep::Banner, vec![Some(SmtpAction::Close); 200]);
         let one_failure = "[upstream.breaker]\nfailures = 1\npause = \"1h\"\nlongest_pause = \"1h\"";
         let settings = format!("{one_failure}\n[upstream.retry]\nfirst = \"100ms\"\n{rule}");
-        let scene = MultiUpstreamRelay::new([script, Script::new()], [&settings, ""], "").await;
+        let scene = MultiUpstreamRelay::new([script, SmtpScript::new()], [&settings, ""], "").await;
         let unknown = scene.enqueue(1, |_| {}).await;
         scene
             .wait_until("an unknown end", |scene| {
@@ -87,12 +87,12 @@ async fn unknown_message_stays_with_its_upstream() {
 /// An attempt that fails for now says nothing about the one before it.
 #[tokio::test]
 async fn unknown_message_stays_unknown_after_failed_retry() {
-    let mut script = Script::new().at(At::Dot, [Some(Act::Close)]);
-    script.add(At::Banner, [None]);
-    script.add(At::Banner, vec![Some(Act::Close); 200]);
+    let mut script = SmtpScript::new().on(SmtpStep::Dot, [Some(SmtpAction::Close)]);
+    script.add_actions(SmtpStep::Banner, [None]);
+    script.add_actions(SmtpStep::Banner, vec![Some(SmtpAction::Close); 200]);
     let settings = "[upstream.breaker]\nfailures = 2\npause = \"1h\"\nlongest_pause = \"1h\"\n\
                     [upstream.retry]\nfirst = \"100ms\"\n";
-    let scene = MultiUpstreamRelay::new([script, Script::new()], [settings, ""], "").await;
+    let scene = MultiUpstreamRelay::new([script, SmtpScript::new()], [settings, ""], "").await;
     let unknown = scene.enqueue(1, |_| {}).await;
     scene.wait_until("two attempts", |scene| scene.trail(unknown).attempts == 2).await;
     // The breaker of the first is open: other mail takes the second.
@@ -107,8 +107,8 @@ async fn unknown_message_stays_unknown_after_failed_retry() {
 /// An attempt that hangs since before the breaker opened is no probe.
 #[tokio::test]
 async fn hanging_attempt_does_not_keep_breaker_open() {
-    let mut script = Script::new().at(At::Dot, [Some(Act::Silence)]);
-    script.add(At::Banner, [None, Some(Act::Close), Some(Act::Close)]);
+    let mut script = SmtpScript::new().on(SmtpStep::Dot, [Some(SmtpAction::Hang)]);
+    script.add_actions(SmtpStep::Banner, [None, Some(SmtpAction::Close), Some(SmtpAction::Close)]);
     let scene = MultiUpstreamRelay::new([script], [""], "").await;
     let hangs = scene.enqueue(1, |_| {}).await;
     scene.wait_until("a dot", |scene| scene.trail(hangs).is_sending).await;
@@ -120,7 +120,7 @@ async fn hanging_attempt_does_not_keep_breaker_open() {
 #[tokio::test]
 async fn routes_select_upstream() {
     let routes = "[[route]]\nname = \"news\"\nupstreams = [\"b\"]\nsenders = [\"news@*\"]\n";
-    let scene = MultiUpstreamRelay::new([Script::new(), Script::new()], ["", ""], routes).await;
+    let scene = MultiUpstreamRelay::new([SmtpScript::new(), SmtpScript::new()], ["", ""], routes).await;
     let news = scene.enqueue(1, |send| send.route = Some("news".into())).await;
     let gone = scene.enqueue(2, |send| send.route = Some("no-more".into())).await;
     let other = scene.enqueue(3, |_| {}).await;
@@ -133,7 +133,7 @@ async fn routes_select_upstream() {
 #[tokio::test]
 async fn transactional_mail_overtakes_bulk_mail() {
     let settings = "rate = \"200/s\"\nconnections = 2\n";
-    let scene = MultiUpstreamRelay::new([Script::new()], [settings], "").await;
+    let scene = MultiUpstreamRelay::new([SmtpScript::new()], [settings], "").await;
     let bulk = scene.enqueue_many(0..600, |send| send.lane = Lane::Bulk).await;
     scene.wait_until("some bulk mail", |scene| scene.received_numbers(0).len() > 20).await;
     let before = scene.received_numbers(0).len();
@@ -153,26 +153,30 @@ async fn transactional_mail_overtakes_bulk_mail() {
 #[tokio::test(start_paused = true)]
 async fn adapts_to_hourly_limit_of_upstream() {
     let hour = Duration::from_secs(3600);
-    let mut script = Script::new();
-    script.most = Some((300, hour, "450 4.7.1 Rate limit exceeded"));
-    let scene = queue_harness::Scene::in_leaps(Server::start(script).await, "connections = 5").await;
+    let mut script = SmtpScript::new();
+    script.message_limit = Some((300, hour, "450 4.7.1 Rate limit exceeded"));
+    let scene =
+        queue_harness::QueueHarness::with_manual_time(MockSmtpServer::start(script).await, "connections = 5")
+            .await;
     let begun = scene.time.clock().now();
     let mut ids = Vec::new();
     for number in 0..2020 {
-        ids.push(scene.put_in(number, if number < 2000 { Lane::Bulk } else { Lane::Transactional }).await);
+        ids.push(
+            scene.store_in_lane(number, if number < 2000 { Lane::Bulk } else { Lane::Transactional }).await,
+        );
     }
     for id in &ids {
-        assert_eq!(recipient_states(&scene.settled(*id).await), [RecipientState::Relayed]);
+        assert_eq!(recipient_states(&scene.wait_for_result(*id).await), [RecipientState::Relayed]);
     }
-    scene.assert_each_taken_once(0..2020, "300 an hour");
+    scene.assert_each_accepted_once(0..2020, "300 an hour");
     let took = scene.time.clock().now().duration_since(begun);
     assert!(took < hour * 12, "{took:?}");
     let last = |ids: &[TrackingId]| {
-        let trails = ids.iter().map(|id| scene.trail(*id).events.last().unwrap().at);
+        let trails = ids.iter().map(|id| scene.load_trail(*id).events.last().unwrap().at);
         trails.max().unwrap().duration_since(begun)
     };
     assert!(last(&ids[2000..]) < hour * 2, "{:?}", last(&ids[2000..]));
-    let asked = scene.said("MAIL");
+    let asked = scene.command_count("MAIL");
     assert!(asked < 2020 * 3, "asked {asked} times for 2020 messages");
 }
 
@@ -180,41 +184,43 @@ async fn adapts_to_hourly_limit_of_upstream() {
 #[tokio::test(start_paused = true)]
 async fn configured_rate_avoids_rejections() {
     let hour = Duration::from_secs(3600);
-    let mut script = Script::new();
-    script.most = Some((300, hour, "450 4.7.1 Rate limit exceeded"));
-    let scene =
-        queue_harness::Scene::in_leaps(Server::start(script).await, "connections = 5\nrate = \"300/h\"")
-            .await;
+    let mut script = SmtpScript::new();
+    script.message_limit = Some((300, hour, "450 4.7.1 Rate limit exceeded"));
+    let scene = queue_harness::QueueHarness::with_manual_time(
+        MockSmtpServer::start(script).await,
+        "connections = 5\nrate = \"300/h\"",
+    )
+    .await;
     let mut bulk = Vec::new();
     for number in 0..1000 {
-        bulk.push(scene.put_in(number, Lane::Bulk).await);
+        bulk.push(scene.store_in_lane(number, Lane::Bulk).await);
     }
     let mut important = Vec::new();
     for number in 1000..1020 {
-        important.push(scene.put_in(number, Lane::Transactional).await);
+        important.push(scene.store_in_lane(number, Lane::Transactional).await);
     }
     // However slow disk and connections are, no time passes before all mail is in the ledger and the first has begun.
-    let all = || bulk.iter().chain(&important).all(|id| scene.find(*id).is_some());
-    while scene.said("MAIL") == 0 || !all() {
-        scene.time.rest().await;
+    let all = || bulk.iter().chain(&important).all(|id| scene.find_trail(*id).is_some());
+    while scene.command_count("MAIL") == 0 || !all() {
+        scene.time.settle().await;
     }
     for id in &important {
-        scene.settled(*id).await;
+        scene.wait_for_result(*id).await;
     }
     // The first took what was to be had at once; behind them the important ones had every place.
-    let before = scene.server.taken().len() - important.len();
+    let before = scene.server.accepted().len() - important.len();
     assert!(before <= 20, "{before} went first");
     for id in bulk {
-        scene.settled(id).await;
+        scene.wait_for_result(id).await;
     }
-    scene.assert_each_taken_once(0..1020, "300 an hour");
-    assert_eq!(scene.said("MAIL"), 1020);
+    scene.assert_each_accepted_once(0..1020, "300 an hour");
+    assert_eq!(scene.command_count("MAIL"), 1020);
 }
 
 #[tokio::test]
 async fn exhausted_quota_sends_mail_to_other_upstream() {
     let mut scene = MultiUpstreamRelay::new(
-        [Script::new(), Script::new()],
+        [SmtpScript::new(), SmtpScript::new()],
         ["quota = \"3/day\"\nconnections = 1", ""],
         "",
     )
@@ -232,7 +238,7 @@ async fn exhausted_quota_sends_mail_to_other_upstream() {
 
 #[tokio::test]
 async fn queued_and_held_mail_expires_at_deadline() {
-    let dead = || Script::new().at(At::Banner, vec![Some(Act::Close); 500]);
+    let dead = || SmtpScript::new().on(SmtpStep::Banner, vec![Some(SmtpAction::Close); 500]);
     let scene = MultiUpstreamRelay::with_config_change(["plain"], [dead()], [""], "", |config| {
         config.upstreams[0].retry.give_up_after = Duration::from_secs(2);
     })
@@ -265,11 +271,16 @@ async fn waits_for_upstream_with_required_capabilities() {
     for (offers, recipient) in
         [(vec!["PIPELINING", "SIZE 15"], "a@example.net"), (vec!["SIZE 0"], "ji\u{159}\u{ed}@example.net")]
     {
-        let away = [Some(Act::Close), Some(Act::Close), Some(Act::Close), Some(Act::Close)];
-        let mut first = Script::new().at(At::Banner, away);
-        first.offers.push("SMTPUTF8");
-        let mut second = Script::new();
-        second.offers = offers;
+        let away = [
+            Some(SmtpAction::Close),
+            Some(SmtpAction::Close),
+            Some(SmtpAction::Close),
+            Some(SmtpAction::Close),
+        ];
+        let mut first = SmtpScript::new().on(SmtpStep::Banner, away);
+        first.capabilities.push("SMTPUTF8");
+        let mut second = SmtpScript::new();
+        second.capabilities = offers;
         let scene = MultiUpstreamRelay::new([first, second], ["", ""], "").await;
         let id = scene.enqueue_to(1, &[recipient], |_| {}).await;
         let trail = scene.wait_settled(id).await;
@@ -286,10 +297,10 @@ async fn waits_for_upstream_with_required_capabilities() {
 
 #[tokio::test]
 async fn uses_second_upstream_when_first_lacks_capability() {
-    let mut small = Script::new();
-    small.offers = vec!["PIPELINING", "SIZE 15"];
+    let mut small = SmtpScript::new();
+    small.capabilities = vec!["PIPELINING", "SIZE 15"];
     let scene =
-        MultiUpstreamRelay::new([small, Script::new()], [LONG_RETRY_DELAYS, LONG_RETRY_DELAYS], "").await;
+        MultiUpstreamRelay::new([small, SmtpScript::new()], [LONG_RETRY_DELAYS, LONG_RETRY_DELAYS], "").await;
     for number in 1..4 {
         let trail = scene.wait_settled(scene.enqueue(number, |_| {}).await).await;
         assert_eq!(recipient_states(&trail), [RecipientState::Relayed]);
@@ -304,16 +315,17 @@ async fn uses_second_upstream_when_first_lacks_capability() {
 #[tokio::test]
 async fn uses_second_upstream_after_capability_rejection() {
     for (at, refusal) in [
-        (At::Mail, "552 5.3.4 Message size exceeds fixed limit"),
-        (At::Mail, "555 5.5.4 Unsupported option: SIZE"),
-        (At::Mail, "550 5.6.7 Non-ASCII addresses are not permitted"),
-        (At::Data, "552 5.3.4 Message too big"),
-        (At::Dot, "552 5.3.4 Message size limit exceeded"),
-        (At::Dot, "554 5.6.3 Conversion required but not supported"),
+        (SmtpStep::Mail, "552 5.3.4 Message size exceeds fixed limit"),
+        (SmtpStep::Mail, "555 5.5.4 Unsupported option: SIZE"),
+        (SmtpStep::Mail, "550 5.6.7 Non-ASCII addresses are not permitted"),
+        (SmtpStep::Data, "552 5.3.4 Message too big"),
+        (SmtpStep::Dot, "552 5.3.4 Message size limit exceeded"),
+        (SmtpStep::Dot, "554 5.6.3 Conversion required but not supported"),
     ] {
-        let first = Script::new().at(at, vec![Some(Act::Say(refusal)); 9]);
+        let first = SmtpScript::new().on(at, vec![Some(SmtpAction::Reply(refusal)); 9]);
         let scene =
-            MultiUpstreamRelay::new([first, Script::new()], [LONG_RETRY_DELAYS, LONG_RETRY_DELAYS], "").await;
+            MultiUpstreamRelay::new([first, SmtpScript::new()], [LONG_RETRY_DELAYS, LONG_RETRY_DELAYS], "")
+                .await;
         let trail = scene.wait_settled(scene.enqueue(1, |_| {}).await).await;
         assert_eq!(
             (recipient_states(&trail), scene.received_numbers(1)),
@@ -323,7 +335,7 @@ async fn uses_second_upstream_after_capability_rejection() {
         let words = trail.events[1].diagnostic.to_line();
         assert_eq!(words.as_deref(), Some(refusal), "the trail has the upstream's words");
         // Where there is no other, it is a refusal as any.
-        let only = Script::new().at(at, vec![Some(Act::Say(refusal)); 9]);
+        let only = SmtpScript::new().on(at, vec![Some(SmtpAction::Reply(refusal)); 9]);
         let scene = MultiUpstreamRelay::new([only], [LONG_RETRY_DELAYS], "").await;
         let trail = scene.wait_settled(scene.enqueue(1, |_| {}).await).await;
         assert_eq!(
@@ -337,14 +349,14 @@ async fn uses_second_upstream_after_capability_rejection() {
 #[tokio::test]
 async fn fails_when_no_upstream_of_route_is_capable() {
     let small = || {
-        let mut script = Script::new();
-        script.offers = vec!["PIPELINING", "SIZE 15"];
+        let mut script = SmtpScript::new();
+        script.capabilities = vec!["PIPELINING", "SIZE 15"];
         script
     };
     let routes = "[[route]]\nname = \"news\"\nupstreams = [\"b\"]\nsenders = [\"news@*\"]\n";
     for (scripts, route, attempts) in [
         ([small(), small()], None, 2),
-        ([Script::new(), small()], Some("news"), 1),
+        ([SmtpScript::new(), small()], Some("news"), 1),
         ([small(), small()], Some("news"), 1),
     ] {
         let scene = MultiUpstreamRelay::new(scripts, [LONG_RETRY_DELAYS, LONG_RETRY_DELAYS], routes).await;
@@ -365,9 +377,9 @@ async fn fails_when_no_upstream_of_route_is_capable() {
 #[tokio::test]
 async fn retries_after_missing_capability_appears() {
     for other_mail in [true, false] {
-        let mut first = Script::new();
-        first.offers = vec!["PIPELINING", "SIZE 25"];
-        let away = Script::new().at(At::Banner, vec![Some(Act::Close); 500]);
+        let mut first = SmtpScript::new();
+        first.capabilities = vec!["PIPELINING", "SIZE 25"];
+        let away = SmtpScript::new().on(SmtpStep::Banner, vec![Some(SmtpAction::Close); 500]);
         let settings = if other_mail { LONG_RETRY_DELAYS } else { SHORT_DELAYS };
         let settings = format!("messages_per_connection = 1\nidle_timeout = \"1s\"\n{settings}");
         let scene = MultiUpstreamRelay::new([first, away], [&settings, LONG_BREAKER_PAUSE], "").await;
@@ -376,10 +388,10 @@ async fn retries_after_missing_capability_appears() {
         scene.wait_settled(pinned).await;
         let id = scene.enqueue(1_000_000_000_000_000_000, |_| {}).await;
         scene.wait_until("the obstacle", |scene| scene.trail(id).attempts >= 1).await;
-        scene.server(0).with(|script| script.offers = vec!["PIPELINING", "SIZE 0"]);
+        scene.server(0).with_script(|script| script.capabilities = vec!["PIPELINING", "SIZE 0"]);
         if other_mail {
             let goodbyes = |scene: &MultiUpstreamRelay| {
-                scene.server(0).heard().iter().filter(|line| line.ends_with("QUIT")).count()
+                scene.server(0).commands().iter().filter(|line| line.ends_with("QUIT")).count()
             };
             scene.wait_until("the end of both connections", |scene| goodbyes(scene) == 2).await;
             scene.wait_settled(scene.enqueue(2, |_| {}).await).await;
@@ -397,12 +409,12 @@ async fn retries_after_missing_capability_appears() {
 #[tokio::test]
 async fn missing_capability_affects_only_one_recipient() {
     for (upstreams, expected) in [(2, RecipientState::Relayed), (1, RecipientState::Failed)] {
-        let mut able = Script::new();
-        able.offers.push("SMTPUTF8");
+        let mut able = SmtpScript::new();
+        able.capabilities.push("SMTPUTF8");
         let recipients = ["a@example.net", "ji\u{159}\u{ed}@example.net", "b@b\u{fc}cher.example"];
         let scene = match upstreams {
-            2 => MultiUpstreamRelay::new([Script::new(), able], ["", ""], "").await,
-            _ => MultiUpstreamRelay::new([Script::new()], [""], "").await,
+            2 => MultiUpstreamRelay::new([SmtpScript::new(), able], ["", ""], "").await,
+            _ => MultiUpstreamRelay::new([SmtpScript::new()], [""], "").await,
         };
         let id = scene.enqueue_to(1, &recipients, |_| {}).await;
         let trail = scene.wait_settled(id).await;
@@ -411,7 +423,8 @@ async fn missing_capability_affects_only_one_recipient() {
             [RecipientState::Relayed, expected, RecipientState::Relayed],
             "{upstreams}"
         );
-        let to: Vec<_> = scene.servers.iter().flat_map(Server::taken).map(|taken| taken.recipients).collect();
+        let to: Vec<_> =
+            scene.servers.iter().flat_map(MockSmtpServer::accepted).map(|taken| taken.recipients).collect();
         let mut whole = vec![vec!["a@example.net", "b@xn--bcher-kva.example"]];
         whole.extend((upstreams == 2).then(|| vec![recipients[1]]));
         assert_eq!(to, whole, "{upstreams}");
@@ -424,12 +437,12 @@ async fn unknown_mail_of_removed_upstream_follows_its_route() {
     for (renamed, route, expected) in
         [(true, None, 0), (true, Some("news"), 0), (false, None, 1), (false, Some("news"), 1)]
     {
-        let mut script = Script::new().at(At::Dot, [Some(Act::Close)]);
-        script.add(At::Banner, [None]);
-        script.add(At::Banner, vec![Some(Act::Close); 200]);
+        let mut script = SmtpScript::new().on(SmtpStep::Dot, [Some(SmtpAction::Close)]);
+        script.add_actions(SmtpStep::Banner, [None]);
+        script.add_actions(SmtpStep::Banner, vec![Some(SmtpAction::Close); 200]);
         let routes = "[[route]]\nname = \"news\"\nupstreams = [\"a\"]\nsenders = [\"news@*\"]\n";
         let mut scene =
-            MultiUpstreamRelay::new([script, Script::new()], [LONG_BREAKER_PAUSE, ""], routes).await;
+            MultiUpstreamRelay::new([script, SmtpScript::new()], [LONG_BREAKER_PAUSE, ""], routes).await;
         let id = scene.enqueue(1, |send| send.route = route.map(Into::into)).await;
         scene
             .wait_until("an unknown end", |scene| {
@@ -443,7 +456,7 @@ async fn unknown_mail_of_removed_upstream_follows_its_route() {
             scene.config.upstreams.remove(0);
             scene.config.routing.routes[0].upstreams = vec!["b".into()];
         }
-        scene.server(0).with(|script| script.take_pending(At::Banner));
+        scene.server(0).with_script(|script| script.take_pending(SmtpStep::Banner));
         scene.restart().await;
         let trail = scene.wait_settled(id).await;
         let taken = [scene.received_numbers(0).len(), scene.received_numbers(1).len()];
@@ -458,20 +471,20 @@ async fn unknown_mail_of_removed_upstream_follows_its_route() {
 
 /// A relay, its upstreams `a`, `b`, …, and the directory of its store.
 struct MultiUpstreamRelay {
-    servers: Vec<Server>,
+    servers: Vec<MockSmtpServer>,
     config: Config,
     daemon: Option<Daemon>,
     _directory: TempDir,
 }
 
 impl MultiUpstreamRelay {
-    async fn new<const N: usize>(scripts: [Script; N], settings: [&str; N], rest: &str) -> Self {
+    async fn new<const N: usize>(scripts: [SmtpScript; N], settings: [&str; N], rest: &str) -> Self {
         Self::with_providers(["plain"; N], scripts, settings, rest).await
     }
 
     async fn with_providers<const N: usize>(
         providers: [&str; N],
-        scripts: [Script; N],
+        scripts: [SmtpScript; N],
         settings: [&str; N],
         rest: &str,
     ) -> Self {
@@ -480,7 +493,7 @@ impl MultiUpstreamRelay {
 
     async fn with_config_change<const N: usize>(
         providers: [&str; N],
-        scripts: [Script; N],
+        scripts: [SmtpScript; N],
         settings: [&str; N],
         rest: &str,
         change: impl FnOnce(&mut Config),
@@ -495,7 +508,7 @@ impl MultiUpstreamRelay {
         for (number, ((provider, script), settings)) in
             providers.iter().zip(scripts).zip(settings).enumerate()
         {
-            let server = Server::start(script).await;
+            let server = MockSmtpServer::start(script).await;
             let usual = if settings.contains("[upstream.") { "" } else { SHORT_DELAYS };
             let login = if *provider == "plain" { "" } else { "username = \"u\"\npassword = \"p\"\n" };
             text += &format!(
@@ -523,7 +536,7 @@ impl MultiUpstreamRelay {
         self.daemon.as_ref().unwrap()
     }
 
-    fn server(&self, number: usize) -> &Server {
+    fn server(&self, number: usize) -> &MockSmtpServer {
         &self.servers[number]
     }
 
@@ -605,7 +618,7 @@ impl MultiUpstreamRelay {
             let line = text.lines().find_map(|line| line.strip_prefix("Subject: ")).unwrap();
             line.parse().unwrap()
         };
-        self.servers[server].taken().iter().map(|taken| number(&taken.message)).collect()
+        self.servers[server].accepted().iter().map(|taken| number(&taken.message)).collect()
     }
 }
 

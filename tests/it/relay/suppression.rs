@@ -14,20 +14,20 @@ use serde_json::Value;
 use std::time::Instant;
 use testkit::eventually;
 use testkit::mock_smtp;
-use testkit::mock_smtp::{Act, Script, Server};
-use testkit::queue_harness::{Scene, states};
-use testkit::relay_process::Process;
-use testkit::smtp_client::Client;
+use testkit::mock_smtp::{MockSmtpServer, SmtpAction, SmtpScript};
+use testkit::queue_harness::{QueueHarness, recipient_states};
+use testkit::relay_process::RelayProcess;
+use testkit::smtp_client::SmtpClient;
 
 #[tokio::test]
 async fn suppressed_recipient_is_skipped_and_others_are_delivered() {
-    let scene = Scene::of("plain", Script::new(), "").await;
+    let scene = QueueHarness::with_provider("plain", SmtpScript::new(), "").await;
     // Nobody here sent that mail: the domain's list knows the address all the same.
     put_sample_event(&scene, 1, "Gone@example.net", EventKind::Bounced, "no such user").await;
-    let id = scene.send(1, &["gone@example.net"]).await;
-    let trail = scene.settled(id).await;
-    assert_eq!(states(&trail), [RecipientState::Suppressed]);
-    assert_eq!((scene.server.connections(), scene.server.heard().len()), (0, 0), "nobody was bothered");
+    let id = scene.enqueue(1, &["gone@example.net"]).await;
+    let trail = scene.wait_for_result(id).await;
+    assert_eq!(recipient_states(&trail), [RecipientState::Suppressed]);
+    assert_eq!((scene.server.connections(), scene.server.commands().len()), (0, 0), "nobody was bothered");
     let fact = trail.events.last().unwrap();
     assert_eq!((fact.kind.as_str(), fact.source), ("suppressed", FactSource::Relay));
     let reason = trail.recipients[0].effective_diagnostic().to_line().unwrap();
@@ -38,19 +38,19 @@ async fn suppressed_recipient_is_skipped_and_others_are_delivered() {
     ] {
         assert!(reason.contains(part), "{reason}");
     }
-    let id = scene.send(2, &["a@example.net", "GONE@example.net", "b@example.net"]).await;
-    let trail = scene.settled(id).await;
+    let id = scene.enqueue(2, &["a@example.net", "GONE@example.net", "b@example.net"]).await;
+    let trail = scene.wait_for_result(id).await;
     assert_eq!(
-        states(&trail),
+        recipient_states(&trail),
         [RecipientState::Relayed, RecipientState::Suppressed, RecipientState::Relayed]
     );
-    assert_eq!(scene.server.taken()[0].recipients, ["a@example.net", "b@example.net"]);
-    assert!(scene.server.heard().iter().all(|line| !line.to_lowercase().contains("gone@")));
+    assert_eq!(scene.server.accepted()[0].recipients, ["a@example.net", "b@example.net"]);
+    assert!(scene.server.commands().iter().all(|line| !line.to_lowercase().contains("gone@")));
 }
 
 #[tokio::test]
 async fn unsubscribed_address_gets_transactional_mail_until_provider_blocks() {
-    let scene = Scene::of("plain", Script::new(), "").await;
+    let scene = QueueHarness::with_provider("plain", SmtpScript::new(), "").await;
     put_sample_event(&scene, 1, "ada@example.net", EventKind::Unsubscribed, "unsubscribed").await;
     assert_eq!(
         send_and_wait_state(&scene, 1, "ada@example.net", Lane::Bulk).await,
@@ -67,12 +67,12 @@ async fn unsubscribed_address_gets_transactional_mail_until_provider_blocks() {
         send_and_wait_state(&scene, 3, "ada@example.net", Lane::Transactional).await,
         RecipientState::Suppressed
     );
-    assert_eq!(scene.server.taken().len(), 1);
+    assert_eq!(scene.server.accepted().len(), 1);
 }
 
 #[tokio::test]
 async fn repeated_soft_bounces_suspend_mail() {
-    let scene = Scene::of("plain", Script::new(), "").await;
+    let scene = QueueHarness::with_provider("plain", SmtpScript::new(), "").await;
     for number in 0..4 {
         let mut full = sample_event(&scene, number, "full@example.net", EventKind::Bounced, "mailbox full");
         full.diagnostic.enhanced_status = Some("5.2.2".into());
@@ -101,7 +101,7 @@ async fn repeated_soft_bounces_suspend_mail() {
 
 #[tokio::test]
 async fn removal_holds_after_late_events_restart_and_rebuild() {
-    let mut scene = Scene::of("plain", Script::new(), "").await;
+    let mut scene = QueueHarness::with_provider("plain", SmtpScript::new(), "").await;
     for (number, address) in [(1, "gone@example.net"), (2, "back@example.net")] {
         put_sample_event(&scene, number, address, EventKind::Bounced, "no such user").await;
     }
@@ -143,10 +143,10 @@ async fn removal_holds_after_late_events_restart_and_rebuild() {
 
 #[tokio::test]
 async fn suppresses_address_after_permanent_address_rejection() {
-    let script = Script::new()
-        .to("gone@example.net", [Act::Say("550 5.1.1 no such user")])
-        .to("spam@example.net", [Act::Say("550 5.7.1 we do not like you")]);
-    let scene = Scene::of("plain", script, "").await;
+    let script = SmtpScript::new()
+        .on_recipient("gone@example.net", [SmtpAction::Reply("550 5.1.1 no such user")])
+        .on_recipient("spam@example.net", [SmtpAction::Reply("550 5.7.1 we do not like you")]);
+    let scene = QueueHarness::with_provider("plain", script, "").await;
     for number in [1, 2] {
         assert_eq!(
             send_and_wait_state(&scene, number, "spam@example.net", Lane::Bulk).await,
@@ -154,13 +154,13 @@ async fn suppresses_address_after_permanent_address_rejection() {
         );
     }
     assert_eq!(send_and_wait_state(&scene, 3, "gone@example.net", Lane::Bulk).await, RecipientState::Bounced);
-    scene.until("the entry", || scene.store().count_suppressed().unwrap() == 1).await;
-    let heard = scene.said("RCPT");
+    scene.wait_until("the entry", || scene.store().count_suppressed().unwrap() == 1).await;
+    let heard = scene.command_count("RCPT");
     assert_eq!(
         send_and_wait_state(&scene, 4, "gone@example.net", Lane::Transactional).await,
         RecipientState::Suppressed
     );
-    assert_eq!(scene.said("RCPT"), heard);
+    assert_eq!(scene.command_count("RCPT"), heard);
     let filed = scene.store().evidence_for_address("gone@example.net").unwrap().remove(0);
     let live = filed.evidence.active_for(Reason::HardBounce).unwrap();
     assert_eq!((live.source.as_str(), &*live.diagnostic), ("attempt", "550 5.1.1 no such user"));
@@ -176,9 +176,9 @@ async fn upstreams_of_same_domain_share_suppressions() {
             config.upstreams.push(upstream);
         }
     };
-    let mut script = Script::new();
-    script.offers.push("AUTH PLAIN");
-    let scene = Scene::changed("mailgun", script, domain, twin).await;
+    let mut script = SmtpScript::new();
+    script.capabilities.push("AUTH PLAIN");
+    let scene = QueueHarness::with_config("mailgun", script, domain, twin).await;
     for (number, (upstream, expected)) in
         [("other", RecipientState::Relayed), ("twin", RecipientState::Suppressed)].into_iter().enumerate()
     {
@@ -198,7 +198,7 @@ async fn upstreams_of_same_domain_share_suppressions() {
 
 #[tokio::test]
 async fn sender_related_rejection_suppresses_no_recipient() {
-    let scene = Scene::of("plain", Script::new(), "").await;
+    let scene = QueueHarness::with_provider("plain", SmtpScript::new(), "").await;
     for (number, (status, text)) in [
         (Some("5.1.7"), "bad sender mailbox syntax"),
         (Some("5.1.8"), "sender domain does not resolve"),
@@ -288,7 +288,7 @@ fn hard_bounce_needs_provider_reason_or_address_status() {
 /// Each row is one address: how it is listed, and how mail is sent there.
 #[tokio::test]
 async fn equivalent_spellings_are_one_suppressed_address() {
-    let scene = Scene::of("plain", Script::new(), "").await;
+    let scene = QueueHarness::with_provider("plain", SmtpScript::new(), "").await;
     for (number, (listed, sent_to)) in EQUIVALENT_ADDRESSES.into_iter().enumerate() {
         let (mut one, mut other) = (listed, sent_to);
         for back in [false, true] {
@@ -333,23 +333,29 @@ const EQUIVALENT_ADDRESSES: [(&str, &str); 7] = [
 #[tokio::test]
 async fn policy_off_stores_evidence_and_suppresses_nothing() {
     let off = |config: &mut Config| config.suppression.mode = SuppressionMode::Off;
-    let scene = Scene::changed("plain", Script::new(), "", off).await;
+    let scene = QueueHarness::with_config("plain", SmtpScript::new(), "", off).await;
     put_sample_event(&scene, 1, "gone@example.net", EventKind::Bounced, "no such user").await;
     assert_eq!(send_and_wait_state(&scene, 1, "gone@example.net", Lane::Bulk).await, RecipientState::Relayed);
     assert_eq!(scene.store().count_suppressed().unwrap(), 1);
 }
 
 /// The state that a mail to one recipient ends in.
-async fn send_and_wait_state(scene: &Scene, number: u64, to: &str, lane: Lane) -> RecipientState {
+async fn send_and_wait_state(scene: &QueueHarness, number: u64, to: &str, lane: Lane) -> RecipientState {
     let id = TrackingId::new(scene.time.clock().now(), u128::from(number));
     let message = Message { lane, ..Message::new(id, "test") };
     let accepted = AcceptedMessage { message, recipients: vec![to.parse().unwrap()] };
     scene.store().put_message_applied(accepted, Bytes::from("Subject: x\r\n\r\nx\r\n")).await.unwrap();
-    states(&scene.settled(id).await)[0]
+    recipient_states(&scene.wait_for_result(id).await)[0]
 }
 
 /// So many minutes ago.
-fn sample_event(scene: &Scene, minutes: u64, recipient: &str, kind: EventKind, text: &str) -> ProviderEvent {
+fn sample_event(
+    scene: &QueueHarness,
+    minutes: u64,
+    recipient: &str,
+    kind: EventKind,
+    text: &str,
+) -> ProviderEvent {
     let now = scene.time.clock().now();
     ProviderEvent {
         kind,
@@ -379,24 +385,27 @@ fn received_event(event: ProviderEvent) -> ReceivedEvent {
     }
 }
 
-async fn put_event(scene: &Scene, event: ProviderEvent) {
+async fn put_event(scene: &QueueHarness, event: ProviderEvent) {
     scene.store().put_event(received_event(event), Bytes::from("raw")).await.unwrap();
 }
 
-async fn put_sample_event(scene: &Scene, minutes: u64, recipient: &str, kind: EventKind, text: &str) {
+async fn put_sample_event(scene: &QueueHarness, minutes: u64, recipient: &str, kind: EventKind, text: &str) {
     put_event(scene, sample_event(scene, minutes, recipient, kind, text)).await;
 }
 
 #[tokio::test]
 async fn sends_dsn_for_suppressed_recipient() {
     let house = SuppressionHarness::new("report").await;
-    let said =
-        house.process.ask(&["suppress", "add", "Gone@example.net", "--note", "asked us to stop"]).await;
-    assert_eq!((said.code, &*said.out, &*said.err), (0, "Gone@example.net\n", ""));
+    let said = house
+        .process
+        .run_command(&["suppress", "add", "Gone@example.net", "--note", "asked us to stop"])
+        .await;
+    assert_eq!((said.code, &*said.stdout, &*said.stderr), (0, "Gone@example.net\n", ""));
     let id = house.submit_message(&["gone@example.net", "here@example.net"]).await.unwrap();
-    let taken = || house.server.taken();
-    let report =
-        |taken: Vec<mock_smtp::Taken>| taken.into_iter().find(|one| one.recipients == ["app@example.com"]);
+    let taken = || house.server.accepted();
+    let report = |taken: Vec<mock_smtp::AcceptedMail>| {
+        taken.into_iter().find(|one| one.recipients == ["app@example.com"])
+    };
     let report = eventually("the report", || report(taken())).await;
     let text = String::from_utf8(report.message).unwrap();
     assert!(text.contains("Status: 5.7.1\r\n") && text.contains("Action: failed\r\n"), "{text}");
@@ -405,13 +414,13 @@ async fn sends_dsn_for_suppressed_recipient() {
         taken().iter().any(|one| one.recipients == ["here@example.net"]).then_some(())
     })
     .await;
-    let trace = house.process.ask(&["trace", &id]).await.out;
+    let trace = house.process.run_command(&["trace", &id]).await.stdout;
     assert!(trace.contains("suppressed  5.7.1 not sent, on the suppression list: manual, since "), "{trace}");
     assert!(trace.contains("by operator: asked us to stop"), "{trace}");
-    let log = house.process.ask(&["log", "--status", "listed"]).await.out;
+    let log = house.process.run_command(&["log", "--status", "listed"]).await.stdout;
     assert!(log.contains("by uid ") && log.contains("Gone@example.net manual: asked us to stop"), "{log}");
     // Once it is removed mail goes again.
-    assert_eq!(house.process.ask(&["suppress", "remove", "GONE@example.net"]).await.code, 0);
+    assert_eq!(house.process.run_command(&["suppress", "remove", "GONE@example.net"]).await.code, 0);
     house.submit_message(&["gone@example.net"]).await.unwrap();
     eventually("its mail", || taken().iter().any(|one| one.recipients == ["gone@example.net"]).then_some(()))
         .await;
@@ -424,9 +433,9 @@ async fn reject_policy_rejects_suppressed_recipient_at_rcpt() {
         &["gone@example.net", "--reason", "hard-bounce"][..],
         &["news@example.net", "--reason", "unsubscribe"],
     ] {
-        assert_eq!(house.process.ask(&[&["suppress", "add"], arguments].concat()).await.code, 0);
+        assert_eq!(house.process.run_command(&[&["suppress", "add"], arguments].concat()).await.code, 0);
     }
-    let mut client = Client::connect(house.process.address(1)).await.unwrap();
+    let mut client = SmtpClient::connect(house.process.address(1)).await.unwrap();
     for (line, expected) in [
         ("MAIL FROM:<app@example.com>", "250 2.1.0 "),
         (
@@ -440,33 +449,33 @@ async fn reject_policy_rejects_suppressed_recipient_at_rcpt() {
         ("DATA", "354 "),
         ("Subject: x\r\n\r\nx\r\n.", "250 2.0.0 Queued as "),
     ] {
-        let answer = client.ask(line).await.unwrap().1;
+        let answer = client.command(line).await.unwrap().1;
         assert!(answer.starts_with(expected), "{line}: {answer}");
     }
-    let taken = eventually("the mail", || house.server.taken().first().cloned()).await;
+    let taken = eventually("the mail", || house.server.accepted().first().cloned()).await;
     assert_eq!(taken.recipients, ["news@example.net", "here@example.net"]);
     // A newsletter with hundreds of them is no attack.
-    client.ask("MAIL FROM:<app@example.com>").await.unwrap();
+    client.command("MAIL FROM:<app@example.com>").await.unwrap();
     for _ in 0..120 {
-        assert_eq!(client.ask("RCPT TO:<gone@example.net>").await.unwrap().0, 550);
+        assert_eq!(client.command("RCPT TO:<gone@example.net>").await.unwrap().0, 550);
     }
-    assert_eq!(client.ask("RCPT TO:<here@example.net>").await.unwrap().0, 250);
+    assert_eq!(client.command("RCPT TO:<here@example.net>").await.unwrap().0, 250);
 }
 
 #[tokio::test]
 async fn cli_lists_adds_and_removes_suppressions() {
     let mut house = SuppressionHarness::new("report").await;
     let ok = async |arguments: &[&str]| {
-        let said = house.process.ask(&[&["suppress"], arguments].concat()).await;
-        assert_eq!(said.code, 0, "{arguments:?}: {}", said.err);
+        let said = house.process.run_command(&[&["suppress"], arguments].concat()).await;
+        assert_eq!(said.code, 0, "{arguments:?}: {}", said.stderr);
         said
     };
     ok(&["add", "a@example.net", "b@example.org", "--reason", "hard-bounce", "--upstream", "up"]).await;
     ok(&["add", "c@example.net", "--reason", "unsubscribe"]).await;
     ok(&["add", "d@example.net", "--until", "2999-01-01", "--scope", "bulk"]).await;
     let listed = async |which: &[&str]| -> Vec<String> {
-        let said = house.process.ask(&[&["--json", "suppress", "list"], which].concat()).await;
-        let named = said.json();
+        let said = house.process.run_command(&[&["--json", "suppress", "list"], which].concat()).await;
+        let named = said.json_lines();
         assert_eq!(said.code, i32::from(named.is_empty()), "{which:?}");
         named.iter().map(|entry| entry["address"].as_str().unwrap()[..1].to_owned()).collect()
     };
@@ -483,7 +492,12 @@ async fn cli_lists_adds_and_removes_suppressions() {
     ] {
         assert_eq!(listed(which).await, expected, "{which:?}");
     }
-    let entry = house.process.ask(&["--json", "suppress", "check", "D@example.net"]).await.json().remove(0);
+    let entry = house
+        .process
+        .run_command(&["--json", "suppress", "check", "D@example.net"])
+        .await
+        .json_lines()
+        .remove(0);
     for (key, expected) in [
         ("upstream", Value::Null),
         ("reason", "manual".into()),
@@ -511,29 +525,31 @@ async fn cli_lists_adds_and_removes_suppressions() {
         (&["remove", "ALL", "x@example.net", "--reason", "manual"], 2, "ALL excludes other addresses"),
         (&["check", "x@example.net"], 1, "mail to x@example.net goes"),
     ] {
-        let said = house.process.ask(&[&["suppress"], arguments].concat()).await;
-        assert_eq!(said.code, code, "{arguments:?}: {}", said.err);
-        assert!(said.err.contains(words), "{arguments:?}: {}", said.err);
+        let said = house.process.run_command(&[&["suppress"], arguments].concat()).await;
+        assert_eq!(said.code, code, "{arguments:?}: {}", said.stderr);
+        assert!(said.stderr.contains(words), "{arguments:?}: {}", said.stderr);
     }
     let would = ok(&["remove", "ALL", "--reason", "hard-bounce", "--dry-run"]).await;
-    assert_eq!(would.out, "a@example.net\nb@example.org\n");
+    assert_eq!(would.stdout, "a@example.net\nb@example.org\n");
     assert_eq!(listed(&["--reason", "hard-bounce"]).await, ["a", "b"], "nothing was done");
     ok(&["remove", "ALL", "--reason", "hard-bounce"]).await;
-    let said =
-        house.process.ask_with(&["suppress", "remove", "-"], "c@example.net\n\n d@example.net\n").await;
-    assert_eq!((said.code, &*said.out), (0, "c@example.net\nd@example.net\n"));
+    let said = house
+        .process
+        .run_command_with_input(&["suppress", "remove", "-"], "c@example.net\n\n d@example.net\n")
+        .await;
+    assert_eq!((said.code, &*said.stdout), (0, "c@example.net\nd@example.net\n"));
     assert_eq!(listed(&[]).await, [""; 0]);
     ok(&["add", "kept@example.net", "--reason", "complaint", "--note", "called it spam"]).await;
     // Looking needs no daemon, changing does.
     assert!(house.process.terminate().await.success());
-    let said = house.process.ask(&["suppress", "check", "kept@example.net"]).await;
-    assert_eq!(said.code, 0, "{}", said.err);
-    let row: Vec<_> = said.out.trim_end().split('\t').collect();
+    let said = house.process.run_command(&["suppress", "check", "kept@example.net"]).await;
+    assert_eq!(said.code, 0, "{}", said.stderr);
+    let row: Vec<_> = said.stdout.trim_end().split('\t').collect();
     assert_eq!(row[..6], ["kept@example.net", "all", "complaint", "suppressed", "all", ""]);
     assert_eq!(row[7..], ["1", "operator", "called it spam"]);
-    let said = house.process.ask(&["suppress", "add", "x@example.net"]).await;
-    assert_eq!(said.code, 3, "{}", said.err);
-    assert!(said.err.contains("no daemon runs"));
+    let said = house.process.run_command(&["suppress", "add", "x@example.net"]).await;
+    assert_eq!(said.code, 3, "{}", said.stderr);
+    assert!(said.stderr.contains("no daemon runs"));
 }
 
 #[tokio::test]
@@ -544,17 +560,22 @@ async fn exported_list_can_be_imported_elsewhere() {
         soft-bounce,full@example.net,,2026-09-01T00:00:00Z 2026-09-03T00:00:00+02:00,,full,,poll\n\
         unsubscribe,\"\"\"a, b\"\"@example.net\",,2026-09-14T12:00:00Z,all,,,\n\
         ,jiří@example.net,,2026-09-14T12:00:00Z,bulk,,2999-01-01T00:00:00Z,\n";
-    let said = here.process.ask_with(&["suppress", "import", "-", "--dry-run"], sheet).await;
+    let said = here.process.run_command_with_input(&["suppress", "import", "-", "--dry-run"], sheet).await;
     assert_eq!(
-        (said.code, &*said.out),
+        (said.code, &*said.stdout),
         (0, "4 would be imported, 0 are as the file says already\n"),
         "{}",
-        said.err
+        said.stderr
     );
-    assert_eq!(here.process.ask(&["suppress", "list"]).await.code, 1, "nothing was done");
-    let said = here.process.ask_with(&["suppress", "import", "-"], sheet).await;
-    assert_eq!((said.code, &*said.out), (0, "4 imported, 0 are as the file says already\n"), "{}", said.err);
-    let exported = here.process.ask(&["suppress", "export"]).await.out;
+    assert_eq!(here.process.run_command(&["suppress", "list"]).await.code, 1, "nothing was done");
+    let said = here.process.run_command_with_input(&["suppress", "import", "-"], sheet).await;
+    assert_eq!(
+        (said.code, &*said.stdout),
+        (0, "4 imported, 0 are as the file says already\n"),
+        "{}",
+        said.stderr
+    );
+    let exported = here.process.run_command(&["suppress", "export"]).await.stdout;
     let expected = "address,upstream,reason,scope,times,source,expires,words\n\
         \"\"\"a, b\"\"@example.net\",,unsubscribe,all,2026-09-14T12:00:00.000Z,import,,\n\
         full@example.net,,soft-bounce,all,2026-09-01T00:00:00.000Z 2026-09-02T22:00:00.000Z,poll,,full\n\
@@ -565,19 +586,19 @@ async fn exported_list_can_be_imported_elsewhere() {
     std::fs::write(&file, &exported).unwrap();
     let file = file.to_str().unwrap();
     for (round, (done, same)) in [(4, 0), (0, 4)].into_iter().enumerate() {
-        let said = there.process.ask(&["--json", "suppress", "import", file]).await;
-        assert_eq!(said.code, 0, "{}", said.err);
+        let said = there.process.run_command(&["--json", "suppress", "import", file]).await;
+        assert_eq!(said.code, 0, "{}", said.stderr);
         let counts = serde_json::json!({"lines": 4, "imported": done, "same": same});
-        assert_eq!(said.json(), [counts], "round {round}");
+        assert_eq!(said.json_lines(), [counts], "round {round}");
         let copy = there.process.directory().join("copy.csv");
-        assert_eq!(there.process.ask(&["suppress", "export", copy.to_str().unwrap()]).await.code, 0);
+        assert_eq!(there.process.run_command(&["suppress", "export", copy.to_str().unwrap()]).await.code, 0);
         assert_eq!(std::fs::read_to_string(copy).unwrap(), exported, "round {round}");
     }
     // What was removed since then does not come back with an old file.
-    assert_eq!(there.process.ask(&["suppress", "remove", "gone@example.net"]).await.code, 0);
-    let said = there.process.ask(&["suppress", "import", file]).await;
-    assert_eq!((said.code, &*said.out), (0, "0 imported, 4 are as the file says already\n"));
-    assert_eq!(there.process.ask(&["suppress", "check", "gone@example.net"]).await.code, 1);
+    assert_eq!(there.process.run_command(&["suppress", "remove", "gone@example.net"]).await.code, 0);
+    let said = there.process.run_command(&["suppress", "import", file]).await;
+    assert_eq!((said.code, &*said.stdout), (0, "0 imported, 4 are as the file says already\n"));
+    assert_eq!(there.process.run_command(&["suppress", "check", "gone@example.net"]).await.code, 1);
 }
 
 #[tokio::test]
@@ -607,10 +628,10 @@ async fn import_with_bad_line_changes_nothing() {
             &["line 3: has 1 fields, the header has 2"],
         ),
     ] {
-        let answer = house.process.ask_with(&["suppress", "import", "-"], sheet).await;
+        let answer = house.process.run_command_with_input(&["suppress", "import", "-"], sheet).await;
         assert_eq!(answer.code, 2, "{sheet}");
-        said.iter().for_each(|words| assert!(answer.err.contains(words), "{words}: {}", answer.err));
-        assert_eq!(house.process.ask(&["suppress", "list"]).await.code, 1, "nothing was imported");
+        said.iter().for_each(|words| assert!(answer.stderr.contains(words), "{words}: {}", answer.stderr));
+        assert_eq!(house.process.run_command(&["suppress", "list"]).await.code, 1, "nothing was imported");
     }
 }
 
@@ -621,13 +642,14 @@ async fn imports_and_lists_large_list() {
     let lines = (0..LARGE_LIST_SIZE).map(|number| format!("{number:06}@example.net,hard-bounce\n"));
     let sheet = std::iter::once("address,reason\n".to_owned()).chain(lines).collect::<String>();
     let started = Instant::now();
-    let said = house.process.ask_with(&["suppress", "import", "-"], &sheet).await;
+    let said = house.process.run_command_with_input(&["suppress", "import", "-"], &sheet).await;
     println!("{LARGE_LIST_SIZE} imported after {:?}", started.elapsed());
     assert_eq!(
-        (said.code, said.out),
+        (said.code, said.stdout),
         (0, format!("{LARGE_LIST_SIZE} imported, 0 are as the file says already\n"))
     );
-    let listed = house.process.ask(&["--json", "suppress", "list", "-n", "1000000"]).await.json();
+    let listed =
+        house.process.run_command(&["--json", "suppress", "list", "-n", "1000000"]).await.json_lines();
     let addresses = listed.iter().map(|entry| entry["address"].as_str().unwrap().to_owned());
     assert!(addresses.eq((0..LARGE_LIST_SIZE).map(|number| format!("{number:06}@example.net"))));
     println!("and listed after {:?}", started.elapsed());
@@ -637,21 +659,22 @@ const LARGE_LIST_SIZE: usize = 20_000;
 
 /// The real program in front of a scripted upstream.
 struct SuppressionHarness {
-    process: Process,
-    server: Server,
+    process: RelayProcess,
+    server: MockSmtpServer,
 }
 
 impl SuppressionHarness {
     async fn new(policy: &str) -> Self {
-        let server = Server::start(Script::new()).await;
+        let server = MockSmtpServer::start(SmtpScript::new()).await;
         let port = server.address.port();
-        let mut process = Process::configured(|data, ports| render_config(data, ports[1], port, policy));
+        let mut process =
+            RelayProcess::with_configuration(|data, ports| render_config(data, ports[1], port, policy));
         process.start().await;
         Self { process, server }
     }
 
     async fn submit_message(&self, to: &[&str]) -> std::io::Result<String> {
-        let mut client = Client::connect(self.process.address(1)).await?;
+        let mut client = SmtpClient::connect(self.process.address(1)).await?;
         client.submit("app@example.com", to, "From: app@example.com\r\nSubject: x\r\n\r\nx\r\n").await
     }
 }

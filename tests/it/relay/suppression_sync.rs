@@ -22,8 +22,8 @@ use std::path::Path;
 use std::time::Duration;
 use tempfile::TempDir;
 use testkit::eventually;
-use testkit::mock_http::{Act, Server};
-use testkit::relay_process::Process;
+use testkit::mock_http::{HttpAction, MockHttpServer};
+use testkit::relay_process::RelayProcess;
 use tokio_util::sync::CancellationToken;
 
 #[tokio::test]
@@ -41,8 +41,8 @@ async fn sync_makes_both_lists_equal() {
         (&["note@example.net"], 0),
         (&["later@example.net", "--reason", "hard-bounce", "--until", "2999-01-01"], 0),
     ] {
-        let said = house.process.ask(&[&["suppress", "add"], arguments].concat()).await;
-        assert_eq!(said.code, code, "{}", said.err);
+        let said = house.process.run_command(&[&["suppress", "add"], arguments].concat()).await;
+        assert_eq!(said.code, code, "{}", said.stderr);
     }
     let acts = [
         "added-there complaint angry@example.net",
@@ -73,17 +73,20 @@ async fn sync_makes_both_lists_equal() {
         assert_eq!((&entry["upstream"], &entry["state"]), (&json!("up"), &json!("suppressed")));
         assert_eq!((&entry["scope"], &entry["times"]), (&json!("all"), &json!([DAYS_AGO.to_string()])));
     }
-    let checked = house.process.ask(&["suppress", "check", "Gone@example.net"]).await;
-    assert!(checked.out.contains("\tprovider\t550 no such user"), "{}", checked.out);
+    let checked = house.process.run_command(&["suppress", "check", "Gone@example.net"]).await;
+    assert!(checked.stdout.contains("\tprovider\t550 no such user"), "{}", checked.stdout);
     for upstream in [&[][..], &["--upstream", "up"]] {
         assert_eq!(house.run_sync(upstream).await, [""; 0], "there is nothing left to do");
     }
-    let said = house.process.ask(&["suppress", "sync", "--reason", "as every week"]).await;
+    let said = house.process.run_command(&["suppress", "sync", "--reason", "as every week"]).await;
     let summary = "up: the provider lists 6; here 0 taken in and 0 ended, there 0 added and 0 removed\n";
-    assert_eq!((said.code, &*said.out), (0, summary));
+    assert_eq!((said.code, &*said.stdout), (0, summary));
     // Each that did something, or was to.
-    let log =
-        house.process.ask(&["--json", "log", "--status", "suppress-sync", "--upstream", "up"]).await.json();
+    let log = house
+        .process
+        .run_command(&["--json", "log", "--status", "suppress-sync", "--upstream", "up"])
+        .await
+        .json_lines();
     let told: Vec<_> = log.iter().map(|line| line["text"].as_str()).collect();
     assert_eq!(told, [None, None, None, Some("as every week")]);
     assert!(log.iter().all(|line| line["name"].as_str().unwrap().starts_with("uid ")), "{log:?}");
@@ -97,7 +100,7 @@ async fn local_removal_is_exported_but_newer_events_count() {
     there.add_entries(SuppressionList::Unsubscribes, &["a@example.net"], DAYS_AGO).await;
     assert_eq!(house.run_sync(&[]).await.len(), 4);
     for address in ["a@example.net", "c+c@example.net"] {
-        assert_eq!(house.process.ask(&["suppress", "remove", address]).await.code, 0);
+        assert_eq!(house.process.run_command(&["suppress", "remove", address]).await.code, 0);
     }
     let acts = [
         "removed-there hard-bounce a@example.net",
@@ -108,12 +111,12 @@ async fn local_removal_is_exported_but_newer_events_count() {
     assert_eq!(house.run_sync(&[]).await, acts);
     assert_eq!(there.read_lists().await, [(SuppressionList::Bounces, string_set(&["b@example.net"]))].into());
     assert_eq!(house.run_sync(&[]).await, [""; 0]);
-    assert_eq!(house.process.ask(&["suppress", "check", "a@example.net"]).await.code, 1);
+    assert_eq!(house.process.run_command(&["suppress", "check", "a@example.net"]).await.code, 1);
     // It bounces once more.
     let later = Clock::System.now().saturating_add(Duration::from_secs(60));
     there.add_entries(SuppressionList::Bounces, &["a@example.net"], later).await;
     assert_eq!(house.run_sync(&[]).await, ["taken-in hard-bounce a@example.net"]);
-    assert_eq!(house.process.ask(&["suppress", "check", "a@example.net"]).await.code, 0);
+    assert_eq!(house.process.run_command(&["suppress", "check", "a@example.net"]).await.code, 0);
     assert_eq!(house.run_sync(&[]).await, [""; 0]);
 }
 
@@ -126,9 +129,9 @@ async fn remote_removal_clears_only_provider_evidence() {
     // An operator who wants what the provider says wants it also when the provider no longer says so.
     let said = house
         .process
-        .ask(&["suppress", "add", "b@example.net", "--reason", "hard-bounce", "--upstream", "up"])
+        .run_command(&["suppress", "add", "b@example.net", "--reason", "hard-bounce", "--upstream", "up"])
         .await;
-    assert_eq!(said.code, 0, "{}", said.err);
+    assert_eq!(said.code, 0, "{}", said.stderr);
     for (list, address) in [
         (SuppressionList::Bounces, "a@example.net"),
         (SuppressionList::Bounces, "b@example.net"),
@@ -147,13 +150,13 @@ async fn remote_removal_clears_only_provider_evidence() {
     for restarted in [false, true] {
         if restarted {
             assert!(house.process.terminate().await.success());
-            std::fs::remove_dir_all(house.process.data().join("ledger")).unwrap();
+            std::fs::remove_dir_all(house.process.data_dir().join("ledger")).unwrap();
             house.process.start().await;
         }
         let codes = ["a@example.net", "b@example.net", "c@example.net"];
         for (address, code) in codes.into_iter().zip([1, 0, 1]) {
             assert_eq!(
-                house.process.ask(&["suppress", "check", address]).await.code,
+                house.process.run_command(&["suppress", "check", address]).await.code,
                 code,
                 "{address} {restarted}"
             );
@@ -165,7 +168,7 @@ async fn remote_removal_clears_only_provider_evidence() {
     // The same entry comes back.
     there.add_entries(SuppressionList::Complaints, &["c@example.net"], DAYS_AGO).await;
     assert_eq!(house.run_sync(&[]).await, ["taken-in complaint c@example.net"]);
-    assert_eq!(house.process.ask(&["suppress", "check", "c@example.net"]).await.code, 0);
+    assert_eq!(house.process.run_command(&["suppress", "check", "c@example.net"]).await.code, 0);
     assert_eq!(house.run_sync(&[]).await, [""; 0]);
 }
 
@@ -189,12 +192,12 @@ async fn syncs_thousands_of_entries_in_pages() {
         "address,reason\n{}",
         ours.iter().map(|one| format!("{one},hard-bounce\n")).collect::<String>()
     );
-    assert_eq!(house.process.ask_with(&["suppress", "import", "-"], &sheet).await.code, 0);
-    let said = house.process.ask(&["suppress", "sync"]).await;
+    assert_eq!(house.process.run_command_with_input(&["suppress", "import", "-"], &sheet).await.code, 0);
+    let said = house.process.run_command(&["suppress", "sync"]).await;
     let summary = format!(
         "up: the provider lists {ENTRY_COUNT}; here {ENTRY_COUNT} taken in and 0 ended, there {ENTRY_COUNT} added and 0 removed\n"
     );
-    assert_eq!((said.code, said.out), (0, summary), "{}", said.err);
+    assert_eq!((said.code, said.stdout), (0, summary), "{}", said.stderr);
     let both = theirs.iter().chain(&ours).cloned().collect::<BTreeSet<_>>();
     assert_eq!(there.read_lists().await[&SuppressionList::Bounces], both);
     assert_eq!(house.list_entries("provider").await.len(), ENTRY_COUNT);
@@ -219,16 +222,16 @@ async fn next_sync_completes_killed_one() {
         .iter()
         .map(|one| json!({"address": one, "created_at": "Thu, 15 Jan 2026 18:00:00 UTC"}))
         .collect();
-    let slow = Server::start(move |number, request| {
+    let slow = MockHttpServer::start(move |number, request| {
         let next = format!("http://{}/v3/mg.example.com/bounces?page=next", request.header("host").unwrap());
         let page = json!({"items": items, "paging": {"next": next}}).to_string();
-        if number == 1 { Act::Answer(200, page) } else { Act::Hold }
+        if number == 1 { HttpAction::Respond(200, page) } else { HttpAction::Hang }
     })
     .await;
     let mut house = SyncHarness::new("mailgun", &format!("http://{}", slow.address)).await;
     for address in ["here@example.net", "too@example.net"] {
-        let said = house.process.ask(&["suppress", "add", address, "--reason", "hard-bounce"]).await;
-        assert_eq!(said.code, 0, "{}", said.err);
+        let said = house.process.run_command(&["suppress", "add", address, "--reason", "hard-bounce"]).await;
+        assert_eq!(said.code, 0, "{}", said.stderr);
     }
     let asking = tokio::task::spawn_blocking({
         let mut command = house.process.command(&["suppress", "sync"]);
@@ -236,14 +239,14 @@ async fn next_sync_completes_killed_one() {
     });
     eventually("the second request", || (slow.count() >= 1).then_some(())).await;
     house.wait_for_entries(1000).await;
-    let said = house.process.ask(&["suppress", "sync", "--upstream", "up"]).await;
-    assert!(said.code == 1 && said.err.contains("a sync is under way already"), "{}", said.err);
+    let said = house.process.run_command(&["suppress", "sync", "--upstream", "up"]).await;
+    assert!(said.code == 1 && said.stderr.contains("a sync is under way already"), "{}", said.stderr);
     house.process.kill();
     assert_eq!(asking.await.unwrap().status.code(), Some(3), "whoever asked hears of it");
     let text = render_config("mailgun", &there.api_url());
     let placed =
-        fill_placeholders(&text, house.process.data().to_str().unwrap(), house.process.address(1).port());
-    house.process.configure(&placed);
+        fill_placeholders(&text, house.process.data_dir().to_str().unwrap(), house.process.address(1).port());
+    house.process.write_configuration(&placed);
     house.process.start().await;
     assert_eq!(house.list_entries("provider").await.len(), 1000, "what was taken in is kept");
     assert_eq!(house.run_sync(&[]).await.len(), ENTRY_COUNT - 1000 + 2);
@@ -253,37 +256,39 @@ async fn next_sync_completes_killed_one() {
 
 #[tokio::test]
 async fn waits_for_rate_limited_provider() {
-    let server = Server::start(|number, _| match number {
-        1 | 3 => Act::Answer(429, "+ Retry-After: 1\n{}".into()),
-        _ => Act::Answer(200, "{\"items\":[],\"paging\":{}}".into()),
+    let server = MockHttpServer::start(|number, _| match number {
+        1 | 3 => HttpAction::Respond(429, "+ Retry-After: 1\n{}".into()),
+        _ => HttpAction::Respond(200, "{\"items\":[],\"paging\":{}}".into()),
     })
     .await;
     let house = SyncHarness::new("mailgun", &format!("http://{}", server.address)).await;
-    let said = house.process.ask(&["suppress", "sync"]).await;
-    assert_eq!((said.code, said.out.lines().count()), (0, 1), "{}", said.err);
+    let said = house.process.run_command(&["suppress", "sync"]).await;
+    assert_eq!((said.code, said.stdout.lines().count()), (0, 1), "{}", said.stderr);
     let waits = "mailtrail: up: the provider takes no more requests for now; goes on in 1 s\n";
-    assert_eq!(said.err, waits.repeat(2));
+    assert_eq!(said.stderr, waits.repeat(2));
     assert_eq!(server.count(), 5, "each list once, and two refusals");
 }
 
 #[tokio::test]
 async fn names_entries_rejected_by_provider_and_adds_others() {
-    let server = Server::start(|_, request| {
+    let server = MockHttpServer::start(|_, request| {
         let bad = request.body.windows(4).any(|four| four == b"bad@");
         match (request.line.starts_with("POST"), bad) {
-            (true, true) => Act::Answer(400, "{\"message\":\"Invalid format for parameter address\"}".into()),
-            (true, false) => Act::Answer(200, "{}".into()),
-            _ => Act::Answer(200, "{\"items\":[],\"paging\":{}}".into()),
+            (true, true) => {
+                HttpAction::Respond(400, "{\"message\":\"Invalid format for parameter address\"}".into())
+            }
+            (true, false) => HttpAction::Respond(200, "{}".into()),
+            _ => HttpAction::Respond(200, "{\"items\":[],\"paging\":{}}".into()),
         }
     })
     .await;
     let house = SyncHarness::new("mailgun", &format!("http://{}", server.address)).await;
     let sheet =
         "address,reason\na@example.net,complaint\nbad@example.net,complaint\nc@example.net,complaint\n";
-    assert_eq!(house.process.ask_with(&["suppress", "import", "-"], sheet).await.code, 0);
-    let said = house.process.ask(&["--json", "suppress", "sync"]).await;
+    assert_eq!(house.process.run_command_with_input(&["suppress", "import", "-"], sheet).await.code, 0);
+    let said = house.process.run_command(&["--json", "suppress", "sync"]).await;
     assert_eq!(said.code, 1);
-    let lines = said.json();
+    let lines = said.json_lines();
     let acts: Vec<_> = lines.iter().map(|line| (line["address"].as_str(), line["why"].as_str())).collect();
     let why =
         "upstream up: complaints: the provider's API answered 400: Invalid format for parameter address";
@@ -302,14 +307,18 @@ async fn reads_brevo_lists_but_never_adds() {
         {"email":"ada@example.net","senderEmail":"","blockedAt":"2026-01-14T14:00:06.000+02:00","reason":{"code":"hardBounce","message":"Hard bounce"}},
         {"email":"bob@example.org","senderEmail":"sales@example.com","blockedAt":"2026-01-14T14:12:00.000+02:00","reason":{"code":"unsubscribedViaEmail","message":"Unsubscribed"}},
         {"email":"eve@example.org","senderEmail":"","blockedAt":"2026-01-14T14:12:00.000+02:00","reason":{"code":"contactFlaggedAsSpam","message":"Spam"}}]}"#;
-    let server = Server::start(move |_, request| {
+    let server = MockHttpServer::start(move |_, request| {
         assert!(request.line.starts_with("GET /v3/smtp/blockedContacts?"), "{}", request.line);
-        Act::Answer(200, contacts.into())
+        HttpAction::Respond(200, contacts.into())
     })
     .await;
     let house = SyncHarness::new("brevo", &format!("http://{}", server.address)).await;
     assert_eq!(
-        house.process.ask(&["suppress", "add", "x@example.net", "--reason", "hard-bounce"]).await.code,
+        house
+            .process
+            .run_command(&["suppress", "add", "x@example.net", "--reason", "hard-bounce"])
+            .await
+            .code,
         0
     );
     let acts = [
@@ -322,7 +331,7 @@ async fn reads_brevo_lists_but_never_adds() {
         house.list_entries("provider").await.iter().map(|entry| entry["scope"].clone()).collect();
     assert_eq!(scopes, ["all", "bulk", "all"], "who left one sender gets mail of others");
     assert_eq!(house.run_sync(&[]).await, [""; 0]);
-    assert_eq!(house.process.ask(&["suppress", "remove", "ada@example.net"]).await.code, 0);
+    assert_eq!(house.process.run_command(&["suppress", "remove", "ada@example.net"]).await.code, 0);
     assert_eq!(house.run_sync(&["--dry-run"]).await, ["removed-there hard-bounce ada@example.net"]);
 }
 
@@ -358,15 +367,15 @@ async fn reads_entry_times_in_every_form() {
     let count = items.len();
     let removed = std::sync::Arc::new(std::sync::Mutex::new(BTreeSet::new()));
     let gone = removed.clone();
-    let server = Server::start(move |_, request| {
+    let server = MockHttpServer::start(move |_, request| {
         if let Some(path) = request.line.strip_prefix("DELETE /v3/mg.example.com/bounces/") {
             gone.lock().unwrap().insert(path.split(' ').next().unwrap().to_owned());
-            return Act::Answer(200, r#"{"message":"Bounced address has been removed"}"#.into());
+            return HttpAction::Respond(200, r#"{"message":"Bounced address has been removed"}"#.into());
         }
         let left = |item: &&Value| !gone.lock().unwrap().contains(item["address"].as_str().unwrap());
         let page: Vec<_> =
             if request.line.contains("/bounces") { items.iter().filter(left).collect() } else { Vec::new() };
-        Act::Answer(200, json!({"items": page, "paging": {}}).to_string())
+        HttpAction::Respond(200, json!({"items": page, "paging": {}}).to_string())
     })
     .await;
     let house =
@@ -382,17 +391,17 @@ async fn reads_entry_times_in_every_form() {
         assert_eq!(entry["times"], times, "{entry}");
         assert_eq!(entry["state"], "suppressed", "{entry}");
     }
-    let checked = house.process.ask(&["suppress", "check", "none@example.net"]).await;
+    let checked = house.process.run_command(&["suppress", "check", "none@example.net"]).await;
     assert!(
-        checked.code == 0 && checked.out.contains("unknown") && !checked.out.contains("1970"),
+        checked.code == 0 && checked.stdout.contains("unknown") && !checked.stdout.contains("1970"),
         "{}",
-        checked.out
+        checked.stdout
     );
     assert_eq!(house.run_sync(&[]).await, [""; 0], "nothing changes");
     // Removed here, removed there, whether or not its time is known.
     for place in [2, known.len(), known.len() + 2] {
         assert_eq!(
-            house.process.ask(&["suppress", "remove", &format!("a{place}@example.net")]).await.code,
+            house.process.run_command(&["suppress", "remove", &format!("a{place}@example.net")]).await.code,
             0
         );
     }
@@ -408,10 +417,10 @@ async fn reads_entry_times_in_every_form() {
 async fn unreadable_entry_does_not_affect_others() {
     let page = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
     let said = page.clone();
-    let server = Server::start(move |_, request| {
+    let server = MockHttpServer::start(move |_, request| {
         let items =
             if request.line.contains("/bounces") { said.lock().unwrap().clone() } else { String::new() };
-        Act::Answer(200, format!("{{\"items\":[{items}],\"paging\":{{}}}}"))
+        HttpAction::Respond(200, format!("{{\"items\":[{items}],\"paging\":{{}}}}"))
     })
     .await;
     let house =
@@ -427,9 +436,9 @@ async fn unreadable_entry_does_not_affect_others() {
     assert_eq!(house.run_sync(&[]).await.len(), 2);
     for bad in [r#"{"address" "c@example.net"}"#, r#"{"address":7}"#, "7", r#"{"code":"550"}"#] {
         set(&[entry("a@example.net", "x"), bad.to_owned(), entry("new@example.net", "x")]);
-        let out = house.process.ask(&["--json", "suppress", "sync", "--dry-run"]).await;
-        assert_eq!(out.code, 0, "{}", out.err);
-        let lines = out.json();
+        let out = house.process.run_command(&["--json", "suppress", "sync", "--dry-run"]).await;
+        assert_eq!(out.code, 0, "{}", out.stderr);
+        let lines = out.json_lines();
         let acts: Vec<_> = lines.iter().filter(|line| line["act"].is_string()).collect();
         assert!(acts.iter().any(|act| act["address"] == "new@example.net"), "{lines:?}");
         assert!(!acts.iter().any(|act| act["act"] == "ended"), "{lines:?}");
@@ -458,9 +467,14 @@ async fn removal_states_what_happens_to_provider_entry() {
         for (arguments, there) in
             [(&["a@example.net"][..], true), (&["b@example.net", "--upstream", "up"], true)]
         {
-            assert_eq!(house.process.ask(&[&["suppress", "add"], arguments].concat()).await.code, 0);
-            let said = house.process.ask(&[&["suppress", "remove"], arguments].concat()).await;
-            assert_eq!((said.code, said.err.contains(expected)), (0, there), "{expected}: {}", said.err);
+            assert_eq!(house.process.run_command(&[&["suppress", "add"], arguments].concat()).await.code, 0);
+            let said = house.process.run_command(&[&["suppress", "remove"], arguments].concat()).await;
+            assert_eq!(
+                (said.code, said.stderr.contains(expected)),
+                (0, there),
+                "{expected}: {}",
+                said.stderr
+            );
         }
     }
 }
@@ -474,11 +488,11 @@ async fn reports_and_ignores_unknown_reason() {
         {"email":"c@example.net","senderEmail":"","blockedAt":"2026-01-14T14:00:06.000+02:00"},
         {"email":"d@example.net","senderEmail":"","blockedAt":"2026-01-14T14:00:06.000+02:00","reason":{"code":"adminBlocked"}},
         {"email":"e@example.net","senderEmail":"","blockedAt":"2026-01-14T14:00:06.000+02:00","reason":{"code":"unsubscribedViaApi"}}]}"#;
-    let server = Server::start(move |_, _| Act::Answer(200, contacts.into())).await;
+    let server = MockHttpServer::start(move |_, _| HttpAction::Respond(200, contacts.into())).await;
     let house =
         SyncHarness::with_config(&render_config("brevo", &format!("http://{}", server.address))).await;
-    let out = house.process.ask(&["--json", "suppress", "sync"]).await;
-    let lines = out.json();
+    let out = house.process.run_command(&["--json", "suppress", "sync"]).await;
+    let lines = out.json_lines();
     assert!(lines.iter().any(|line| line["unread"] == 3), "{lines:?}");
     let listed: Vec<_> = house
         .list_entries("provider")
@@ -523,12 +537,12 @@ async fn errors_name_cause_and_remedy() {
         ),
     ] {
         let mut house = SyncHarness::with_config(&text).await;
-        let said = house.process.ask(&[&["suppress", "sync"], arguments].concat()).await;
-        assert_eq!(said.code, code, "{}", said.err);
-        assert!(said.err.contains(expected) && !said.err.contains("hunter2"), "{}", said.err);
+        let said = house.process.run_command(&[&["suppress", "sync"], arguments].concat()).await;
+        assert_eq!(said.code, code, "{}", said.stderr);
+        assert!(said.stderr.contains(expected) && !said.stderr.contains("hunter2"), "{}", said.stderr);
         assert!(house.process.terminate().await.success());
-        let said = house.process.ask(&["suppress", "sync"]).await;
-        assert!(said.code == 3 && said.err.contains("no daemon runs"), "{}", said.err);
+        let said = house.process.run_command(&["suppress", "sync"]).await;
+        assert!(said.code == 3 && said.stderr.contains("no daemon runs"), "{}", said.stderr);
     }
 }
 
@@ -656,7 +670,7 @@ async fn start_pair() -> (RemoteLists, SyncHarness) {
 
 /// The real program.
 struct SyncHarness {
-    process: Process,
+    process: RelayProcess,
 }
 
 impl SyncHarness {
@@ -665,16 +679,17 @@ impl SyncHarness {
     }
 
     async fn with_config(text: &str) -> Self {
-        let mut process = Process::configured(|data, ports| fill_placeholders(text, data, ports[1]));
+        let mut process =
+            RelayProcess::with_configuration(|data, ports| fill_placeholders(text, data, ports[1]));
         process.start().await;
         Self { process }
     }
 
     /// What a sync did, or would do: the act, the reason and the address, sorted.
     async fn run_sync(&self, arguments: &[&str]) -> Vec<String> {
-        let said = self.process.ask(&[&["--json", "suppress", "sync"], arguments].concat()).await;
-        assert_eq!(said.code, 0, "{}{}", said.out, said.err);
-        let mut lines = said.json();
+        let said = self.process.run_command(&[&["--json", "suppress", "sync"], arguments].concat()).await;
+        assert_eq!(said.code, 0, "{}{}", said.stdout, said.stderr);
+        let mut lines = said.json_lines();
         assert_eq!(lines.pop().unwrap(), json!({"upstream": "up", "step": "done"}));
         let text = |line: &Value, name: &str| line[name].as_str().unwrap().to_owned();
         let act = |line: &Value| ["act", "reason", "address"].map(|name| text(line, name)).join(" ");
@@ -685,7 +700,10 @@ impl SyncHarness {
 
     /// Entries of our list from a source.
     async fn list_entries(&self, source: &str) -> Vec<Value> {
-        self.process.ask(&["--json", "suppress", "list", "-n", "100000", "--source", source]).await.json()
+        self.process
+            .run_command(&["--json", "suppress", "list", "-n", "100000", "--source", source])
+            .await
+            .json_lines()
     }
 
     /// Waits until so many are on our list because the provider says so.

@@ -17,8 +17,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use testkit::log_capture::LogCapture;
-use testkit::mock_smtp::{Act, At, Script, Server};
-use testkit::queue_harness::states;
+use testkit::mock_smtp::{MockSmtpServer, SmtpAction, SmtpScript, SmtpStep};
+use testkit::queue_harness::recipient_states;
 
 /// One of the kinds of issue: the connection breaks over one message while the breaker is half-open, again and again.
 #[tokio::test]
@@ -26,18 +26,18 @@ async fn connection_breaking_message_blocks_no_other_in_half_open() {
     let mut scenes = Vec::new();
     for mode in PIPELINING_MODES {
         for (at, act) in [
-            (At::Mail, Act::Close),
-            (At::Mail, Act::Reset),
-            (At::Mail, Act::Say("what is this")),
-            (At::Mail, Act::WrongClass),
-            (At::Rcpt, Act::Close),
-            (At::Rcpt, Act::Say("no idea")),
-            (At::Rcpt, Act::Say("250-5.1.1 some\r\nwhat\r\n451 4.1.1 others")),
-            (At::Data, Act::Close),
-            (At::Data, Act::Say("\u{fe}\u{1}")),
-            (At::Body, Act::Close),
-            (At::Dot, Act::Close),
-            (At::Dot, Act::Say("thanks")),
+            (SmtpStep::Mail, SmtpAction::Close),
+            (SmtpStep::Mail, SmtpAction::Reset),
+            (SmtpStep::Mail, SmtpAction::Reply("what is this")),
+            (SmtpStep::Mail, SmtpAction::WrongClass),
+            (SmtpStep::Rcpt, SmtpAction::Close),
+            (SmtpStep::Rcpt, SmtpAction::Reply("no idea")),
+            (SmtpStep::Rcpt, SmtpAction::Reply("250-5.1.1 some\r\nwhat\r\n451 4.1.1 others")),
+            (SmtpStep::Data, SmtpAction::Close),
+            (SmtpStep::Data, SmtpAction::Reply("\u{fe}\u{1}")),
+            (SmtpStep::Body, SmtpAction::Close),
+            (SmtpStep::Dot, SmtpAction::Close),
+            (SmtpStep::Dot, SmtpAction::Reply("thanks")),
         ] {
             let what = format!("{mode} {at:?} {act:?}");
             let mut play = OddCase::new(with_odd_action(half_open_script(), at, act), mode, what);
@@ -60,12 +60,12 @@ async fn multiline_reply_is_classified_by_last_line() {
         ("550-5.1.1 no such\r\nuser here\r\n550 5.1.1 go away", RecipientState::Bounced),
         ("550-\r\n-\r\n550 ", RecipientState::Bounced),
     ] {
-        let script = Script::new().to(ODD_RECIPIENT, [Act::Say(reply)]);
+        let script = SmtpScript::new().on_recipient(ODD_RECIPIENT, [SmtpAction::Reply(reply)]);
         let world = OddUpstreamRelay::new(vec![OddCase::new(script, "", reply.into())]).await;
         let id = world.enqueue(0, ODD_SENDER, &["a@example.net", ODD_RECIPIENT, "b@example.net"]).await;
         world.wait_until("an attempt", || world.trail(id).attempts > 0 && !world.trail(id).is_sending).await;
         assert_eq!(
-            states(&world.trail(id)),
+            recipient_states(&world.trail(id)),
             [RecipientState::Relayed, state, RecipientState::Relayed],
             "{reply:?}"
         );
@@ -79,29 +79,41 @@ async fn account_error_for_one_recipient_affects_only_that_message() {
     let mut scenes = Vec::new();
     for provider in ["mailgun", "brevo", "plain"] {
         for (at, reply, state) in [
-            (At::Rcpt, "550 5.1.2 Domain not found", RecipientState::Bounced),
-            (At::Rcpt, "550 5.7.1 This user is not allowed to send to that list", RecipientState::Bounced),
-            (At::Rcpt, "552 5.2.2 Mailbox limit exceeded", RecipientState::Bounced),
+            (SmtpStep::Rcpt, "550 5.1.2 Domain not found", RecipientState::Bounced),
             (
-                At::Rcpt,
+                SmtpStep::Rcpt,
+                "550 5.7.1 This user is not allowed to send to that list",
+                RecipientState::Bounced,
+            ),
+            (SmtpStep::Rcpt, "552 5.2.2 Mailbox limit exceeded", RecipientState::Bounced),
+            (
+                SmtpStep::Rcpt,
                 "550 5.7.1 <x@y>: Relaying denied, says the recipient's gateway",
                 RecipientState::Bounced,
             ),
-            (At::Rcpt, "454 4.7.1 Relay access denied", RecipientState::Queued),
-            (At::Rcpt, "450 4.1.2 Domain not found", RecipientState::Queued),
-            (At::Mail, "550 5.1.8 Sender's domain not found", RecipientState::Bounced),
-            (At::Mail, "552 5.3.4 Message size limit exceeded", RecipientState::Bounced),
+            (SmtpStep::Rcpt, "454 4.7.1 Relay access denied", RecipientState::Queued),
+            (SmtpStep::Rcpt, "450 4.1.2 Domain not found", RecipientState::Queued),
+            (SmtpStep::Mail, "550 5.1.8 Sender's domain not found", RecipientState::Bounced),
+            (SmtpStep::Mail, "552 5.3.4 Message size limit exceeded", RecipientState::Bounced),
             (
-                At::Data,
+                SmtpStep::Data,
                 "554 5.7.1 unauthorized ip address in your list of recipients",
                 RecipientState::Bounced,
             ),
-            (At::Dot, "552 5.3.4 Message size limit exceeded", RecipientState::Bounced),
-            (At::Dot, "554 5.7.1 the attachment can't be used to send the message", RecipientState::Bounced),
-            (At::Dot, "550 5.7.1 your account is not yet activated, says a scanner", RecipientState::Bounced),
-            (At::Dot, "454 4.7.0 the scanner's login failed", RecipientState::Queued),
+            (SmtpStep::Dot, "552 5.3.4 Message size limit exceeded", RecipientState::Bounced),
+            (
+                SmtpStep::Dot,
+                "554 5.7.1 the attachment can't be used to send the message",
+                RecipientState::Bounced,
+            ),
+            (
+                SmtpStep::Dot,
+                "550 5.7.1 your account is not yet activated, says a scanner",
+                RecipientState::Bounced,
+            ),
+            (SmtpStep::Dot, "454 4.7.0 the scanner's login failed", RecipientState::Queued),
         ] {
-            let script = with_odd_action(Script::new(), at, Act::Say(reply));
+            let script = with_odd_action(SmtpScript::new(), at, SmtpAction::Reply(reply));
             let mut play = OddCase::new(script, "", format!("{provider} {at:?} {reply}"));
             (play.provider, play.expected_state) = (provider, Some(state));
             scenes.push(play);
@@ -128,7 +140,7 @@ async fn auth_error_for_one_recipient_affects_only_that_recipient() {
     ] {
         for provider in ["mailgun", "brevo", "plain"] {
             let mut play = OddCase::new(
-                Script::new().to(ODD_RECIPIENT, [Act::Say(reply)]),
+                SmtpScript::new().on_recipient(ODD_RECIPIENT, [SmtpAction::Reply(reply)]),
                 "",
                 format!("{provider} {reply}"),
             );
@@ -145,7 +157,7 @@ async fn auth_error_for_one_recipient_affects_only_that_recipient() {
     }
     world.assert_others_arrive().await;
     for (play, id) in world.cases.iter().zip(sent) {
-        let states = states(&world.trail(id));
+        let states = recipient_states(&world.trail(id));
         let one =
             if play.description.contains("454") { RecipientState::Queued } else { RecipientState::Bounced };
         assert_eq!(states, [RecipientState::Relayed, one, RecipientState::Relayed], "{}", play.description);
@@ -158,15 +170,15 @@ async fn auth_error_for_one_recipient_affects_only_that_recipient() {
 async fn retry_delay_for_one_message_blocks_no_other() {
     let mut scenes = Vec::new();
     for (at, reply) in [
-        (At::Mail, "451 4.7.1 too many messages, try again after 3600 seconds"),
-        (At::Rcpt, "451 4.7.1 too many messages, try again after 3600 seconds"),
-        (At::Data, "421 4.7.0 rate limit, try again after 3600 seconds"),
-        (At::Dot, "451 4.7.1 slow down, try again after 3600 seconds"),
-        (At::Dot, "450 4.7.1 sending limit, try again after 90 seconds."),
+        (SmtpStep::Mail, "451 4.7.1 too many messages, try again after 3600 seconds"),
+        (SmtpStep::Rcpt, "451 4.7.1 too many messages, try again after 3600 seconds"),
+        (SmtpStep::Data, "421 4.7.0 rate limit, try again after 3600 seconds"),
+        (SmtpStep::Dot, "451 4.7.1 slow down, try again after 3600 seconds"),
+        (SmtpStep::Dot, "450 4.7.1 sending limit, try again after 90 seconds."),
     ] {
         for upstreams in [1, 2] {
             let mut play = OddCase::new(
-                with_odd_action(Script::new(), at, Act::Say(reply)),
+                with_odd_action(SmtpScript::new(), at, SmtpAction::Reply(reply)),
                 "",
                 format!("{upstreams} {at:?} {reply}"),
             );
@@ -195,7 +207,9 @@ async fn connection_breaking_recipient_blocks_no_other() {
     for mode in PIPELINING_MODES {
         for act in connection_breaks() {
             let what = format!("{mode} {act:?}");
-            let script = Script::new().to(ODD_RECIPIENT, [act.clone()]).to(SECOND_ODD_RECIPIENT, [act]);
+            let script = SmtpScript::new()
+                .on_recipient(ODD_RECIPIENT, [act.clone()])
+                .on_recipient(SECOND_ODD_RECIPIENT, [act]);
             scenes.push(OddCase::new(script, mode, what));
         }
     }
@@ -208,7 +222,7 @@ async fn connection_breaking_recipient_blocks_no_other() {
     }
     world.assert_others_arrive().await;
     let relayed = |id: TrackingId| {
-        let states = states(&world.trail(id));
+        let states = recipient_states(&world.trail(id));
         [0, 2, 4].iter().all(|place| states[*place] == RecipientState::Relayed)
     };
     let late = || -> Vec<_> {
@@ -237,18 +251,18 @@ async fn stuck_connections_open_breaker_of_hanging_upstream() {
     let _logging = log.install();
     let mut scenes = Vec::new();
     for (connections, at) in [
-        (1, At::Banner),
-        (2, At::Ehlo),
-        (1, At::Dot),
-        (2, At::Dot),
-        (4, At::Dot),
-        (1, At::Mail),
-        (2, At::Data),
-        (2, At::Body),
+        (1, SmtpStep::Banner),
+        (2, SmtpStep::Ehlo),
+        (1, SmtpStep::Dot),
+        (2, SmtpStep::Dot),
+        (4, SmtpStep::Dot),
+        (1, SmtpStep::Mail),
+        (2, SmtpStep::Data),
+        (2, SmtpStep::Body),
     ] {
         let script = match at {
-            At::Banner | At::Ehlo => Script::new().at(at, vec![Some(Act::Silence); 50]),
-            _ => with_odd_action(Script::new(), at, Act::Silence),
+            SmtpStep::Banner | SmtpStep::Ehlo => SmtpScript::new().on(at, vec![Some(SmtpAction::Hang); 50]),
+            _ => with_odd_action(SmtpScript::new(), at, SmtpAction::Hang),
         };
         let mut play = OddCase::new(script, "", format!("{connections} {at:?}"));
         play.settings = format!("connections = {connections}\n");
@@ -280,8 +294,11 @@ async fn stuck_connections_open_breaker_of_hanging_upstream() {
 async fn hanging_message_leaves_other_connections_usable() {
     let log = LogCapture::default();
     let _logging = log.install();
-    let mut play =
-        OddCase::new(with_odd_action(Script::new(), At::Dot, Act::Silence), "", "one hangs".into());
+    let mut play = OddCase::new(
+        with_odd_action(SmtpScript::new(), SmtpStep::Dot, SmtpAction::Hang),
+        "",
+        "one hangs".into(),
+    );
     play.settings = "connections = 3\n".into();
     let world = OddUpstreamRelay::with_config_change(vec![play], |config| {
         config.upstreams[0].transport.timeouts.stuck_after = Duration::from_millis(100);
@@ -295,15 +312,15 @@ async fn hanging_message_leaves_other_connections_usable() {
     world.stop_hanging().await;
 }
 
-fn connection_breaks() -> Vec<Act> {
+fn connection_breaks() -> Vec<SmtpAction> {
     vec![
-        Act::Close,
-        Act::Reset,
-        Act::HalfClose,
-        Act::WrongClass,
-        Act::Say("what is this"),
-        Act::LongLine,
-        Act::Bye("421 4.3.2 closing"),
+        SmtpAction::Close,
+        SmtpAction::Reset,
+        SmtpAction::HalfClose,
+        SmtpAction::WrongClass,
+        SmtpAction::Reply("what is this"),
+        SmtpAction::EndlessLine,
+        SmtpAction::ReplyAndClose("421 4.3.2 closing"),
     ]
 }
 
@@ -318,26 +335,26 @@ macro_rules! steps {
 }
 
 steps! {
-    odd_greetings_hold_no_message: At::Banner;
-    odd_replies_to_ehlo_hold_no_message: At::Ehlo;
-    odd_replies_to_auth_hold_no_message: At::Auth;
-    odd_replies_to_mail_hold_no_other_message: At::Mail;
-    odd_replies_to_rcpt_hold_no_other_message: At::Rcpt;
-    odd_replies_to_data_hold_no_other_message: At::Data;
-    odd_replies_in_a_message_hold_no_other_message: At::Body;
-    odd_replies_to_the_dot_hold_no_other_message: At::Dot;
-    odd_replies_after_a_message_hold_no_other_message: At::Between;
+    odd_greetings_hold_no_message: SmtpStep::Banner;
+    odd_replies_to_ehlo_hold_no_message: SmtpStep::Ehlo;
+    odd_replies_to_auth_hold_no_message: SmtpStep::Auth;
+    odd_replies_to_mail_hold_no_other_message: SmtpStep::Mail;
+    odd_replies_to_rcpt_hold_no_other_message: SmtpStep::Rcpt;
+    odd_replies_to_data_hold_no_other_message: SmtpStep::Data;
+    odd_replies_in_a_message_hold_no_other_message: SmtpStep::Body;
+    odd_replies_to_the_dot_hold_no_other_message: SmtpStep::Dot;
+    odd_replies_after_a_message_hold_no_other_message: SmtpStep::AfterReply;
 }
 
-async fn run_all_cases(step: At) {
-    let at_login = matches!(step, At::Banner | At::Ehlo | At::Auth);
+async fn run_all_cases(step: SmtpStep) {
+    let at_login = matches!(step, SmtpStep::Banner | SmtpStep::Ehlo | SmtpStep::Auth);
     let mut plays = Vec::new();
     for (number, act) in odd_actions().into_iter().enumerate() {
         for opens in [false, true] {
             for second in [false, true] {
-                let mut script = if opens { half_open_script() } else { Script::new() };
+                let mut script = if opens { half_open_script() } else { SmtpScript::new() };
                 if at_login {
-                    script.add(step, [Some(act.clone()), Some(act.clone())]);
+                    script.add_actions(step, [Some(act.clone()), Some(act.clone())]);
                 } else {
                     script = with_odd_action(script, step, act.clone());
                 }
@@ -363,7 +380,7 @@ async fn run_all_cases(step: At) {
     world.stop_hanging().await;
 }
 
-fn odd_actions() -> Vec<Act> {
+fn odd_actions() -> Vec<SmtpAction> {
     let replies = [
         "what is this",
         "\u{fe}\u{1}",
@@ -385,17 +402,24 @@ fn odd_actions() -> Vec<Act> {
         "554 5.7.1 no",
         "999 never seen",
     ];
-    let others =
-        [Act::Close, Act::Reset, Act::Silence, Act::HalfClose, Act::LongLine, Act::Endless, Act::WrongClass];
-    let farewell = Act::Bye("421 4.3.2 closing");
-    replies.into_iter().map(Act::Say).chain(others).chain([farewell]).collect()
+    let others = [
+        SmtpAction::Close,
+        SmtpAction::Reset,
+        SmtpAction::Hang,
+        SmtpAction::HalfClose,
+        SmtpAction::EndlessLine,
+        SmtpAction::EndlessReply,
+        SmtpAction::WrongClass,
+    ];
+    let farewell = SmtpAction::ReplyAndClose("421 4.3.2 closing");
+    replies.into_iter().map(SmtpAction::Reply).chain(others).chain([farewell]).collect()
 }
 
 /// What happens in one scene.
 struct OddCase {
     description: String,
     provider: &'static str,
-    script: Option<Script>,
+    script: Option<SmtpScript>,
     settings: String,
     has_second_upstream: bool,
     /// Odd messages.
@@ -408,7 +432,7 @@ struct OddCase {
 }
 
 impl OddCase {
-    fn new(script: Script, settings: &str, description: String) -> Self {
+    fn new(script: SmtpScript, settings: &str, description: String) -> Self {
         Self {
             description,
             provider: "plain",
@@ -424,20 +448,20 @@ impl OddCase {
 }
 
 /// What the odd message meets.
-fn with_odd_action(mut script: Script, at: At, act: Act) -> Script {
+fn with_odd_action(mut script: SmtpScript, at: SmtpStep, act: SmtpAction) -> SmtpScript {
     script.for_sender = Some((ODD_SENDER, at, act));
     script
 }
 
 /// An upstream whose breaker opens at its first connections.
-fn half_open_script() -> Script {
-    Script::new().at(At::Banner, [Some(Act::Close), Some(Act::Close)])
+fn half_open_script() -> SmtpScript {
+    SmtpScript::new().on(SmtpStep::Banner, [Some(SmtpAction::Close), Some(SmtpAction::Close)])
 }
 
 /// A relay with the upstreams of all scenes.
 struct OddUpstreamRelay {
     cases: Vec<OddCase>,
-    servers: Vec<Vec<Server>>,
+    servers: Vec<Vec<MockSmtpServer>>,
     sent: std::cell::RefCell<Vec<SentMessage>>,
     daemon: Daemon,
     _directory: TempDir,
@@ -465,10 +489,10 @@ impl OddUpstreamRelay {
         let mut routes = String::new();
         for (number, play) in cases.iter_mut().enumerate() {
             let mut script = play.script.take().unwrap();
-            script.offers.push("AUTH PLAIN");
-            let mut own = vec![(format!("s{number}a"), Server::start(script).await)];
+            script.capabilities.push("AUTH PLAIN");
+            let mut own = vec![(format!("s{number}a"), MockSmtpServer::start(script).await)];
             if play.has_second_upstream {
-                own.push((format!("s{number}b"), Server::start(Script::new()).await));
+                own.push((format!("s{number}b"), MockSmtpServer::start(SmtpScript::new()).await));
             }
             for (place, (name, server)) in own.iter().enumerate() {
                 let (provider, login) = match (place, play.provider) {
@@ -505,14 +529,14 @@ impl OddUpstreamRelay {
     /// Ends the conversations that hang, then stops.
     async fn stop_hanging(self) {
         for server in self.servers.iter().flatten() {
-            server.hang_up();
+            server.close_hung_sessions();
         }
         self.daemon.stop().await;
     }
 
     /// Whether each scene's upstream hangs over an odd message.
     fn hanging(&self) -> Vec<bool> {
-        self.servers.iter().map(|servers| servers[0].hanging() > 0).collect()
+        self.servers.iter().map(|servers| servers[0].hung_sessions() > 0).collect()
     }
 
     async fn enqueue(&self, scene: usize, sender: &str, recipients: &[&str]) -> TrackingId {
@@ -591,7 +615,7 @@ impl OddUpstreamRelay {
         .await;
         for sent in self.sent.borrow().iter().filter(|sent| !sent.is_odd) {
             let what = &self.cases[sent.case_index].description;
-            assert_eq!(states(&self.trail(sent.id)), [RecipientState::Relayed], "{what}");
+            assert_eq!(recipient_states(&self.trail(sent.id)), [RecipientState::Relayed], "{what}");
             let times = self.times_received(sent.case_index, sent.id);
             assert_eq!(times, 1, "{what}: taken {times} times");
         }
@@ -599,7 +623,7 @@ impl OddUpstreamRelay {
 
     fn times_received(&self, scene: usize, id: TrackingId) -> usize {
         let line = format!("Subject: {id}");
-        let taken = self.servers[scene].iter().flat_map(Server::taken);
+        let taken = self.servers[scene].iter().flat_map(MockSmtpServer::accepted);
         taken.filter(|taken| String::from_utf8_lossy(&taken.message).contains(&line)).count()
     }
 
@@ -623,7 +647,7 @@ impl OddUpstreamRelay {
                 play.description
             );
             assert!(
-                play.expected_state.is_none_or(|state| states(&trail) == [state]),
+                play.expected_state.is_none_or(|state| recipient_states(&trail) == [state]),
                 "{}: {trail:#?}",
                 play.description
             );
@@ -634,7 +658,8 @@ impl OddUpstreamRelay {
     fn assert_states_match_receipts(&self) {
         for sent in self.sent.borrow().iter() {
             let (trail, what) = (self.trail(sent.id), &self.cases[sent.case_index].description);
-            let relayed = states(&trail).iter().filter(|state| **state == RecipientState::Relayed).count();
+            let relayed =
+                recipient_states(&trail).iter().filter(|state| **state == RecipientState::Relayed).count();
             let taken = self.times_received(sent.case_index, sent.id);
             assert!(relayed == 0 || taken == 1, "{what}: relayed and taken {taken} times");
             let open = trail.recipients.iter().any(Recipient::is_pending);

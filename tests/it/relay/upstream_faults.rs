@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use tempfile::TempDir;
 use testkit::log_capture::LogCapture;
-use testkit::mock_smtp::{Act, At, Script, Server};
-use testkit::queue_harness::{LONG, Scene, attempts, message, states};
+use testkit::mock_smtp::{MockSmtpServer, SmtpAction, SmtpScript, SmtpStep};
+use testkit::queue_harness::{LONG_MESSAGE, QueueHarness, attempt_results, recipient_states, sample_message};
 
 #[tokio::test(start_paused = true)]
 async fn no_message_is_lost_with_full_pipelining() {
@@ -31,40 +31,40 @@ async fn no_message_is_lost_without_pipelining() {
 async fn upstream_outage_of_six_hours_only_delays_mail() {
     let log = LogCapture::default();
     let _logging = log.install();
-    let (server, socket) = Server::closed(Script::new());
-    let scene = Scene::in_leaps(server.clone(), "").await;
+    let (server, socket) = MockSmtpServer::refusing(SmtpScript::new());
+    let scene = QueueHarness::with_manual_time(server.clone(), "").await;
     let mut ids = Vec::new();
     let mut accept = async |from: u64| {
         for hour in from..from + 3 {
             let numbers = hour * 500..(hour + 1) * 500;
-            let sends = numbers.map(|number| scene.put(number, &["ada@example.net"]));
+            let sends = numbers.map(|number| scene.store_message(number, &["ada@example.net"]));
             ids.extend(futures_util::future::join_all(sends).await);
-            scene.wait(ONE_HOUR).await;
+            scene.let_time_pass(ONE_HOUR).await;
         }
     };
     accept(0).await;
     let listener = socket.listen(1024).unwrap();
     accept(3).await;
-    assert_eq!((ids.len(), server.taken().len()), (3000, 0));
+    assert_eq!((ids.len(), server.accepted().len()), (3000, 0));
     server.serve(listener);
     let ended = scene.time.clock().now();
-    scene.until("the last mail", || server.taken().len() >= 3000).await;
-    scene.until("the end of all sends", || scene.store().queued_ids(1).unwrap().is_empty()).await;
+    scene.wait_until("the last mail", || server.accepted().len() >= 3000).await;
+    scene.wait_until("the end of all sends", || scene.store().queued_ids(1).unwrap().is_empty()).await;
     assert!(
         scene.time.clock().now().duration_since(ended) < ONE_HOUR,
         "it is noticed soon that the upstream is back"
     );
-    scene.assert_each_taken_once(0..3000, "afterwards");
-    let trails: Vec<_> = ids.iter().map(|id| scene.trail(*id)).collect();
-    assert!(trails.iter().all(|trail| states(trail) == [RecipientState::Relayed]));
-    assert!(trails.iter().all(|trail| !attempts(trail).contains(&AttemptStatus::Unknown)));
+    scene.assert_each_accepted_once(0..3000, "afterwards");
+    let trails: Vec<_> = ids.iter().map(|id| scene.load_trail(*id)).collect();
+    assert!(trails.iter().all(|trail| recipient_states(trail) == [RecipientState::Relayed]));
+    assert!(trails.iter().all(|trail| !attempt_results(trail).contains(&AttemptStatus::Unknown)));
     let tried = trails.iter().filter(|trail| trail.attempts > 1).count();
     assert!((1..=30).contains(&tried), "{tried} mails were tried in vain");
     for (text, times) in [("the breaker opened", 1), ("the breaker closed", 1)] {
         assert_eq!(log.lines(text).len(), times, "{text}: {:#?}", log.lines("breaker"));
     }
     // Those that were tried in vain have their own time; all others go as they came.
-    let order: Vec<_> = server.taken().iter().map(|taken| message_number(&taken.message)).collect();
+    let order: Vec<_> = server.accepted().iter().map(|taken| message_number(&taken.message)).collect();
     let far = order.iter().zip(0..).filter(|(number, place)| number.abs_diff(*place) > 200).count();
     assert!(far <= tried, "{far} mails went far out of their order");
 }
@@ -85,27 +85,33 @@ async fn interrupted_large_message_is_never_unknown() {
     let refused = &[AttemptStatus::Bounced][..];
     let again = &[AttemptStatus::Queued, AttemptStatus::Relayed][..];
     for (act, expected, text) in [
-        (Act::Silence, again, "no answer to a part of the message within 180 s"),
-        (Act::Bye("552 5.3.4 larger than I thought"), refused, "larger than I thought"),
-        (Act::Bye("421 4.3.2 going down"), again, "going down"),
-        (Act::Bye("250 whatever"), again, "the server's replies are out of step: 250 whatever"),
-        (Act::Close, again, ""),
-        (Act::Reset, again, ""),
-        (Act::HalfClose, again, "the server closed the connection"),
+        (SmtpAction::Hang, again, "no answer to a part of the message within 180 s"),
+        (SmtpAction::ReplyAndClose("552 5.3.4 larger than I thought"), refused, "larger than I thought"),
+        (SmtpAction::ReplyAndClose("421 4.3.2 going down"), again, "going down"),
+        (
+            SmtpAction::ReplyAndClose("250 whatever"),
+            again,
+            "the server's replies are out of step: 250 whatever",
+        ),
+        (SmtpAction::Close, again, ""),
+        (SmtpAction::Reset, again, ""),
+        (SmtpAction::HalfClose, again, "the server closed the connection"),
         // Longer than any one answer may take, but it moves.
-        (Act::Sip, &[AttemptStatus::Relayed], ""),
+        (SmtpAction::ReadSlowly, &[AttemptStatus::Relayed], ""),
     ] {
-        let script = Script::new().at(At::Body, [Some(act.clone())]);
-        let mut scene = Scene::in_leaps(Server::start(script).await, "connections = 1").await;
+        let script = SmtpScript::new().on(SmtpStep::Body, [Some(act.clone())]);
+        let mut scene =
+            QueueHarness::with_manual_time(MockSmtpServer::start(script).await, "connections = 1").await;
         let began = scene.time.clock().now();
-        let trail = scene.settled(scene.send(LONG, &["a@example.net"]).await).await;
-        assert_eq!(attempts(&trail), expected, "{act:?}: {:#?}", trail.events);
+        let trail = scene.wait_for_result(scene.enqueue(LONG_MESSAGE, &["a@example.net"]).await).await;
+        assert_eq!(attempt_results(&trail), expected, "{act:?}: {:#?}", trail.events);
         let said = trail.events[1].diagnostic.text.as_deref().unwrap_or_default();
         assert!(said == text || text.is_empty(), "{act:?}: {said}");
-        let arrived: Vec<_> = scene.server.taken().into_iter().map(|taken| taken.message).collect();
-        let whole = if expected == refused { vec![] } else { vec![message(LONG).into_bytes()] };
+        let arrived: Vec<_> = scene.server.accepted().into_iter().map(|taken| taken.message).collect();
+        let whole =
+            if expected == refused { vec![] } else { vec![sample_message(LONG_MESSAGE).into_bytes()] };
         assert!(arrived == whole, "{act:?}: {} arrived", arrived.len());
-        if let Act::Sip = act {
+        if let SmtpAction::ReadSlowly = act {
             assert!(scene.time.clock().now().duration_since(began) > Duration::from_secs(700));
         }
         scene.stop().await;
@@ -113,35 +119,35 @@ async fn interrupted_large_message_is_never_unknown() {
 }
 
 /// How an upstream can go wrong, wherever it is to say something.
-const FAULT_ACTIONS: [Act; 12] = [
-    Act::Silence,
-    Act::Say("450 4.7.9 seeded"),
-    Act::Say("550 5.7.9 seeded"),
-    Act::Bye("421 4.3.2 seeded"),
-    Act::Reset,
-    Act::Close,
-    Act::Say("\x16\x03\x01 what is this"),
-    Act::Dribble,
-    Act::HalfClose,
-    Act::LongLine,
-    Act::Endless,
-    Act::WrongClass,
+const FAULT_ACTIONS: [SmtpAction; 12] = [
+    SmtpAction::Hang,
+    SmtpAction::Reply("450 4.7.9 seeded"),
+    SmtpAction::Reply("550 5.7.9 seeded"),
+    SmtpAction::ReplyAndClose("421 4.3.2 seeded"),
+    SmtpAction::Reset,
+    SmtpAction::Close,
+    SmtpAction::Reply("\x16\x03\x01 what is this"),
+    SmtpAction::ReplySlowly,
+    SmtpAction::HalfClose,
+    SmtpAction::EndlessLine,
+    SmtpAction::EndlessReply,
+    SmtpAction::WrongClass,
 ];
 
-const FAULT_STAGES: [At; 13] = [
-    At::Banner,
-    At::Ehlo,
-    At::StartTls,
-    At::Handshake,
-    At::Auth,
-    At::Mail,
-    At::Rcpt,
-    At::Data,
-    At::Body,
-    At::Dot,
-    At::Rset,
-    At::Between,
-    At::Quit,
+const FAULT_STAGES: [SmtpStep; 13] = [
+    SmtpStep::Banner,
+    SmtpStep::Ehlo,
+    SmtpStep::StartTls,
+    SmtpStep::Handshake,
+    SmtpStep::Auth,
+    SmtpStep::Mail,
+    SmtpStep::Rcpt,
+    SmtpStep::Data,
+    SmtpStep::Body,
+    SmtpStep::Dot,
+    SmtpStep::Rset,
+    SmtpStep::AfterReply,
+    SmtpStep::Quit,
 ];
 
 async fn run_every_fault_at_every_stage(mode: &str) {
@@ -151,7 +157,7 @@ async fn run_every_fault_at_every_stage(mode: &str) {
         for fault in FAULT_ACTIONS {
             faults.extend(FaultCase { relay: &scene, stage, fault, mode }.run_and_collect_violations().await);
             // Connections are closed by then, and what was learnt is forgotten.
-            scene.time.leap(Duration::from_secs(3700)).await;
+            scene.time.advance(Duration::from_secs(3700)).await;
         }
         scene.stop().await;
     }
@@ -159,27 +165,27 @@ async fn run_every_fault_at_every_stage(mode: &str) {
 }
 
 /// Steps that TLS or a login have to do with get both.
-async fn relay_for_stage(at: At, mode: &str) -> (Scene, Option<TempDir>) {
+async fn relay_for_stage(at: SmtpStep, mode: &str) -> (QueueHarness, Option<TempDir>) {
     let mut text = format!("{mode}\nconnections = 2");
-    let mut script = Script::new();
+    let mut script = SmtpScript::new();
     let mut certificate = None;
-    if matches!(at, At::StartTls | At::Handshake | At::Auth) {
+    if matches!(at, SmtpStep::StartTls | SmtpStep::Handshake | SmtpStep::Auth) {
         let directory = tempfile::tempdir().unwrap();
         let pair = tls::load_self_signed(directory.path(), "localhost").unwrap();
-        script.offers.extend(["STARTTLS", "AUTH PLAIN"]);
+        script.capabilities.extend(["STARTTLS", "AUTH PLAIN"]);
         script.tls = Some(tls::build_acceptor(pair).unwrap());
         let ca = directory.path().join("relay.pem").display().to_string();
         text += &format!("\ntls = \"starttls\"\nca_file = {ca:?}\nusername = \"u\"\npassword = \"p\"");
         certificate = Some(directory);
     }
-    (Scene::in_leaps(Server::start(script).await, &text).await, certificate)
+    (QueueHarness::with_manual_time(MockSmtpServer::start(script).await, &text).await, certificate)
 }
 
 /// One fault at one step, twice, while mail is under way.
 struct FaultCase<'a> {
-    relay: &'a Scene,
-    stage: At,
-    fault: Act,
+    relay: &'a QueueHarness,
+    stage: SmtpStep,
+    fault: SmtpAction,
     mode: &'a str,
 }
 
@@ -187,25 +193,28 @@ impl FaultCase<'_> {
     async fn run_and_collect_violations(&self) -> Vec<String> {
         // The first connection or message of all, and one later that others were before.
         let acts = [Some(self.fault.clone()), None, Some(self.fault.clone())];
-        let before = self.relay.server.with(|script| {
-            script.add(self.stage, acts);
-            script.add_for("later@example.net", [Act::Say("450 4.2.1 busy"), Act::Say("250 now")]);
-            script.add_for("nobody@example.net", [Act::Say(REJECTED_REPLY)]);
-            script.taken.len()
+        let before = self.relay.server.with_script(|script| {
+            script.add_actions(self.stage, acts);
+            script.replace_recipient_actions(
+                "later@example.net",
+                [SmtpAction::Reply("450 4.2.1 busy"), SmtpAction::Reply("250 now")],
+            );
+            script.replace_recipient_actions("nobody@example.net", [SmtpAction::Reply(REJECTED_REPLY)]);
+            script.accepted.len()
         });
         let mut sends = Vec::new();
         for recipients in RECIPIENT_SETS {
-            sends.push(self.relay.send(sends.len() as u64, recipients).await);
+            sends.push(self.relay.enqueue(sends.len() as u64, recipients).await);
         }
         let trails = self.wait_all_settled(&sends).await;
-        if self.stage == At::Quit {
-            self.relay.wait(Duration::from_secs(120)).await;
+        if self.stage == SmtpStep::Quit {
+            self.relay.let_time_pass(Duration::from_secs(120)).await;
         }
         // What is left of the script needs more connections than there was mail for.
-        let pending = self.relay.server.with(|script| script.take_pending(self.stage));
+        let pending = self.relay.server.with_script(|script| script.take_pending(self.stage));
         assert!(pending < 3, "{self}: the fault did not come: this has tested nothing");
         let mut arrived: BTreeMap<(u64, String), usize> = BTreeMap::new();
-        for taken in &self.relay.server.taken()[before..] {
+        for taken in &self.relay.server.accepted()[before..] {
             for recipient in &taken.recipients {
                 *arrived.entry((message_number(&taken.message), recipient.clone())).or_default() += 1;
             }
@@ -225,7 +234,7 @@ impl FaultCase<'_> {
     async fn wait_all_settled(&self, sends: &[TrackingId]) -> Vec<Trail> {
         let what = format!("{self}: the end of all sends");
         let done = || {
-            let trails: Vec<_> = sends.iter().map(|id| self.relay.trail(*id)).collect();
+            let trails: Vec<_> = sends.iter().map(|id| self.relay.load_trail(*id)).collect();
             for trail in &trails {
                 let waits = trail.recipients.iter().any(Recipient::is_pending);
                 assert!(
@@ -237,8 +246,8 @@ impl FaultCase<'_> {
                 .iter()
                 .all(|trail| !trail.is_sending && !trail.recipients.iter().any(Recipient::is_pending))
         };
-        self.relay.until(&what, done).await;
-        sends.iter().map(|id| self.relay.trail(*id)).collect()
+        self.relay.wait_until(&what, done).await;
+        sends.iter().map(|id| self.relay.load_trail(*id)).collect()
     }
 
     /// What is wrong with the fate of a recipient whose mail arrived so often.
@@ -264,7 +273,7 @@ impl FaultCase<'_> {
             }
             _ => false,
         };
-        let dot_was_said = matches!(self.stage, At::Body | At::Dot | At::Between);
+        let dot_was_said = matches!(self.stage, SmtpStep::Body | SmtpStep::Dot | SmtpStep::AfterReply);
         if right && (unknown == 0 || dot_was_said) {
             return None;
         }
@@ -277,8 +286,12 @@ impl FaultCase<'_> {
 
     /// Whether the fault is a refusal of mail for good.
     fn may_bounce(&self) -> bool {
-        let refusal = matches!(self.fault, Act::Say(text) if text.starts_with('5'));
-        refusal && matches!(self.stage, At::Mail | At::Rcpt | At::Data | At::Body | At::Dot)
+        let refusal = matches!(self.fault, SmtpAction::Reply(text) if text.starts_with('5'));
+        refusal
+            && matches!(
+                self.stage,
+                SmtpStep::Mail | SmtpStep::Rcpt | SmtpStep::Data | SmtpStep::Body | SmtpStep::Dot
+            )
     }
 }
 

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
 use testkit::log_capture::LogCapture;
-use testkit::mock_smtp::{Act, At, Script, Server};
-use testkit::queue_harness::{Scene, attempts, states, taken};
+use testkit::mock_smtp::{MockSmtpServer, SmtpAction, SmtpScript, SmtpStep};
+use testkit::queue_harness::{QueueHarness, accepted_mail, attempt_results, recipient_states};
 use tokio_rustls::TlsAcceptor;
 
 #[tokio::test(start_paused = true)]
@@ -26,28 +26,35 @@ async fn sends_nothing_to_server_with_invalid_certificate() {
             let context = format!("{what}, implicit: {implicit}");
             let log = LogCapture::default();
             let _logging = log.install();
-            let mut script = Script::new();
-            script.offers.extend(["AUTH PLAIN", "STARTTLS"]);
-            (script.tls, script.implicit) = (Some(shown.clone()), implicit);
-            let server = Server::start(script).await;
-            let mut scene =
-                Scene::in_leaps(server.clone(), &upstream_settings(implicit, Some(&house.ca_file()))).await;
-            let id = scene.send(1, &["a@example.net"]).await;
-            scene.until(&context, || log.lines("certificate cannot be trusted").len() == 1).await;
-            scene.until("its attempt", || scene.trail(id).attempts == 1).await;
-            scene.wait(Duration::from_secs(600)).await;
-            let trail = scene.trail(id);
-            assert_eq!((states(&trail), trail.attempts), (vec![RecipientState::Queued], 1), "{context}");
+            let mut script = SmtpScript::new();
+            script.capabilities.extend(["AUTH PLAIN", "STARTTLS"]);
+            (script.tls, script.implicit_tls) = (Some(shown.clone()), implicit);
+            let server = MockSmtpServer::start(script).await;
+            let mut scene = QueueHarness::with_manual_time(
+                server.clone(),
+                &upstream_settings(implicit, Some(&house.ca_file())),
+            )
+            .await;
+            let id = scene.enqueue(1, &["a@example.net"]).await;
+            scene.wait_until(&context, || log.lines("certificate cannot be trusted").len() == 1).await;
+            scene.wait_until("its attempt", || scene.load_trail(id).attempts == 1).await;
+            scene.let_time_pass(Duration::from_secs(600)).await;
+            let trail = scene.load_trail(id);
+            assert_eq!(
+                (recipient_states(&trail), trail.attempts),
+                (vec![RecipientState::Queued], 1),
+                "{context}"
+            );
             assert!(trail.next_attempt.is_some(), "{context}");
             let alarms = log.lines("ERROR");
             assert!(alarms.len() == 1 && alarms[0].contains("ca_file"), "{context}: {alarms:#?}");
-            let heard = server.heard();
+            let heard = server.commands();
             let harmless = |line: &String| line.contains("EHLO") || line.contains("STARTTLS");
             assert!(heard.iter().all(harmless), "{context}: {heard:?}");
             assert!((2..=5).contains(&server.connections()), "{context}: {}", server.connections());
-            server.with(|script| script.tls = Some(house.server_acceptor(right(), 2040)));
-            let trail = scene.settled(id).await;
-            assert_eq!(attempts(&trail), [AttemptStatus::Queued, AttemptStatus::Relayed], "{context}");
+            server.with_script(|script| script.tls = Some(house.server_acceptor(right(), 2040)));
+            let trail = scene.wait_for_result(id).await;
+            assert_eq!(attempt_results(&trail), [AttemptStatus::Queued, AttemptStatus::Relayed], "{context}");
             assert!(
                 log.lines("the breaker closed").len() == 1 && log.lines("hunter2").is_empty(),
                 "{context}"
@@ -71,16 +78,16 @@ async fn trusts_only_configured_ca_file() {
         (tls::build_acceptor(pair).unwrap(), None, false),
         (certified, Some(itself), false),
     ] {
-        let mut script = Script::new();
-        script.offers.extend(["AUTH PLAIN", "STARTTLS"]);
+        let mut script = SmtpScript::new();
+        script.capabilities.extend(["AUTH PLAIN", "STARTTLS"]);
         script.tls = Some(acceptor);
         let text = upstream_settings(false, anchor.as_deref());
-        let mut scene = Scene::in_leaps(Server::start(script).await, &text).await;
-        let id = scene.send(1, &["a@example.net"]).await;
-        scene.wait(Duration::from_secs(600)).await;
+        let mut scene = QueueHarness::with_manual_time(MockSmtpServer::start(script).await, &text).await;
+        let id = scene.enqueue(1, &["a@example.net"]).await;
+        scene.let_time_pass(Duration::from_secs(600)).await;
         let expected = if trusted { RecipientState::Relayed } else { RecipientState::Queued };
-        assert_eq!(states(&scene.trail(id)), [expected], "{anchor:?}");
-        assert_eq!(scene.said("AUTH") > 0, trusted, "{anchor:?}");
+        assert_eq!(recipient_states(&scene.load_trail(id)), [expected], "{anchor:?}");
+        assert_eq!(scene.command_count("AUTH") > 0, trusted, "{anchor:?}");
         scene.stop().await;
     }
 }
@@ -91,21 +98,31 @@ async fn missing_starttls_holds_mail_and_raises_alarm() {
     let log = LogCapture::default();
     let _logging = log.install();
     let house = ServerCa::new();
-    let mut script = Script::new();
-    script.offers.push("AUTH PLAIN");
+    let mut script = SmtpScript::new();
+    script.capabilities.push("AUTH PLAIN");
     script.tls = Some(house.server_acceptor(SanType::IpAddress([127, 0, 0, 1].into()), 2040));
-    let mut scene =
-        Scene::in_leaps(Server::start(script).await, &upstream_settings(false, Some(&house.ca_file()))).await;
-    let id = scene.send(1, &["a@example.net"]).await;
-    scene.until("the alarm", || log.lines("does not offer STARTTLS").len() == 1).await;
+    let mut scene = QueueHarness::with_manual_time(
+        MockSmtpServer::start(script).await,
+        &upstream_settings(false, Some(&house.ca_file())),
+    )
+    .await;
+    let id = scene.enqueue(1, &["a@example.net"]).await;
+    scene.wait_until("the alarm", || log.lines("does not offer STARTTLS").len() == 1).await;
     assert_eq!(log.lines("ERROR").len(), 1, "{:#?}", log.lines("ERROR"));
-    scene.wait(Duration::from_secs(1200)).await;
-    assert_eq!((states(&scene.trail(id)), scene.trail(id).attempts), (vec![RecipientState::Queued], 1));
-    assert!(scene.server.heard().iter().all(|line| line.contains("EHLO")), "{:?}", scene.server.heard());
-    scene.server.with(|script| script.offers.push("STARTTLS"));
-    let trail = scene.settled(id).await;
-    assert_eq!(attempts(&trail), [AttemptStatus::Queued, AttemptStatus::Relayed]);
-    assert_eq!(scene.server.taken(), [taken(scene.server.connections(), 1)]);
+    scene.let_time_pass(Duration::from_secs(1200)).await;
+    assert_eq!(
+        (recipient_states(&scene.load_trail(id)), scene.load_trail(id).attempts),
+        (vec![RecipientState::Queued], 1)
+    );
+    assert!(
+        scene.server.commands().iter().all(|line| line.contains("EHLO")),
+        "{:?}",
+        scene.server.commands()
+    );
+    scene.server.with_script(|script| script.capabilities.push("STARTTLS"));
+    let trail = scene.wait_for_result(id).await;
+    assert_eq!(attempt_results(&trail), [AttemptStatus::Queued, AttemptStatus::Relayed]);
+    assert_eq!(scene.server.accepted(), [accepted_mail(scene.server.connections(), 1)]);
     scene.stop().await;
 }
 
@@ -120,13 +137,13 @@ async fn rejected_login_holds_mail_and_temporary_one_is_retried() {
     ] {
         let log = LogCapture::default();
         let _logging = log.install();
-        let mut script = Script::new().at(At::Auth, [Some(Act::Say(answer))]);
-        script.offers.push("AUTH PLAIN");
+        let mut script = SmtpScript::new().on(SmtpStep::Auth, [Some(SmtpAction::Reply(answer))]);
+        script.capabilities.push("AUTH PLAIN");
         let text = "username = \"u\"\npassword = \"hunter2\"\nconnections = 1";
-        let mut scene = Scene::in_leaps(Server::start(script).await, text).await;
+        let mut scene = QueueHarness::with_manual_time(MockSmtpServer::start(script).await, text).await;
         let began = scene.time.clock().now();
-        let trail = scene.settled(scene.send(1, &["a@example.net"]).await).await;
-        assert_eq!(attempts(&trail), [AttemptStatus::Queued, AttemptStatus::Relayed], "{answer}");
+        let trail = scene.wait_for_result(scene.enqueue(1, &["a@example.net"]).await).await;
+        assert_eq!(attempt_results(&trail), [AttemptStatus::Queued, AttemptStatus::Relayed], "{answer}");
         assert_eq!(log.lines("ERROR").len(), alarms, "{answer}: {:#?}", log.lines("ERROR"));
         assert!(log.lines("hunter2").is_empty());
         let waited = scene.time.clock().now().duration_since(began);

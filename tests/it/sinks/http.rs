@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use testkit::log_capture::LogCapture;
 use testkit::mock_http;
-use testkit::mock_http::{Act, Request};
-use testkit::mock_smtp::{Script, Server};
-use testkit::queue_harness::Scene;
+use testkit::mock_http::{HttpAction, HttpRequest};
+use testkit::mock_smtp::{MockSmtpServer, SmtpScript};
+use testkit::queue_harness::QueueHarness;
 
 fn read_json_lines(path: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
@@ -39,20 +39,20 @@ async fn file_sink_has_every_event_once_in_order_over_restarts() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("events.jsonl");
     let settings = format!("[[sink]]\nkind = \"file\"\npath = {:?}", path.display().to_string());
-    let mut scene = Scene::new(Script::new(), &settings).await;
+    let mut scene = QueueHarness::new(SmtpScript::new(), &settings).await;
     // One that is new hears of what comes.
     let stands = || scene.store().sink_position("file").unwrap().is_some();
-    scene.until("the sink", stands).await;
+    scene.wait_until("the sink", stands).await;
     let mut ids = Vec::new();
     for number in 1..=3 {
-        for id in scene.send_many(number * 10..number * 10 + 10).await {
+        for id in scene.enqueue_many(number * 10..number * 10 + 10).await {
             ids.push(id);
         }
         let relayed = |ids: &[_]| {
-            ids.iter().all(|id| scene.find(*id).is_some_and(|trail| !trail.recipients[0].is_pending()))
+            ids.iter().all(|id| scene.find_trail(*id).is_some_and(|trail| !trail.recipients[0].is_pending()))
         };
-        scene.until("all mail", || relayed(&ids)).await;
-        scene.until("all lines", || read_json_lines(&path).len() == ids.len() * 2).await;
+        scene.wait_until("all mail", || relayed(&ids)).await;
+        scene.wait_until("all lines", || read_json_lines(&path).len() == ids.len() * 2).await;
         scene.stop().await;
         scene.start().await;
     }
@@ -75,10 +75,10 @@ async fn http_sink_delivers_in_order_after_outage_of_a_day() {
     let _logging = log.install();
     let up = Arc::new(AtomicBool::new(true));
     let state = up.clone();
-    let endpoint = mock_http::Server::start(move |number, _| match state.load(Ordering::SeqCst) {
-        true => Act::Answer(204, String::new()),
-        false if number % 2 == 0 => Act::Close,
-        false => Act::Answer(503, String::new()),
+    let endpoint = mock_http::MockHttpServer::start(move |number, _| match state.load(Ordering::SeqCst) {
+        true => HttpAction::Respond(204, String::new()),
+        false if number % 2 == 0 => HttpAction::Close,
+        false => HttpAction::Respond(503, String::new()),
     })
     .await;
     let settings = format!(
@@ -86,24 +86,24 @@ async fn http_sink_delivers_in_order_after_outage_of_a_day() {
          allow_private = true\nevents = [\"accepted\"]",
         endpoint.address
     );
-    let server = Server::start(Script::new()).await;
-    let mut scene = Scene::in_leaps(server, &settings).await;
-    scene.until("the sink", || scene.store().sink_position("hook").unwrap().is_some()).await;
-    let mut ids = vec![scene.put(1, &["a@example.net"]).await];
-    scene.until("the first", || endpoint.count() == 1).await;
+    let server = MockSmtpServer::start(SmtpScript::new()).await;
+    let mut scene = QueueHarness::with_manual_time(server, &settings).await;
+    scene.wait_until("the sink", || scene.store().sink_position("hook").unwrap().is_some()).await;
+    let mut ids = vec![scene.store_message(1, &["a@example.net"]).await];
+    scene.wait_until("the first", || endpoint.count() == 1).await;
     up.store(false, Ordering::SeqCst);
     for number in 2..26 {
-        ids.push(scene.put(number, &["a@example.net"]).await);
-        scene.wait(Duration::from_secs(3600)).await;
+        ids.push(scene.store_message(number, &["a@example.net"]).await);
+        scene.let_time_pass(Duration::from_secs(3600)).await;
     }
     assert_eq!(log.lines("alarm=\"sink\"").len(), 1, "{:#?}", log.lines("alarm="));
     let vain = endpoint.count() - 1;
     assert!(vain < 24 * 14, "{vain}");
     up.store(true, Ordering::SeqCst);
     let last = ids[24].to_string();
-    let names = |request: &Request| memchr::memmem::find(&request.body, last.as_bytes()).is_some();
-    scene.until("the last", || endpoint.requests().iter().any(names)).await;
-    let heard: Vec<Request> = endpoint.requests();
+    let names = |request: &HttpRequest| memchr::memmem::find(&request.body, last.as_bytes()).is_some();
+    scene.wait_until("the last", || endpoint.requests().iter().any(names)).await;
+    let heard: Vec<HttpRequest> = endpoint.requests();
     let mut taken: Vec<_> = heard[..1].iter().chain(&heard[1 + vain..]).collect();
     // While time leaps, an answer may come too late; what is posted again then has the same id.
     taken.dedup_by_key(|request| request.header("webhook-id").unwrap().to_owned());
@@ -129,15 +129,15 @@ async fn http_sink_delivers_in_order_after_outage_of_a_day() {
         assert_eq!(request.header("webhook-signature"), Some(&*signatures.join(" ")));
     }
     let over = || log.lines("alarm=\"sink\"").last().is_some_and(|line| line.contains("is over"));
-    scene.until("the end of the alarm", over).await;
+    scene.wait_until("the end of the alarm", over).await;
     scene.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn rejected_event_becomes_dead_letter_and_others_continue() {
-    let endpoint = mock_http::Server::start(|_, request| {
+    let endpoint = mock_http::MockHttpServer::start(|_, request| {
         let poison = memchr::memmem::find(&request.body, b"poison@example.net").is_some();
-        Act::Answer(if poison { 400 } else { 200 }, String::new())
+        HttpAction::Respond(if poison { 400 } else { 200 }, String::new())
     })
     .await;
     let settings = format!(
@@ -145,17 +145,17 @@ async fn rejected_event_becomes_dead_letter_and_others_continue() {
          events = [\"relayed\"]\ngive_up_after = \"1h\"",
         endpoint.address
     );
-    let server = Server::start(Script::new()).await;
-    let mut scene = Scene::in_leaps(server, &settings).await;
-    scene.until("the sink", || scene.store().sink_position("http").unwrap().is_some()).await;
-    scene.send(1, &["a@example.net"]).await;
-    let poison = scene.send(2, &["poison@example.net"]).await;
-    scene.send(3, &["b@example.net"]).await;
+    let server = MockSmtpServer::start(SmtpScript::new()).await;
+    let mut scene = QueueHarness::with_manual_time(server, &settings).await;
+    scene.wait_until("the sink", || scene.store().sink_position("http").unwrap().is_some()).await;
+    scene.enqueue(1, &["a@example.net"]).await;
+    let poison = scene.enqueue(2, &["poison@example.net"]).await;
+    scene.enqueue(3, &["b@example.net"]).await;
     let heard = |text: &str| {
-        let found = |request: &Request| memchr::memmem::find(&request.body, text.as_bytes()).is_some();
+        let found = |request: &HttpRequest| memchr::memmem::find(&request.body, text.as_bytes()).is_some();
         endpoint.requests().iter().filter(|request| found(request)).count()
     };
-    scene.until("the last", || heard("b@example.net") == 1).await;
+    scene.wait_until("the last", || heard("b@example.net") == 1).await;
     assert_eq!(heard("\"a@example.net\""), 1);
     let refused = scene.store().sink_dead_letters("http", 10).unwrap();
     let [refused] = &refused[..] else { panic!("{refused:?}") };
@@ -168,18 +168,18 @@ async fn rejected_event_becomes_dead_letter_and_others_continue() {
 async fn refuses_private_addresses_by_default() {
     let log = LogCapture::default();
     let _logging = log.install();
-    let endpoint = mock_http::Server::start(|_, _| Act::Answer(200, String::new())).await;
+    let endpoint = mock_http::MockHttpServer::start(|_, _| HttpAction::Respond(200, String::new())).await;
     let port = endpoint.address.port();
     let settings = format!(
         "[[sink]]\nname = \"literal\"\nkind = \"http\"\nurl = \"http://127.0.0.1:{port}/\"\nsecret = \"s\"\n\
          [[sink]]\nname = \"named\"\nkind = \"http\"\nurl = \"http://localhost:{port}/\"\nsecret = \"s\""
     );
-    let mut scene = Scene::new(Script::new(), &settings).await;
+    let mut scene = QueueHarness::new(SmtpScript::new(), &settings).await;
     for sink in ["literal", "named"] {
-        scene.until("the sink", || scene.store().sink_position(sink).unwrap().is_some()).await;
+        scene.wait_until("the sink", || scene.store().sink_position(sink).unwrap().is_some()).await;
     }
-    scene.send(1, &["a@example.net"]).await;
-    scene.until("both refusals", || log.lines("allow_private = true").len() >= 2).await;
+    scene.enqueue(1, &["a@example.net"]).await;
+    scene.wait_until("both refusals", || log.lines("allow_private = true").len() >= 2).await;
     assert_eq!(endpoint.connections(), 0);
     scene.stop().await;
 }
@@ -191,24 +191,24 @@ async fn replay_delivers_same_events_with_same_ids() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("events.jsonl");
     let settings = format!("[[sink]]\nkind = \"file\"\npath = {:?}", path.display().to_string());
-    let mut scene = Scene::new(Script::new(), &settings).await;
-    scene.until("the sink", || scene.store().sink_position("file").unwrap().is_some()).await;
+    let mut scene = QueueHarness::new(SmtpScript::new(), &settings).await;
+    scene.wait_until("the sink", || scene.store().sink_position("file").unwrap().is_some()).await;
     let start = scene.store().sink_position("file").unwrap().unwrap().0;
-    scene.send_many(1..=5).await;
-    scene.until("all lines", || read_json_lines(&path).len() == 10).await;
+    scene.enqueue_many(1..=5).await;
+    scene.wait_until("all lines", || read_json_lines(&path).len() == 10).await;
     let first = read_json_lines(&path);
     let stands = || scene.store().sink_position("file").unwrap().unwrap().0;
     let has_all = || {
         let (parcels, _) = scene.store().read_from(stands(), 100).unwrap();
         parcels.iter().all(|parcel| parcel.entries.is_empty())
     };
-    scene.until("its note", has_all).await;
+    scene.wait_until("its note", has_all).await;
     let before = stands();
     scene.store().request_rewind("file", start);
-    scene.until("all lines again", || read_json_lines(&path).len() == 20).await;
+    scene.wait_until("all lines again", || read_json_lines(&path).len() == 20).await;
     assert_eq!(read_json_lines(&path)[10..], first[..]);
     // A sink that has everything writes nothing to the journal.
-    scene.until("its note", || stands() > before).await;
+    scene.wait_until("its note", || stands() > before).await;
     let end = scene.store().log_end().unwrap();
     tokio::time::sleep(Duration::from_millis(1500)).await;
     assert_eq!(scene.store().log_end().unwrap(), end);

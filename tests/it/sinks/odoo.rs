@@ -19,26 +19,26 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
-use testkit::fake_odoo::Odoo;
+use testkit::fake_odoo::FakeOdoo;
 use testkit::log_capture::LogCapture;
-use testkit::mock_smtp::{Act, At, Script, Server};
+use testkit::mock_smtp::{MockSmtpServer, SmtpAction, SmtpScript, SmtpStep};
 use testkit::queue_harness;
-use testkit::queue_harness::Scene;
+use testkit::queue_harness::QueueHarness;
 
 /// Odoo with the server action, whose group `bot` is in.
-fn odoo_with_action() -> Odoo {
-    let odoo = Odoo::start();
-    let group = odoo.make("res.groups", json!({ "name": GROUP_NAME }));
+fn odoo_with_action() -> FakeOdoo {
+    let odoo = FakeOdoo::start();
+    let group = odoo.create("res.groups", json!({ "name": GROUP_NAME }));
     let only = json!([[6, 0, [group]]]);
     let action =
         json!({ "name": EVENTS_ACTION.name, "state": "code", "code": EVENTS_ACTION.code, "groups_id": only });
-    odoo.make("ir.actions.server", action);
-    odoo.change("res.groups", group, json!({ "comment": format_group_comment(&[("events", 1)]) }));
-    odoo.weather(json!({ "join": ["bot", group] }));
+    odoo.create("ir.actions.server", action);
+    odoo.write("res.groups", group, json!({ "comment": format_group_comment(&[("events", 1)]) }));
+    odoo.set_faults(json!({ "join": ["bot", group] }));
     odoo
 }
 
-fn sink_config(odoo: &Odoo, more: &str) -> String {
+fn sink_config(odoo: &FakeOdoo, more: &str) -> String {
     let key = if more.contains("username") { "" } else { "username = \"bot\"\napi_key = \"bot-key\"\n" };
     format!(
         "[suppression]\npolicy = \"off\"\n\
@@ -48,7 +48,7 @@ fn sink_config(odoo: &Odoo, more: &str) -> String {
 }
 
 /// What a configuration makes of a sink.
-fn sink_settings(odoo: &Odoo, more: &str) -> OdooSettings {
+fn sink_settings(odoo: &FakeOdoo, more: &str) -> OdooSettings {
     let text = format!(
         "[server]\nhostname = \"relay.example.com\"\n[[listener]]\naddress = \"127.0.0.1:0\"\ntls = \"none\"\nauth = \"none\"\n\
          [[upstream]]\nname = \"up\"\nprovider = \"plain\"\nhost = \"127.0.0.1\"\n{}",
@@ -72,22 +72,22 @@ struct OdooMail {
 
 impl OdooMail {
     /// A chatter message and a mailing at once.
-    async fn send(scene: &Scene, odoo: &Odoo, number: u64) -> Self {
+    async fn send(scene: &QueueHarness, odoo: &FakeOdoo, number: u64) -> Self {
         let email = format!("p{number}@example.net");
         let message_id = format!("<1.2.{number}-openerp-{number}-crm.lead@vm>");
-        let message =
-            odoo.make("mail.message", json!({ "message_id": message_id, "model": "crm.lead", "res_id": 1 }));
-        let partner = odoo.make("res.partner", json!({ "email_normalized": email }));
+        let message = odoo
+            .create("mail.message", json!({ "message_id": message_id, "model": "crm.lead", "res_id": 1 }));
+        let partner = odoo.create("res.partner", json!({ "email_normalized": email }));
         let links =
             json!({ "mail_message_id": message, "res_partner_id": partner, "notification_status": "sent" });
-        let notification = odoo.make("mail.notification", links);
+        let notification = odoo.create("mail.notification", links);
         let trace = json!({ "message_id": message_id, "email": email, "trace_status": "sent" });
-        let trace = odoo.make("mailing.trace", trace);
+        let trace = odoo.create("mailing.trace", trace);
         let id = enqueue(scene, number, &email, &message_id).await;
         Self { id, email, notification, partner, trace }
     }
 
-    async fn put_event(&self, scene: &Scene, kind: EventKind) {
+    async fn put_event(&self, scene: &QueueHarness, kind: EventKind) {
         let diagnostic =
             Diagnostic { code: Some(550), text: Some("5.1.1 no such user".into()), ..Diagnostic::default() };
         let event = ProviderEvent {
@@ -128,9 +128,9 @@ impl OdooMail {
     }
 }
 
-async fn enqueue(scene: &Scene, number: u64, email: &str, message_id: &str) -> TrackingId {
+async fn enqueue(scene: &QueueHarness, number: u64, email: &str, message_id: &str) -> TrackingId {
     let id = TrackingId::new(scene.time.clock().now(), u128::from(number));
-    let message = queue_harness::message(number);
+    let message = queue_harness::sample_message(number);
     let send = Message {
         sender: "bounce@example.com".parse().ok(),
         message_id: MessageId::parse(message_id),
@@ -149,17 +149,17 @@ async fn enqueue(scene: &Scene, number: u64, email: &str, message_id: &str) -> T
 }
 
 /// Waits until the sink has everything that there is.
-async fn wait_sink_caught_up(scene: &Scene) {
+async fn wait_sink_caught_up(scene: &QueueHarness) {
     scene.store().checkpoint().await;
     let store = scene.store();
     // Behind what it was handed stands its own note of that, and nothing to tell.
     let is_told =
         |(until, _)| store.read_from(until, 500).unwrap().0.iter().all(|parcel| parcel.entries.is_empty());
-    scene.until("the sink", || store.sink_position("odoo").unwrap().is_some_and(is_told)).await;
+    scene.wait_until("the sink", || store.sink_position("odoo").unwrap().is_some_and(is_told)).await;
 }
 
 /// In leaps. Odoo is a process of its own and slower than they are, so it is waited for without end.
-async fn with_paused_time(script: Script, sink: &str) -> Scene {
+async fn with_paused_time(script: SmtpScript, sink: &str) -> QueueHarness {
     let patient = |config: &mut Config| {
         for sink in &mut config.sinks {
             if let Sink::Odoo(settings) = &mut sink.kind {
@@ -167,13 +167,14 @@ async fn with_paused_time(script: Script, sink: &str) -> Scene {
             }
         }
     };
-    let scene = Scene::in_leaps_changed(Server::start(script).await, sink, patient).await;
+    let scene =
+        QueueHarness::manual_time_with_config(MockSmtpServer::start(script).await, sink, patient).await;
     wait_sink_started(&scene).await;
     scene
 }
 
-async fn wait_sink_started(scene: &Scene) {
-    scene.until("the sink", || scene.store().sink_position("odoo").unwrap().is_some()).await;
+async fn wait_sink_started(scene: &QueueHarness) {
+    scene.wait_until("the sink", || scene.store().sink_position("odoo").unwrap().is_some()).await;
 }
 
 fn permutations<T: Copy>(items: &[T]) -> Vec<Vec<T>> {
@@ -192,7 +193,7 @@ fn permutations<T: Copy>(items: &[T]) -> Vec<Vec<T>> {
 #[tokio::test]
 async fn event_order_does_not_change_the_result() {
     let odoo = odoo_with_action();
-    let mut scene = Scene::new(Script::new(), &sink_config(&odoo, "")).await;
+    let mut scene = QueueHarness::new(SmtpScript::new(), &sink_config(&odoo, "")).await;
     wait_sink_started(&scene).await;
     let opened = "2026-09-14 12:01:40";
     let lost = json!({ "status": "bounce", "failure": "mail_bounce", "bounces": 1, "trace": "bounce",
@@ -213,8 +214,8 @@ async fn event_order_does_not_change_the_result() {
             mails.push((OdooMail::send(&scene, &odoo, number).await, order));
         }
         for (mail, _) in &mails {
-            scene.until("its trail", || scene.find(mail.id).is_some()).await;
-            scene.settled(mail.id).await;
+            scene.wait_until("its trail", || scene.find_trail(mail.id).is_some()).await;
+            scene.wait_for_result(mail.id).await;
         }
         // The sink hears of each step before the next one.
         for step in 0..kinds.len() {
@@ -246,10 +247,10 @@ async fn action_accepts_statuses_in_any_order_and_repeated() {
         for order in permutations(statuses) {
             number += 1;
             let (email, message_id) = (format!("p{number}@example.net"), format!("<{number}-openerp-1@vm>"));
-            let message = odoo.make("mail.message", json!({ "message_id": message_id }));
-            let partner = odoo.make("res.partner", json!({ "email_normalized": email }));
+            let message = odoo.create("mail.message", json!({ "message_id": message_id }));
+            let partner = odoo.create("res.partner", json!({ "email_normalized": email }));
             let links = json!({ "mail_message_id": message, "res_partner_id": partner, "notification_status": "sent" });
-            let notification = odoo.make("mail.notification", links);
+            let notification = odoo.create("mail.notification", links);
             let event = |status: &&str| json!({ "message_id": message_id, "email": email, "at": "2026-09-14 12:00:00", "status": status });
             let events: Vec<_> = order.iter().chain(&order).map(event).collect();
             let context = json!({ "context": { "mailtrail_events": events } });
@@ -268,20 +269,20 @@ async fn action_accepts_statuses_in_any_order_and_repeated() {
 #[tokio::test]
 async fn unsubscribe_leaves_lists_of_mailing_or_all_lists() {
     let odoo = odoo_with_action();
-    let mut scene = Scene::new(Script::new(), &sink_config(&odoo, "note = true")).await;
+    let mut scene = QueueHarness::new(SmtpScript::new(), &sink_config(&odoo, "note = true")).await;
     wait_sink_started(&scene).await;
-    odoo.make("crm.lead", json!({ "email_normalized": "somebody@example.net" }));
+    odoo.create("crm.lead", json!({ "email_normalized": "somebody@example.net" }));
     let mail = OdooMail::send(&scene, &odoo, 1).await;
-    let (list, other) = (odoo.make("mailing.list", json!({})), odoo.make("mailing.list", json!({})));
-    let mailing = odoo.make("mailing.mailing", json!({ "contact_list_ids": [list] }));
-    let contact = odoo.make("mailing.contact", json!({ "email_normalized": mail.email }));
+    let (list, other) = (odoo.create("mailing.list", json!({})), odoo.create("mailing.list", json!({})));
+    let mailing = odoo.create("mailing.mailing", json!({ "contact_list_ids": [list] }));
+    let contact = odoo.create("mailing.contact", json!({ "email_normalized": mail.email }));
     let subscribed =
-        |list| odoo.make("mailing.subscription", json!({ "contact_id": contact, "list_id": list }));
+        |list| odoo.create("mailing.subscription", json!({ "contact_id": contact, "list_id": list }));
     let (left, kept) = (subscribed(list), subscribed(other));
     let trace = json!({ "message_id": "<1.2.1-openerp-1-crm.lead@vm>", "email": "P1@example.net ",
         "mass_mailing_id": mailing, "trace_status": "sent" });
-    odoo.make("mailing.trace", trace);
-    scene.until("its trail", || scene.find(mail.id).is_some()).await;
+    odoo.create("mailing.trace", trace);
+    scene.wait_until("its trail", || scene.find_trail(mail.id).is_some()).await;
     mail.put_event(&scene, EventKind::Unsubscribed).await;
     wait_sink_caught_up(&scene).await;
     assert_eq!(odoo.record("mailing.subscription", left)["opt_out"], true);
@@ -297,19 +298,19 @@ async fn odoo_outage_of_a_day_loses_nothing_and_keeps_order() {
     let log = LogCapture::default();
     let _logging = log.install();
     let odoo = odoo_with_action();
-    let mut scene = with_paused_time(Script::new(), &sink_config(&odoo, "")).await;
+    let mut scene = with_paused_time(SmtpScript::new(), &sink_config(&odoo, "")).await;
     let first = OdooMail::send(&scene, &odoo, 1).await;
-    scene.until("the first", || first.shown_in_odoo(&odoo.state())["status"] == "pending").await;
-    odoo.weather(json!({ "down": true }));
+    scene.wait_until("the first", || first.shown_in_odoo(&odoo.state())["status"] == "pending").await;
+    odoo.set_faults(json!({ "down": true }));
     let mut mails = Vec::new();
     for number in 2..26 {
         mails.push(OdooMail::send(&scene, &odoo, number).await);
-        scene.wait(Duration::from_secs(3600)).await;
+        scene.let_time_pass(Duration::from_secs(3600)).await;
     }
     assert_eq!(log.lines("alarm=\"sink\"").len(), 1, "{:#?}", log.lines("alarm="));
-    odoo.weather(json!({ "busy": 2 }));
+    odoo.set_faults(json!({ "busy": 2 }));
     let last = mails.last().unwrap();
-    scene.until("the last", || last.shown_in_odoo(&odoo.state())["status"] == "pending").await;
+    scene.wait_until("the last", || last.shown_in_odoo(&odoo.state())["status"] == "pending").await;
     let told: Vec<u64> = serde_json::from_value(odoo.state()["bus"].clone()).unwrap();
     assert_eq!(told, (1..26).collect::<Vec<_>>());
     assert!(scene.store().sink_dead_letters("odoo", 10).unwrap().is_empty());
@@ -320,13 +321,13 @@ async fn odoo_outage_of_a_day_loses_nothing_and_keeps_order() {
 async fn applied_event_without_response_is_not_applied_twice() {
     for more in ["", "way = \"report\"\nusername = \"sales\"\napi_key = \"sales-key\""] {
         let odoo = odoo_with_action();
-        odoo.make("mail.message", json!({ "message_id": "<0-openerp-1@vm>" }));
-        let mut scene = Scene::new(Script::new(), &sink_config(&odoo, more)).await;
+        odoo.create("mail.message", json!({ "message_id": "<0-openerp-1@vm>" }));
+        let mut scene = QueueHarness::new(SmtpScript::new(), &sink_config(&odoo, more)).await;
         wait_sink_started(&scene).await;
         let mail = OdooMail::send(&scene, &odoo, 1).await;
-        scene.settled(mail.id).await;
+        scene.wait_for_result(mail.id).await;
         wait_sink_caught_up(&scene).await;
-        odoo.weather(json!({ "lost": 2 }));
+        odoo.set_faults(json!({ "lost": 2 }));
         mail.put_event(&scene, EventKind::Bounced).await;
         wait_sink_caught_up(&scene).await;
         let shown = mail.shown_in_odoo(&odoo.state());
@@ -343,16 +344,17 @@ async fn applied_event_without_response_is_not_applied_twice() {
 #[tokio::test]
 async fn event_rejected_by_odoo_becomes_dead_letter() {
     let odoo = odoo_with_action();
-    odoo.weather(json!({ "poison": "p2@example.net" }));
+    odoo.set_faults(json!({ "poison": "p2@example.net" }));
     let mut scene =
-        Scene::new(Script::new(), &sink_config(&odoo, "relayed = \"off\"\ndelivered = \"off\"")).await;
+        QueueHarness::new(SmtpScript::new(), &sink_config(&odoo, "relayed = \"off\"\ndelivered = \"off\""))
+            .await;
     wait_sink_started(&scene).await;
     let mut mails = Vec::new();
     for number in 1..=3 {
         mails.push(OdooMail::send(&scene, &odoo, number).await);
     }
     for mail in &mails {
-        scene.settled(mail.id).await;
+        scene.wait_for_result(mail.id).await;
     }
     wait_sink_caught_up(&scene).await;
     for mail in &mails {
@@ -376,19 +378,21 @@ async fn event_rejected_by_odoo_becomes_dead_letter() {
 #[tokio::test]
 async fn defers_event_of_uncommitted_mail_without_blocking_others() {
     let odoo = odoo_with_action();
-    let mut scene = Scene::new(Script::new(), &sink_config(&odoo, "")).await;
+    let mut scene = QueueHarness::new(SmtpScript::new(), &sink_config(&odoo, "")).await;
     wait_sink_started(&scene).await;
     let message_id = "<9-openerp-message-notify@vm>";
     enqueue(&scene, 9, "late@example.net", message_id).await;
     let mail = OdooMail::send(&scene, &odoo, 1).await;
-    scene.until("its neighbour", || mail.shown_in_odoo(&odoo.state())["status"] == "pending").await;
-    let message = odoo.make("mail.message", json!({ "message_id": message_id }));
-    let partner = odoo.make("res.partner", json!({ "email_normalized": "late@example.net" }));
+    scene.wait_until("its neighbour", || mail.shown_in_odoo(&odoo.state())["status"] == "pending").await;
+    let message = odoo.create("mail.message", json!({ "message_id": message_id }));
+    let partner = odoo.create("res.partner", json!({ "email_normalized": "late@example.net" }));
     let links =
         json!({ "mail_message_id": message, "res_partner_id": partner, "notification_status": "sent" });
-    let late = odoo.make("mail.notification", links);
+    let late = odoo.create("mail.notification", links);
     scene
-        .until("the late one", || odoo.record("mail.notification", late)["notification_status"] == "pending")
+        .wait_until("the late one", || {
+            odoo.record("mail.notification", late)["notification_status"] == "pending"
+        })
         .await;
     wait_sink_caught_up(&scene).await;
     scene.stop().await;
@@ -397,11 +401,11 @@ async fn defers_event_of_uncommitted_mail_without_blocking_others() {
 #[tokio::test(start_paused = true)]
 async fn drops_events_of_mail_unknown_to_odoo() {
     let odoo = odoo_with_action();
-    let mut scene = with_paused_time(Script::new(), &sink_config(&odoo, "")).await;
+    let mut scene = with_paused_time(SmtpScript::new(), &sink_config(&odoo, "")).await;
     enqueue(&scene, 10, "never@example.net", "<10-openerp-reply_to@vm>").await;
     enqueue(&scene, 11, "stranger@example.net", "<1@another.example>").await;
     let mail = OdooMail::send(&scene, &odoo, 1).await;
-    scene.settled(mail.id).await;
+    scene.wait_for_result(mail.id).await;
     wait_sink_caught_up(&scene).await;
     assert_eq!(mail.shown_in_odoo(&odoo.state())["status"], "pending");
     assert!(scene.store().sink_dead_letters("odoo", 10).unwrap().is_empty());
@@ -428,26 +432,26 @@ async fn preflight_errors_name_remedy() {
     }
     let sales = "way = \"report\"\nusername = \"sales\"\napi_key = \"sales-key\"";
     assert!(told(sales).await.is_err(), "nothing was sent yet");
-    odoo.make("mail.message", json!({ "message_id": "<1-openerp-1@vm>" }));
+    odoo.create("mail.message", json!({ "message_id": "<1-openerp-1@vm>" }));
     assert_eq!(told(sales).await.unwrap(), "Odoo 18.0-20250421, reports through the mail gateway");
     for status in [200, 303, 404] {
-        odoo.weather(json!({ "page": status }));
+        odoo.set_faults(json!({ "page": status }));
         let why = told("").await.unwrap_err();
         assert!(
             why.contains("which is not Odoo's API; check url") && why.contains("Select a database"),
             "{why}"
         );
     }
-    odoo.weather(json!({ "page": 502 }));
+    odoo.set_faults(json!({ "page": 502 }));
     assert!(told("").await.unwrap_err().contains("it answers 502"));
-    odoo.weather(json!({}));
+    odoo.set_faults(json!({}));
     let other = OdooSettings { mode: OdooMode::Action, ..sink_settings(&odoo, "") };
     let mut absent = other.clone();
     absent.login.database = "test".into();
     assert!(run_preflight(&absent).await.unwrap_err().contains("no database \"test\""));
-    let group = odoo.make("res.groups", json!({}));
+    let group = odoo.create("res.groups", json!({}));
     let join = json!({ "join": ["bot", group] });
-    odoo.weather(join);
+    odoo.set_faults(join);
     for (code, words) in [
         (EVENTS_ACTION.code.replace("'version': 2", "'version': 0"), "has version 0, and 2 is needed"),
         ("action = {}".to_owned(), "is none of mailtrail's"),
@@ -455,7 +459,7 @@ async fn preflight_errors_name_remedy() {
     ] {
         let only = json!([[6, 0, [group]]]);
         let action =
-            odoo.make("ir.actions.server", json!({ "state": "code", "code": code, "groups_id": only }));
+            odoo.create("ir.actions.server", json!({ "state": "code", "code": code, "groups_id": only }));
         let why = told(&format!("action = {action}")).await.unwrap_err();
         assert!(why.contains(words), "{why}");
     }
@@ -467,33 +471,33 @@ async fn missing_rights_raise_alarm_and_lose_nothing() {
     let _logging = log.install();
     let odoo = odoo_with_action();
     let more = "username = \"plain\"\napi_key = \"plain-key\"";
-    let mut scene = with_paused_time(Script::new(), &sink_config(&odoo, more)).await;
+    let mut scene = with_paused_time(SmtpScript::new(), &sink_config(&odoo, more)).await;
     let mail = OdooMail::send(&scene, &odoo, 1).await;
-    scene.until("the alarm", || !log.lines("alarm=\"sink\"").is_empty()).await;
+    scene.wait_until("the alarm", || !log.lines("alarm=\"sink\"").is_empty()).await;
     let alarms = log.lines("alarm=\"sink\"");
     assert!(alarms[0].contains("mailtrail setup odoo --user plain"), "{alarms:#?}");
     assert_eq!(mail.shown_in_odoo(&odoo.state())["status"], "sent");
-    odoo.weather(json!({ "join": ["plain", 1] }));
-    scene.until("the write-back", || mail.shown_in_odoo(&odoo.state())["status"] == "pending").await;
+    odoo.set_faults(json!({ "join": ["plain", 1] }));
+    scene.wait_until("the write-back", || mail.shown_in_odoo(&odoo.state())["status"] == "pending").await;
     let over = || log.lines("alarm=\"sink\"").last().is_some_and(|line| line.contains("is over"));
-    scene.until("the end of the alarm", over).await;
+    scene.wait_until("the end of the alarm", over).await;
     scene.stop().await;
 }
 
 #[tokio::test]
 async fn dsn_has_form_that_odoo_reads() {
     let odoo = odoo_with_action();
-    odoo.make("mail.message", json!({ "message_id": "<0-openerp-1@vm>" }));
+    odoo.create("mail.message", json!({ "message_id": "<0-openerp-1@vm>" }));
     let more = "way = \"report\"\nusername = \"sales\"\napi_key = \"sales-key\"";
-    let mut scene = Scene::new(
-        Script::new().to("p2@example.net", [Act::Say("550 5.2.1 Straße gesperrt")]),
+    let mut scene = QueueHarness::new(
+        SmtpScript::new().on_recipient("p2@example.net", [SmtpAction::Reply("550 5.2.1 Straße gesperrt")]),
         &sink_config(&odoo, more),
     )
     .await;
     wait_sink_started(&scene).await;
     let (kept, lost) = (OdooMail::send(&scene, &odoo, 1).await, OdooMail::send(&scene, &odoo, 2).await);
-    scene.settled(kept.id).await;
-    scene.settled(lost.id).await;
+    scene.wait_for_result(kept.id).await;
+    scene.wait_for_result(lost.id).await;
     for kind in [EventKind::Delivered, EventKind::Deferred, EventKind::Opened, EventKind::Complained] {
         kept.put_event(&scene, kind).await;
     }
@@ -547,13 +551,16 @@ async fn dsn_has_form_that_odoo_reads() {
 #[tokio::test(start_paused = true)]
 async fn event_of_invisible_message_becomes_dead_letter() {
     let odoo = odoo_with_action();
-    odoo.make("mail.message", json!({ "message_id": "<0-openerp-1@vm>" }));
-    let script = Script::new().to("p3@example.net", [Act::Say("550 5.1.1 no such user")]);
+    odoo.create("mail.message", json!({ "message_id": "<0-openerp-1@vm>" }));
+    let script =
+        SmtpScript::new().on_recipient("p3@example.net", [SmtpAction::Reply("550 5.1.1 no such user")]);
     let more = "way = \"report\"\nusername = \"sales\"\napi_key = \"sales-key\"";
     let mut scene = with_paused_time(script, &sink_config(&odoo, more)).await;
-    let partner = odoo.make("res.partner", json!({ "email_normalized": "p3@example.net" }));
+    let partner = odoo.create("res.partner", json!({ "email_normalized": "p3@example.net" }));
     enqueue(&scene, 3, "p3@example.net", "<3-openerp-7-hr.applicant@vm>").await;
-    scene.until("the dead letter", || !scene.store().sink_dead_letters("odoo", 10).unwrap().is_empty()).await;
+    scene
+        .wait_until("the dead letter", || !scene.store().sink_dead_letters("odoo", 10).unwrap().is_empty())
+        .await;
     let why = &scene.store().sink_dead_letters("odoo", 10).unwrap()[0].reason;
     assert!(why.contains("shows \"sales\" no message <3-openerp-7-hr.applicant@vm>"), "{why}");
     assert_eq!(odoo.record("res.partner", partner)["message_bounce"], 0);
@@ -567,10 +574,10 @@ async fn ignores_mail_of_other_databases() {
     for (more, told) in
         [("hosts = [\"vm\"]\nsenders = [\"Example.com\"]", true), ("hosts = [\"vm2\"]", false)]
     {
-        let mut scene = Scene::new(Script::new(), &sink_config(&odoo, more)).await;
+        let mut scene = QueueHarness::new(SmtpScript::new(), &sink_config(&odoo, more)).await;
         wait_sink_started(&scene).await;
         let mail = OdooMail::send(&scene, &odoo, 1 + u64::from(told)).await;
-        scene.settled(mail.id).await;
+        scene.wait_for_result(mail.id).await;
         wait_sink_caught_up(&scene).await;
         assert_eq!(mail.shown_in_odoo(&odoo.state())["status"] == "pending", told, "{more}");
         scene.stop().await;
@@ -580,11 +587,14 @@ async fn ignores_mail_of_other_databases() {
 #[tokio::test]
 async fn trail_and_log_link_to_odoo_record() {
     let odoo = odoo_with_action();
-    let mut scene =
-        Scene::new(Script::new().at(At::Dot, [Some(Act::Say("250 fine"))]), &sink_config(&odoo, "")).await;
+    let mut scene = QueueHarness::new(
+        SmtpScript::new().on(SmtpStep::Dot, [Some(SmtpAction::Reply("250 fine"))]),
+        &sink_config(&odoo, ""),
+    )
+    .await;
     wait_sink_started(&scene).await;
     let mail = OdooMail::send(&scene, &odoo, 1).await;
-    scene.settled(mail.id).await;
+    scene.wait_for_result(mail.id).await;
     let tls = tls::build_client_config(None).unwrap();
     let client = reqwest::Client::builder()
         .unix_socket(scene.config.admin.socket.clone())
@@ -607,7 +617,7 @@ async fn trail_and_log_link_to_odoo_record() {
 }
 
 /// The command with a password on its standard input; what it said, and whether it went well.
-fn run_setup(odoo: &Odoo, arguments: &[&str], password: &str) -> (String, bool) {
+fn run_setup(odoo: &FakeOdoo, arguments: &[&str], password: &str) -> (String, bool) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_mailtrail"))
         .args(["setup", "odoo", "--url", &odoo.url(), "--database", "prod"])
         .args(arguments)
@@ -626,7 +636,7 @@ fn run_setup(odoo: &Odoo, arguments: &[&str], password: &str) -> (String, bool) 
 
 #[test]
 fn setup_creates_updates_and_removes_action() {
-    let odoo = Odoo::start();
+    let odoo = FakeOdoo::start();
     let only_said = "would be created: group";
     let (said, good) = run_setup(&odoo, &["--dry-run", "--user", "bot"], "admin-key");
     assert!(
@@ -706,20 +716,20 @@ async fn missing_configured_action_names_remedy() {
 #[tokio::test(start_paused = true)]
 async fn running_sink_finds_recreated_action() {
     let odoo = odoo_with_action();
-    let mut scene = with_paused_time(Script::new(), &sink_config(&odoo, "")).await;
+    let mut scene = with_paused_time(SmtpScript::new(), &sink_config(&odoo, "")).await;
     let first = OdooMail::send(&scene, &odoo, 1).await;
-    scene.until("the first", || first.shown_in_odoo(&odoo.state())["status"] == "pending").await;
+    scene.wait_until("the first", || first.shown_in_odoo(&odoo.state())["status"] == "pending").await;
     assert!(
         run_setup(&odoo, &["--remove"], "admin-key").1 && run_setup(&odoo, &["--user", "bot"], "admin-key").1
     );
     let second = OdooMail::send(&scene, &odoo, 2).await;
-    scene.until("the second", || second.shown_in_odoo(&odoo.state())["status"] == "pending").await;
+    scene.wait_until("the second", || second.shown_in_odoo(&odoo.state())["status"] == "pending").await;
     scene.stop().await;
 }
 
 #[test]
 fn failed_setup_leaves_nothing_behind() {
-    let odoo = Odoo::start();
+    let odoo = FakeOdoo::start();
     let left = || {
         let state = odoo.state();
         ["res.groups", "ir.actions.server"].map(|model| state[model].as_object().unwrap().len())
@@ -732,21 +742,21 @@ fn failed_setup_leaves_nothing_behind() {
         );
         assert_eq!(left(), [0, 0], "{said}");
     }
-    odoo.weather(json!({ "unwritable": ["ir.actions.server"] }));
+    odoo.set_faults(json!({ "unwritable": ["ir.actions.server"] }));
     let (said, good) = run_setup(&odoo, &["--user", "bot"], "admin-key");
     assert!(!good && said.contains("removed: group"), "{said}");
     assert_eq!(left(), [0, 0], "{said}");
     // What was there before stays.
-    odoo.weather(json!({}));
+    odoo.set_faults(json!({}));
     assert!(run_setup(&odoo, &[], "admin-key").1);
-    odoo.weather(json!({ "unwritable": ["ir.actions.server"] }));
+    odoo.set_faults(json!({ "unwritable": ["ir.actions.server"] }));
     let (said, good) = run_setup(&odoo, &["--user", "bot", "--inbound"], "admin-key");
     assert!(!good && !said.contains("removed"), "{said}");
     assert_eq!(left(), [1, 1]);
 }
 
 /// Runs the action on one event; its result, and what Odoo shows afterwards.
-async fn run_action(odoo: &Odoo, event: Value) -> (Value, Value) {
+async fn run_action(odoo: &FakeOdoo, event: Value) -> (Value, Value) {
     let login = sink_settings(odoo, "").login;
     let mut client = OdooClient::new(login, tls::build_client_config(None).unwrap()).unwrap();
     let context = json!({ "context": { "mailtrail_events": [event] } });
@@ -780,17 +790,17 @@ async fn skips_rows_locked_by_other_transactions() {
         (11, json!({ "moved": { "res.partner": [1] } }), None, "sent", "sent"),
     ] {
         let odoo = odoo_with_action();
-        let message = odoo.make("mail.message", json!({ "message_id": message_id }));
-        let mail = mail.map(|state| odoo.make("mail.mail", json!({ "state": state })));
+        let message = odoo.create("mail.message", json!({ "message_id": message_id }));
+        let mail = mail.map(|state| odoo.create("mail.mail", json!({ "state": state })));
         let mail_id = json!(mail.map_or(json!(false), |id| json!(id)));
-        odoo.make("res.partner", json!({ "email_normalized": "a@example.net" }));
-        odoo.make("mail.blacklist", json!({ "email": "a@example.net", "active": false }));
-        odoo.make(
+        odoo.create("res.partner", json!({ "email_normalized": "a@example.net" }));
+        odoo.create("mail.blacklist", json!({ "email": "a@example.net", "active": false }));
+        odoo.create(
             "mail.notification",
             json!({ "mail_message_id": message, "res_partner_id": 1,
             "notification_status": notification, "mail_mail_id": mail_id }),
         );
-        odoo.make(
+        odoo.create(
             "mailing.trace",
             json!({ "message_id": message_id, "email": "a@example.net", "trace_status": trace,
             "mail_mail_id": mail_id }),
@@ -800,18 +810,18 @@ async fn skips_rows_locked_by_other_transactions() {
                 .map(|model| state[model].clone())
         };
         let before = rows(&odoo.state());
-        odoo.weather(weather);
+        odoo.set_faults(weather);
         let (result, state) = run_action(&odoo, event("bounce")).await;
         assert_eq!(result, "later", "{number}");
         assert_eq!(rows(&state), before, "{number}");
         assert_eq!(state["log"], json!([]), "{number}: Odoo logs nothing");
         // The other transaction ends.
-        odoo.weather(json!({}));
+        odoo.set_faults(json!({}));
         if let Some(mail) = mail {
-            odoo.change("mail.mail", mail, json!({ "state": "sent" }));
+            odoo.write("mail.mail", mail, json!({ "state": "sent" }));
         }
-        odoo.change("mail.notification", 1, json!({ "notification_status": "sent" }));
-        odoo.change("mailing.trace", 1, json!({ "trace_status": "sent" }));
+        odoo.write("mail.notification", 1, json!({ "notification_status": "sent" }));
+        odoo.write("mailing.trace", 1, json!({ "trace_status": "sent" }));
         for expected in ["changed", "unchanged"] {
             let (result, state) = run_action(&odoo, event("bounce")).await;
             assert_eq!(result, expected, "{number}");
@@ -826,13 +836,13 @@ async fn skips_rows_locked_by_other_transactions() {
 #[tokio::test]
 async fn locked_row_does_not_block_others_in_same_call() {
     let odoo = odoo_with_action();
-    odoo.weather(json!({ "moved": { "mail.notification": [2] }, "blacklisting": ["p3@example.net"] }));
+    odoo.set_faults(json!({ "moved": { "mail.notification": [2] }, "blacklisting": ["p3@example.net"] }));
     let mut events = Vec::new();
     for number in 1..=4 {
         let (message_id, email) = (format!("<{number}-openerp-1@vm>"), format!("p{number}@example.net"));
-        let message = odoo.make("mail.message", json!({ "message_id": message_id }));
-        let partner = odoo.make("res.partner", json!({ "email_normalized": email }));
-        odoo.make(
+        let message = odoo.create("mail.message", json!({ "message_id": message_id }));
+        let partner = odoo.create("res.partner", json!({ "email_normalized": email }));
+        odoo.create(
             "mail.notification",
             json!({ "mail_message_id": message, "res_partner_id": partner,
             "notification_status": "sent" }),
@@ -857,22 +867,22 @@ async fn locked_row_does_not_block_others_in_same_call() {
 #[tokio::test]
 async fn retries_event_of_row_in_open_transaction() {
     let odoo = odoo_with_action();
-    let mut scene = Scene::new(Script::new(), &sink_config(&odoo, "")).await;
+    let mut scene = QueueHarness::new(SmtpScript::new(), &sink_config(&odoo, "")).await;
     wait_sink_started(&scene).await;
     let held = OdooMail::send(&scene, &odoo, 1).await;
-    let queued = odoo.make("mail.mail", json!({ "state": "outgoing" }));
-    odoo.change("mailing.trace", held.trace, json!({ "trace_status": "outgoing", "mail_mail_id": queued }));
-    odoo.weather(json!({ "open": { "mailing.trace": [held.trace] } }));
-    scene.settled(held.id).await;
+    let queued = odoo.create("mail.mail", json!({ "state": "outgoing" }));
+    odoo.write("mailing.trace", held.trace, json!({ "trace_status": "outgoing", "mail_mail_id": queued }));
+    odoo.set_faults(json!({ "open": { "mailing.trace": [held.trace] } }));
+    scene.wait_for_result(held.id).await;
     held.put_event(&scene, EventKind::Bounced).await;
     let free = OdooMail::send(&scene, &odoo, 2).await;
-    scene.settled(free.id).await;
+    scene.wait_for_result(free.id).await;
     free.put_event(&scene, EventKind::Delivered).await;
     let failure =
         |mail: &OdooMail| odoo.record("mail.notification", mail.notification)["failure_reason"].clone();
-    scene.until("its neighbour", || failure(&free) == "mailtrail: delivered").await;
+    scene.wait_until("its neighbour", || failure(&free) == "mailtrail: delivered").await;
     wait_sink_caught_up(&scene).await;
-    scene.until("the delay", || scene.store().count_delayed("odoo").unwrap() == 1).await;
+    scene.wait_until("the delay", || scene.store().count_delayed("odoo").unwrap() == 1).await;
     assert_eq!(odoo.state()["broken"], json!([]), "Odoo's own transaction fails");
     assert_eq!(held.shown_in_odoo(&odoo.state())["bounces"], 0);
     // A delay survives a restart, also without the ledger.
@@ -880,11 +890,11 @@ async fn retries_event_of_row_in_open_transaction() {
     std::fs::remove_dir_all(scene.config.data_dir.join("ledger")).unwrap();
     scene.start().await;
     assert_eq!(scene.store().count_delayed("odoo").unwrap(), 1);
-    odoo.weather(json!({}));
-    odoo.change("mail.mail", queued, json!({ "state": "sent" }));
-    odoo.change("mailing.trace", held.trace, json!({ "trace_status": "sent" }));
-    scene.until("the delayed event", || held.shown_in_odoo(&odoo.state())["trace"] == "bounce").await;
-    scene.until("the end of the delay", || scene.store().count_delayed("odoo").unwrap() == 0).await;
+    odoo.set_faults(json!({}));
+    odoo.write("mail.mail", queued, json!({ "state": "sent" }));
+    odoo.write("mailing.trace", held.trace, json!({ "trace_status": "sent" }));
+    scene.wait_until("the delayed event", || held.shown_in_odoo(&odoo.state())["trace"] == "bounce").await;
+    scene.wait_until("the end of the delay", || scene.store().count_delayed("odoo").unwrap() == 0).await;
     assert_eq!(held.shown_in_odoo(&odoo.state())["bounces"], 1);
     scene.stop().await;
 }
@@ -894,13 +904,13 @@ async fn mail_with_message_only_is_done_without_warning() {
     let log = LogCapture::default();
     let _logging = log.install();
     let odoo = odoo_with_action();
-    let mut scene = Scene::new(Script::new(), &sink_config(&odoo, "")).await;
+    let mut scene = QueueHarness::new(SmtpScript::new(), &sink_config(&odoo, "")).await;
     wait_sink_started(&scene).await;
     for number in 1..=3 {
         let message_id = format!("<{number}-openerp-private@vm>");
-        odoo.make("mail.message", json!({ "message_id": message_id }));
+        odoo.create("mail.message", json!({ "message_id": message_id }));
         let id = enqueue(&scene, number, "reset@example.net", &message_id).await;
-        scene.settled(id).await;
+        scene.wait_for_result(id).await;
     }
     wait_sink_caught_up(&scene).await;
     assert_eq!(scene.store().count_delayed("odoo").unwrap(), 0);
@@ -913,12 +923,12 @@ async fn uncommitted_mail_delays_nothing_and_logs_no_warning() {
     let log = LogCapture::default();
     let _logging = log.install();
     let odoo = odoo_with_action();
-    let mut scene = Scene::new(Script::new(), &sink_config(&odoo, "")).await;
+    let mut scene = QueueHarness::new(SmtpScript::new(), &sink_config(&odoo, "")).await;
     wait_sink_started(&scene).await;
     let lost = enqueue(&scene, 9, "reset@example.net", "<9-openerp-private@vm>").await;
-    scene.settled(lost).await;
+    scene.wait_for_result(lost).await;
     let mail = OdooMail::send(&scene, &odoo, 1).await;
-    scene.settled(mail.id).await;
+    scene.wait_for_result(mail.id).await;
     // The cursor goes on, and stays where it is.
     wait_sink_caught_up(&scene).await;
     assert_eq!(mail.shown_in_odoo(&odoo.state())["status"], "pending");
@@ -930,45 +940,45 @@ async fn uncommitted_mail_delays_nothing_and_logs_no_warning() {
 #[tokio::test]
 async fn accepted_event_is_not_written_again() {
     let odoo = odoo_with_action();
-    let mut scene = Scene::new(Script::new(), &sink_config(&odoo, "")).await;
+    let mut scene = QueueHarness::new(SmtpScript::new(), &sink_config(&odoo, "")).await;
     wait_sink_started(&scene).await;
     let mail = OdooMail::send(&scene, &odoo, 1).await;
-    scene.settled(mail.id).await;
+    scene.wait_for_result(mail.id).await;
     wait_sink_caught_up(&scene).await;
-    let before = odoo.called("bot ir.actions.server.run");
+    let before = odoo.call_count("bot ir.actions.server.run");
     mail.put_event(&scene, EventKind::Accepted).await;
     wait_sink_caught_up(&scene).await;
-    assert_eq!(odoo.called("bot ir.actions.server.run"), before);
+    assert_eq!(odoo.call_count("bot ir.actions.server.run"), before);
     scene.stop().await;
 }
 
 #[tokio::test]
 async fn event_of_earlier_message_keeps_newer_status() {
     let odoo = odoo_with_action();
-    let mut scene = Scene::new(Script::new(), &sink_config(&odoo, "")).await;
+    let mut scene = QueueHarness::new(SmtpScript::new(), &sink_config(&odoo, "")).await;
     wait_sink_started(&scene).await;
     let start = scene.store().sink_position("odoo").unwrap().unwrap().0;
     let mail = OdooMail::send(&scene, &odoo, 1).await;
-    scene.settled(mail.id).await;
+    scene.wait_for_result(mail.id).await;
     mail.put_event(&scene, EventKind::Opened).await;
     mail.put_event(&scene, EventKind::Bounced).await;
     wait_sink_caught_up(&scene).await;
     assert_eq!(mail.shown_in_odoo(&odoo.state())["bounces"], 1);
     // Odoo's Resend: the same Message-ID.
     let none = json!({ "notification_status": "sent", "failure_type": false, "failure_reason": false });
-    odoo.change("mail.notification", mail.notification, none);
-    odoo.change("mailing.trace", mail.trace, json!({ "trace_status": "sent", "open_datetime": false }));
+    odoo.write("mail.notification", mail.notification, none);
+    odoo.write("mailing.trace", mail.trace, json!({ "trace_status": "sent", "open_datetime": false }));
     let message_id = "<1.2.1-openerp-1-crm.lead@vm>";
     // To another recipient of the same message it is sent once.
     let other = enqueue(&scene, 8, "other@example.net", message_id).await;
     let again = enqueue(&scene, 9, &mail.email, message_id).await;
-    scene.settled(other).await;
-    scene.settled(again).await;
+    scene.wait_for_result(other).await;
+    scene.wait_for_result(again).await;
     wait_sink_caught_up(&scene).await;
     scene.store().request_rewind("odoo", start);
     mail.put_event(&scene, EventKind::Complained).await;
     let complained = || mail.shown_in_odoo(&odoo.state())["blacklisted"] == 1;
-    scene.until("the complaint, which is about the address", complained).await;
+    scene.wait_until("the complaint, which is about the address", complained).await;
     wait_sink_caught_up(&scene).await;
     let shown = mail.shown_in_odoo(&odoo.state());
     assert_eq!(
@@ -994,7 +1004,7 @@ async fn retries_odoo_mails_that_failed_during_stop() {
     let now = Timestamp::from_secs(std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs());
     let now: String = now.to_string().replace('T', " ").chars().take(19).collect();
     let make = |state: &str, reason: &str, at: &str| {
-        odoo.make("mail.mail", json!({ "state": state, "failure_reason": reason, "write_date": at }))
+        odoo.create("mail.mail", json!({ "state": state, "failure_reason": reason, "write_date": at }))
     };
     let failed = make("exception", &refused, &now);
     let others = [
@@ -1003,8 +1013,8 @@ async fn retries_odoo_mails_that_failed_during_stop() {
         make("cancel", &refused, &now),
     ];
     let before = others.map(|mail| odoo.record("mail.mail", mail));
-    let mut scene = Scene::new(Script::new(), &sink_config(&odoo, "")).await;
-    scene.until("the mail", || odoo.record("mail.mail", failed)["state"] == "outgoing").await;
+    let mut scene = QueueHarness::new(SmtpScript::new(), &sink_config(&odoo, "")).await;
+    scene.wait_until("the mail", || odoo.record("mail.mail", failed)["state"] == "outgoing").await;
     assert_eq!(others.map(|mail| odoo.record("mail.mail", mail)), before);
     assert_eq!(odoo.record("ir.cron", 1)["triggered"], 1);
     scene.stop().await;

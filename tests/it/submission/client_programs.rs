@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use testkit::relay::{PASSWORD, Relay, USER};
-use testkit::smtp_sink::{Mail, Sink};
+use testkit::smtp_sink::{ReceivedMessage, SmtpSink};
 
 const SENDER: &str = "ada@example.com";
 const RECIPIENT: &str = "bob@example.net";
@@ -143,7 +143,7 @@ async fn java_client_submits_over_each_listener() {
 
 #[tokio::test]
 async fn lettre_submits_over_each_listener() {
-    let sink = Sink::start().await;
+    let sink = SmtpSink::start().await;
     let relay = Relay::start(&sink, "").await;
     let certificate = Certificate::from_pem(&std::fs::read(relay.certificate()).unwrap()).unwrap();
     let trust = TlsParameters::builder("localhost".into()).add_root_certificate(certificate).build().unwrap();
@@ -183,11 +183,11 @@ fn client_script(program: &str, file: &str) -> impl Fn(Access, SocketAddr, &Path
 
 /// Runs a program to its good end, once for each way; a note, where it is not installed.
 async fn run_each_access(program: &str, command: impl Fn(Access, SocketAddr, &Path) -> Command) {
-    let sink = Sink::start().await;
+    let sink = SmtpSink::start().await;
     let relay = Relay::start(&sink, "").await;
     for way in Access::ALL {
         let mut command = command(way, way.address(&relay), &relay.certificate());
-        let Some(output) = testkit::run(&mut command).await else {
+        let Some(output) = testkit::run_if_installed(&mut command).await else {
             println!("skipped: {program} is not here");
             return;
         };
@@ -198,14 +198,14 @@ async fn run_each_access(program: &str, command: impl Fn(Access, SocketAddr, &Pa
 }
 
 fn stdin_of(text: &str) -> Stdio {
-    testkit::input(text.as_bytes()).into()
+    testkit::stdin_file(text.as_bytes()).into()
 }
 
 /// One mail by each way, each with its text and nothing more.
-async fn assert_one_mail_per_access(relay: Relay, sink: &Sink) {
-    sink.wait_for(Access::ALL.len()).await;
+async fn assert_one_mail_per_access(relay: Relay, sink: &SmtpSink) {
+    sink.wait_for_count(Access::ALL.len()).await;
     relay.stop().await;
-    let mails = sink.mails();
+    let mails = sink.messages();
     assert_eq!(mails.len(), Access::ALL.len());
     for way in Access::ALL {
         let (text, protocol) = (way.as_str(), way.protocol());
@@ -217,13 +217,13 @@ async fn assert_one_mail_per_access(relay: Relay, sink: &Sink) {
         );
         let received = String::from_utf8_lossy(&mail.message);
         assert!(
-            received.contains(&format!(" with {protocol} id {} for <{RECIPIENT}>", mail.id())),
+            received.contains(&format!(" with {protocol} id {} for <{RECIPIENT}>", mail.tracking_id())),
             "{received}"
         );
     }
 }
 
-fn body_of(mail: &Mail) -> String {
+fn body_of(mail: &ReceivedMessage) -> String {
     let text = String::from_utf8(mail.message.clone()).unwrap();
     text.split_once("\r\n\r\n").unwrap().1.to_owned()
 }

@@ -24,9 +24,9 @@ use rustls::pki_types::ServerName;
 use std::io;
 use std::path::Path;
 use testkit::log_capture::LogCapture;
-use testkit::relay::{Relay, all_sends};
-use testkit::smtp_client::Wire;
-use testkit::smtp_sink::Sink;
+use testkit::relay::{Relay, all_message_ids};
+use testkit::smtp_client::ByteStream;
+use testkit::smtp_sink::SmtpSink;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -178,7 +178,7 @@ impl Dialogue {
     async fn run_in_mode(&self, write_mode: WriteMode) {
         let log = LogCapture::default();
         let _logging = log.install_at(tracing::Level::WARN);
-        let sink = Sink::start().await;
+        let sink = SmtpSink::start().await;
         let relay = Relay::start(&sink, TEST_LIMITS).await;
         let address = match self.listener.as_str() {
             "guarded" => relay.guarded(),
@@ -198,12 +198,16 @@ impl Dialogue {
         drop(wire);
         assert_eq!(ids.len(), self.expected_messages.len(), "{write_mode:?}: messages promised");
         for (id, end) in ids.iter().zip(&self.expected_messages) {
-            let (mail, end) = (sink.arrival(id).await, end.escape_ascii().to_string());
+            let (mail, end) = (sink.wait_for_message(id).await, end.escape_ascii().to_string());
             let message = mail.message.escape_ascii().to_string();
             assert!(message.ends_with(&end), "{write_mode:?}: {id} is\n{message}\nand not\n{end}");
         }
         let (store, _directory) = relay.stop().await;
-        assert_eq!(all_sends(&store).len(), self.expected_messages.len(), "{write_mode:?}: messages kept");
+        assert_eq!(
+            all_message_ids(&store).len(),
+            self.expected_messages.len(),
+            "{write_mode:?}: messages kept"
+        );
         assert_eq!(sink.count(), self.expected_messages.len(), "{write_mode:?}: messages relayed");
         assert_warnings(&log, &self.expected_warnings, write_mode);
     }
@@ -232,7 +236,7 @@ fn order_steps(turns: &[DialogueStep], cut: WriteMode) -> Vec<DialogueStep> {
 
 /// The client's side of a conversation.
 struct DialogueClient {
-    stream: BufReader<Box<dyn Wire>>,
+    stream: BufReader<Box<dyn ByteStream>>,
     write_mode: WriteMode,
     /// Tracking ids that were heard.
     ids: Vec<String>,
@@ -258,7 +262,7 @@ impl DialogueClient {
                     self.write_mode
                 );
                 let name = ServerName::try_from("localhost").unwrap();
-                let secured = relay.trust().connect(name, self.stream.into_inner()).await.unwrap();
+                let secured = relay.tls_connector().connect(name, self.stream.into_inner()).await.unwrap();
                 self.stream = BufReader::new(Box::new(secured));
             }
             DialogueStep::Disconnect => {
@@ -267,7 +271,7 @@ impl DialogueClient {
             }
             DialogueStep::ExpectClose => {
                 let mut rest = Vec::new();
-                let read = timeout(testkit::PATIENCE, self.stream.read_to_end(&mut rest)).await;
+                let read = timeout(testkit::WAIT_TIMEOUT, self.stream.read_to_end(&mut rest)).await;
                 // Within TLS the end is an error unless the relay says goodbye there too.
                 read.expect("the relay closes").unwrap();
                 assert_eq!(rest.escape_ascii().to_string(), "", "{:?}: more was said", self.write_mode);
@@ -297,7 +301,7 @@ impl DialogueClient {
                 }
             }
         };
-        timeout(testkit::PATIENCE, reading).await.expect("the relay answers");
+        timeout(testkit::WAIT_TIMEOUT, reading).await.expect("the relay answers");
         String::from_utf8(line).unwrap().trim_end_matches("\r\n").to_owned()
     }
 }

@@ -9,8 +9,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use testkit::log_capture::LogCapture;
 use testkit::relay::{PASSWORD, Relay, USER};
-use testkit::smtp_client::Client;
-use testkit::smtp_sink::{Manners, Sink};
+use testkit::smtp_client::SmtpClient;
+use testkit::smtp_sink::{SinkOptions, SmtpSink};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -32,11 +32,12 @@ fn duplicate_recipients(trail: &Trail) -> Vec<Vec<u16>> {
     facts.map(|fact| fact.recipients.clone()).collect()
 }
 
-async fn start_and_log_in(refused: &[(&str, &str)]) -> (Sink, Relay, Client) {
-    let refused: HashMap<_, _> = refused.iter().map(|(to, reply)| ((*to).into(), (*reply).into())).collect();
-    let sink = Sink::with(Manners { refused, ..Manners::default() }).await;
+async fn start_and_log_in(refused: &[(&str, &str)]) -> (SmtpSink, Relay, SmtpClient) {
+    let rejections: HashMap<_, _> =
+        refused.iter().map(|(to, reply)| ((*to).into(), (*reply).into())).collect();
+    let sink = SmtpSink::with_options(SinkOptions { rejections, ..SinkOptions::default() }).await;
     let relay = Relay::start(&sink, "[duplicates]\nwindow = \"1h\"").await;
-    let client = Client::connect(relay.open()).await.unwrap();
+    let client = SmtpClient::connect(relay.open()).await.unwrap();
     (sink, relay, client)
 }
 
@@ -58,7 +59,7 @@ async fn resubmitted_message_is_not_sent_again() {
     // Another body, another Message-ID: another mail.
     client.submit(SENDER, &to, &sample_message("1", "other")).await.unwrap();
     client.submit(SENDER, &to, &sample_message("2", "text")).await.unwrap();
-    let mails = sink.wait_for(4).await;
+    let mails = sink.wait_for_count(4).await;
     let mut recipients: Vec<_> = mails.iter().map(|mail| mail.recipients.clone()).collect();
     recipients.sort();
     assert_eq!(recipients, [&to[..], &to[..], &to[..], &["d@example.net"][..]]);
@@ -87,7 +88,7 @@ async fn failed_message_may_be_resubmitted() {
 async fn concurrent_resubmissions_are_one_message() {
     let (sink, relay, _) = start_and_log_in(&[]).await;
     let send = |address| async move {
-        let mut client = Client::connect(address).await.unwrap();
+        let mut client = SmtpClient::connect(address).await.unwrap();
         client.submit(SENDER, &["b@example.net"], &sample_message("1", "text")).await.unwrap()
     };
     let ids = futures_util::future::join_all((0..20).map(|_| send(relay.open()))).await;
@@ -98,11 +99,11 @@ async fn concurrent_resubmissions_are_one_message() {
 
 #[tokio::test]
 async fn rejects_own_message_as_loop() {
-    let sink = Sink::start().await;
+    let sink = SmtpSink::start().await;
     let relay = Relay::start(&sink, "").await;
-    let mut client = Client::connect(relay.open()).await.unwrap();
+    let mut client = SmtpClient::connect(relay.open()).await.unwrap();
     let id = client.submit(SENDER, &["b@example.net"], &sample_message("1", "text")).await.unwrap();
-    let stamped = String::from_utf8(sink.arrival(&id).await.message).unwrap();
+    let stamped = String::from_utf8(sink.wait_for_message(&id).await.message).unwrap();
     let refusal = client.submit(SENDER, &["b@example.net"], &stamped).await.unwrap_err().to_string();
     assert!(refusal.starts_with("554 5.4.6 "), "{refusal}");
     let foreign = stamped.replace(&id, "01K54Z8Q3V7N5X9B2C6D8F0GHJ");
@@ -111,7 +112,7 @@ async fn rejects_own_message_as_loop() {
 
 #[tokio::test]
 async fn names_client_behind_proxy_protocol_and_xclient() {
-    let sink = Sink::start().await;
+    let sink = SmtpSink::start().await;
     let relay = Relay::start(&sink, "").await;
     let mut names = Vec::new();
     for introduction in [
@@ -119,9 +120,9 @@ async fn names_client_behind_proxy_protocol_and_xclient() {
         &["PROXY TCP6 2001:db8::1 2001:db8::2 1111 25"],
         &["PROXY TCP4 192.0.2.7 198.51.100.1 1111 25", "XCLIENT ADDR=192.0.2.9 LOGIN=odoo"],
     ] {
-        let mut client = Client::by_proxy(relay.proxied(), introduction).await.unwrap();
+        let mut client = SmtpClient::connect_through_proxy(relay.proxied(), introduction).await.unwrap();
         let id = client.submit(SENDER, &["b@example.net"], &sample_message("1", "text")).await.unwrap();
-        let text = String::from_utf8(sink.arrival(&id).await.message).unwrap();
+        let text = String::from_utf8(sink.wait_for_message(&id).await.message).unwrap();
         let send = wait_for_trail(&relay, &id).await.message;
         names.push((
             send.peer.unwrap().to_string(),
@@ -142,19 +143,19 @@ async fn names_client_behind_proxy_protocol_and_xclient() {
 
 #[tokio::test]
 async fn stores_dsn_parameters() {
-    let sink = Sink::start().await;
+    let sink = SmtpSink::start().await;
     let relay = Relay::start(&sink, "").await;
-    let mut client = Client::connect(relay.open()).await.unwrap();
+    let mut client = SmtpClient::connect(relay.open()).await.unwrap();
     for line in [
         "MAIL FROM:<a@example.com> RET=HDRS ENVID=QQ+2B1",
         "RCPT TO:<b@example.net>",
         "RCPT TO:<c@example.net> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;x@example.net",
         "RCPT TO:<d@example.net> NOTIFY=NEVER",
     ] {
-        assert_eq!(client.ask(line).await.unwrap().0, 250, "{line}");
+        assert_eq!(client.command(line).await.unwrap().0, 250, "{line}");
     }
-    client.ask("DATA").await.unwrap();
-    let (_, reply) = client.ask(&(sample_message("1", "text") + ".")).await.unwrap();
+    client.command("DATA").await.unwrap();
+    let (_, reply) = client.command(&(sample_message("1", "text") + ".")).await.unwrap();
     let id = reply.rsplit(' ').next().unwrap().to_owned();
     let dsn = wait_for_trail(&relay, &id).await.message.dsn;
     assert_eq!((dsn.ret, dsn.envid.as_deref()), (Some(Ret::Headers), Some("QQ+2B1")));
@@ -165,12 +166,12 @@ async fn stores_dsn_parameters() {
 
 /// One login on a connection of its own; the code of the last reply, whichever came.
 async fn login_code(relay: &Relay, user: &str, password: &str) -> u16 {
-    let Ok(client) = Client::connect(relay.guarded()).await else { return 421 };
-    let mut client = client.start_tls(&relay.trust()).await.unwrap();
+    let Ok(client) = SmtpClient::connect(relay.guarded()).await else { return 421 };
+    let mut client = client.start_tls(&relay.tls_connector()).await.unwrap();
     let token = BASE64_STANDARD.encode(format!("\0{user}\0{password}"));
-    let (code, text) = client.ask(&format!("AUTH PLAIN {token}")).await.unwrap();
+    let (code, text) = client.command(&format!("AUTH PLAIN {token}")).await.unwrap();
     if code != 235 {
-        assert_eq!(client.ask("NOOP").await.unwrap().0, 250, "the session goes on after {text}");
+        assert_eq!(client.command("NOOP").await.unwrap().0, 250, "the session goes on after {text}");
     }
     code
 }
@@ -183,7 +184,7 @@ async fn known_user_can_log_in_despite_failed_logins_from_same_address() {
         |number: u32| (format!("name{number}"), "x".to_owned()),
         |number: u32| (USER.to_owned(), format!("wrong{number}")),
     ] {
-        let sink = Sink::start().await;
+        let sink = SmtpSink::start().await;
         let relay = Relay::start(&sink, LOGIN_LIMITS).await;
         assert_eq!(login_code(&relay, USER, PASSWORD).await, 235);
         for number in 0..4 {
@@ -192,14 +193,14 @@ async fn known_user_can_log_in_despite_failed_logins_from_same_address() {
             assert!(matches!(code, 535 | 454), "{name}: {code}");
         }
         assert_eq!(login_code(&relay, USER, PASSWORD).await, 235);
-        let mut client = Client::log_in(relay.guarded(), &relay.trust()).await.unwrap();
+        let mut client = SmtpClient::log_in(relay.guarded(), &relay.tls_connector()).await.unwrap();
         client.submit(SENDER, &["b@example.net"], &sample_message("1", "text")).await.unwrap();
     }
 }
 
 #[tokio::test]
 async fn failed_logins_of_one_user_do_not_lock_out_another() {
-    let sink = Sink::start().await;
+    let sink = SmtpSink::start().await;
     let relay = Relay::start(&sink, LOGIN_LIMITS).await;
     for number in 0..3 {
         assert_ne!(login_code(&relay, "shop", &format!("wrong{number}")).await, 235);
@@ -213,28 +214,28 @@ async fn failed_logins_of_one_user_do_not_lock_out_another() {
 }
 
 /// A relay in front of a server that takes everything, with no look for duplicates.
-async fn start_and_connect() -> (Sink, Relay, Client) {
-    let sink = Sink::start().await;
+async fn start_and_connect() -> (SmtpSink, Relay, SmtpClient) {
+    let sink = SmtpSink::start().await;
     let relay = Relay::start(&sink, "").await;
-    let client = Client::connect(relay.open()).await.unwrap();
+    let client = SmtpClient::connect(relay.open()).await.unwrap();
     (sink, relay, client)
 }
 
 /// Hands a message over; what the recipient's server gets of it.
 async fn submit_and_receive(
-    client: &mut Client,
-    sink: &Sink,
+    client: &mut SmtpClient,
+    sink: &SmtpSink,
     to: &[&str],
     message: &str,
 ) -> (String, String) {
     let id = client.submit(SENDER, to, message).await.unwrap();
-    let arrived = sink.arrival(&id).await;
+    let arrived = sink.wait_for_message(&id).await;
     assert_eq!(arrived.recipients, to);
     (id, String::from_utf8(arrived.message).unwrap())
 }
 
 /// What is said to a message that is not taken.
-async fn rejection_of(client: &mut Client, to: &[&str], message: &str) -> String {
+async fn rejection_of(client: &mut SmtpClient, to: &[&str], message: &str) -> String {
     client.submit(SENDER, to, message).await.unwrap_err().to_string()
 }
 
@@ -320,7 +321,7 @@ async fn looped_recipient_does_not_affect_others() {
     let (_, first) = submit_and_receive(&mut client, &sink, &to, &sample_message("1", "text")).await;
     let id =
         client.submit(SENDER, &["d@example.net", "C@example.net", "e@example.net"], &first).await.unwrap();
-    assert_eq!(sink.arrival(&id).await.recipients, ["d@example.net", "e@example.net"]);
+    assert_eq!(sink.wait_for_message(&id).await.recipients, ["d@example.net", "e@example.net"]);
     drop(client);
     let (store, _directory) = relay.stop().await;
     let trail = store.load_trail(id.parse().unwrap()).unwrap().unwrap();
@@ -349,11 +350,11 @@ async fn make_mistake(mistake: ClientMistake, relay: &Relay) {
             let _ = stream.read_to_end(&mut Vec::new()).await;
         }
         ClientMistake::DistrustsAfterStartTls => {
-            let client = Client::connect(relay.guarded()).await.unwrap();
+            let client = SmtpClient::connect(relay.guarded()).await.unwrap();
             assert!(client.start_tls(&trust).await.is_err());
         }
         ClientMistake::DistrustsImplicitTls => {
-            assert!(Client::connect_secured(relay.implicit(), &trust).await.is_err());
+            assert!(SmtpClient::connect_tls(relay.implicit(), &trust).await.is_err());
         }
     }
 }
@@ -398,7 +399,7 @@ async fn logs_each_client_mistake_once_with_remedy() {
     ] {
         let log = LogCapture::default();
         let _listening = log.install();
-        let sink = Sink::start().await;
+        let sink = SmtpSink::start().await;
         let relay = Relay::start(&sink, "").await;
         for _ in 0..4 {
             make_mistake(mistake, &relay).await;
@@ -414,12 +415,12 @@ async fn logs_each_client_mistake_once_with_remedy() {
 async fn logs_connection_limit_and_foreign_sender_once() {
     let log = LogCapture::default();
     let _listening = log.install();
-    let sink = Sink::start().await;
+    let sink = SmtpSink::start().await;
     let relay = Relay::start(&sink, "connections_per_ip = 1").await;
-    let mut client = Client::log_in(relay.guarded(), &relay.trust()).await.unwrap();
+    let mut client = SmtpClient::log_in(relay.guarded(), &relay.tls_connector()).await.unwrap();
     for _ in 0..30 {
-        assert!(Client::connect(relay.open()).await.is_err());
-        assert_eq!(client.ask("MAIL FROM:<a@example.org>").await.unwrap().0, 553);
+        assert!(SmtpClient::connect(relay.open()).await.is_err());
+        assert_eq!(client.command("MAIL FROM:<a@example.org>").await.unwrap().0, 553);
     }
     for text in ["see `connections` and `connections_per_ip` in [limits]", "see `senders` of the [[user]]"] {
         assert_eq!(log.lines(text).len(), 1, "{text}");
@@ -432,7 +433,7 @@ async fn logs_connection_limit_and_foreign_sender_once() {
 async fn warns_about_silent_client_but_not_health_check() {
     let log = LogCapture::default();
     let _listening = log.install();
-    let sink = Sink::start().await;
+    let sink = SmtpSink::start().await;
     let relay = Relay::start(&sink, "").await;
     drop(TcpStream::connect(relay.implicit()).await.unwrap());
     drop(TcpStream::connect(relay.guarded()).await.unwrap());
@@ -446,12 +447,12 @@ async fn warns_about_silent_client_but_not_health_check() {
 /// What an upstream gets of a message, behind our own lines in front, and what the trail says about it.
 async fn submit_and_split(
     relay: &Relay,
-    sink: &Sink,
-    client: &mut Client,
+    sink: &SmtpSink,
+    client: &mut SmtpClient,
     message: &str,
 ) -> (String, String) {
     let id = client.submit(SENDER, &["b@example.net"], message).await.unwrap();
-    let whole = String::from_utf8(sink.arrival(&id).await.message).unwrap();
+    let whole = String::from_utf8(sink.wait_for_message(&id).await.message).unwrap();
     let trail = wait_for_trail(relay, &id).await;
     assert_eq!(trail.message.size, whole.len() as u64);
     let (_, ours) = whole.split_once("\r\nX-Mailtrail-Id: ").unwrap();
@@ -460,14 +461,14 @@ async fn submit_and_split(
 }
 
 /// Without a login, and with one.
-async fn both_clients(relay: &Relay) -> [Client; 2] {
-    let logged_in = Client::log_in(relay.guarded(), &relay.trust()).await.unwrap();
-    [Client::connect(relay.open()).await.unwrap(), logged_in]
+async fn both_clients(relay: &Relay) -> [SmtpClient; 2] {
+    let logged_in = SmtpClient::log_in(relay.guarded(), &relay.tls_connector()).await.unwrap();
+    [SmtpClient::connect(relay.open()).await.unwrap(), logged_in]
 }
 
 #[tokio::test]
 async fn removes_bcc_and_return_path() {
-    let sink = Sink::start().await;
+    let sink = SmtpSink::start().await;
     let relay = Relay::start(&sink, "").await;
     let body = |lines: usize| format!("\r\nBcc: body@example.net\r\n{}", "0123456789abcde\r\n".repeat(lines));
     let (mut sent, mut kept) = (String::new(), String::new());
@@ -504,7 +505,7 @@ async fn removes_bcc_and_return_path() {
 
 #[tokio::test]
 async fn replaces_empty_header_fields() {
-    let sink = Sink::start().await;
+    let sink = SmtpSink::start().await;
     let relay = Relay::start(&sink, "").await;
     let good = ["Message-ID: <1@example.com>\r\n", DATE_LINE, "From: a@example.com\r\n"];
     let [open, mut logged_in] = both_clients(&relay).await;
@@ -551,9 +552,9 @@ async fn replaces_empty_header_fields() {
 
 #[tokio::test]
 async fn keeps_nonempty_header_fields() {
-    let sink = Sink::start().await;
+    let sink = SmtpSink::start().await;
     let relay = Relay::start(&sink, "").await;
-    let mut client = Client::connect(relay.open()).await.unwrap();
+    let mut client = SmtpClient::connect(relay.open()).await.unwrap();
     let good = ["Message-ID: <1@example.com>\r\n", DATE_LINE, "From: a@example.com\r\n"];
     for (place, line) in [
         (0, "Message-ID: 1@example.com\r\n"),
@@ -592,18 +593,18 @@ async fn keeps_nonempty_header_fields() {
         assert_eq!((out, said.as_str()), (format!("{left}{rest}"), "Message-ID removed"), "{twice:?}");
     }
     // Nobody is known who could be the author.
-    client.ask("MAIL FROM:<>").await.unwrap();
-    client.ask("RCPT TO:<b@example.net>").await.unwrap();
-    client.ask("DATA").await.unwrap();
+    client.command("MAIL FROM:<>").await.unwrap();
+    client.command("RCPT TO:<b@example.net>").await.unwrap();
+    client.command("DATA").await.unwrap();
     let empty = format!("From: <>\r\nMessage-ID: <3@example.com>\r\n{DATE_LINE}\r\nhi\r\n");
-    let (_, reply) = client.ask(&format!("{empty}.")).await.unwrap();
-    let mail = sink.arrival(reply.rsplit(' ').next().unwrap()).await;
+    let (_, reply) = client.command(&format!("{empty}.")).await.unwrap();
+    let mail = sink.wait_for_message(reply.rsplit(' ').next().unwrap()).await;
     assert!(mail.message.ends_with(format!("\r\n{empty}").as_bytes()));
 }
 
 #[tokio::test]
 async fn mbox_from_line_does_not_end_header() {
-    let sink = Sink::start().await;
+    let sink = SmtpSink::start().await;
     let relay = Relay::start(&sink, "").await;
     let header = format!("Subject: hi\r\nMessage-ID: <1@example.com>\r\n{DATE_LINE}From: a@example.com\r\n");
     const MBOX_LINE: &str = "From root Mon Nov 30 23:04:50 2026\r\n";
@@ -655,7 +656,7 @@ async fn mbox_from_line_does_not_end_header() {
 async fn leaves_header_unchanged_when_configured() {
     const CLEANUP_OFF: &str =
         "drop_headers = []\nreplace_unusable = false\nmbox_line = false\nrepair = false\n";
-    let sink = Sink::start().await;
+    let sink = SmtpSink::start().await;
     let sections = format!(
         "[[user]]\nname = \"exact\"\npassword = \"lab-secret\"\n{CLEANUP_OFF}\
          [[listener]]\naddress = \"127.0.0.1:0\"\ntls = \"none\"\nauth = \"none\"\n{CLEANUP_OFF}\
@@ -663,15 +664,15 @@ async fn leaves_header_unchanged_when_configured() {
     );
     let relay = Relay::start(&sink, &sections).await;
     let message = "Bcc: c@example.net\r\nReturn-Path: <a@example.com>\r\nMessage-ID: <>\r\nDate:\r\nFrom:\r\n\r\nhi\r\n";
-    let exact = Client::log_in_as("exact", relay.guarded(), &relay.trust()).await.unwrap();
-    for mut client in [exact, Client::connect(relay.listener(5)).await.unwrap()] {
+    let exact = SmtpClient::log_in_as("exact", relay.guarded(), &relay.tls_connector()).await.unwrap();
+    for mut client in [exact, SmtpClient::connect(relay.listener_at(5)).await.unwrap()] {
         let (out, said) = submit_and_split(&relay, &sink, &mut client, message).await;
         assert_eq!((out.as_str(), said.as_str()), (message, ""));
         let with_line = format!("From root Mon Nov 30 23:04:50 2026\r\n{message}");
         let (out, said) = submit_and_split(&relay, &sink, &mut client, &with_line).await;
         assert!(out.ends_with(&format!("\r\n\r\n{with_line}")) && said.is_empty(), "{out}");
     }
-    let mut client = Client::connect(relay.listener(6)).await.unwrap();
+    let mut client = SmtpClient::connect(relay.listener_at(6)).await.unwrap();
     let (out, said) = submit_and_split(&relay, &sink, &mut client, message).await;
     assert!(out.ends_with("From: <a@example.com>\r\nBcc: c@example.net\r\n\r\nhi\r\n"), "{out}");
     assert_eq!(said, "Return-Path removed; Message-ID replaced; Date replaced; From replaced");
@@ -682,7 +683,7 @@ const DATE_LINE: &str = "Date: Mon, 30 Nov 2026 12:00:00 +0000\r\n";
 /// Requests of a client to the provider: those that could harm pass only for a user who may make them.
 #[tokio::test]
 async fn passes_safe_provider_headers_of_users() {
-    let sink = Sink::start().await;
+    let sink = SmtpSink::start().await;
     let upstream = |provider: &str| {
         format!(
             "[[upstream]]\nname = \"{provider}\"\nprovider = \"{provider}\"\nhost = \"127.0.0.1\"\nport = 1\n\
@@ -700,10 +701,10 @@ async fn passes_safe_provider_headers_of_users() {
     let route = "[[route]]\nname = \"all\"\nupstreams = [\"sink\"]\nsenders = [\"*@example.com\"]\n";
     let sections = format!("{}{}{}{route}", users.concat(), upstream("mailgun"), upstream("brevo"));
     let relay = Relay::start(&sink, &sections).await;
-    let (trust, guarded) = (relay.trust(), relay.guarded());
-    let mut clients = vec![Client::connect(relay.open()).await.unwrap()];
+    let (trust, guarded) = (relay.tls_connector(), relay.guarded());
+    let mut clients = vec![SmtpClient::connect(relay.open()).await.unwrap()];
     for user in ["odoo", "more", "listed", "none"] {
-        clients.push(Client::log_in_as(user, guarded, &trust).await.unwrap());
+        clients.push(SmtpClient::log_in_as(user, guarded, &trust).await.unwrap());
     }
     let later =
         |seconds: u64| Timestamp::from_millis(Clock::System.now().as_millis() + 1000 * seconds).to_rfc5322();
@@ -757,6 +758,6 @@ async fn passes_safe_provider_headers_of_users() {
             .await;
     assert!(out.starts_with("X-Mailgun-Tag: a\r\nX-Mailgun-Tag: b\r\nMessage-ID:"), "{out}");
     assert_eq!(said, "X-Mailgun-Drop-Message removed");
-    let id = sink.mails().last().unwrap().id().to_owned();
+    let id = sink.messages().last().unwrap().tracking_id().to_owned();
     assert_eq!(wait_for_trail(&relay, &id).await.message.tags, ["a", "b"]);
 }

@@ -8,8 +8,8 @@ use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use testkit::relay::{PASSWORD, Relay, USER};
-use testkit::smtp_client::Client;
-use testkit::smtp_sink::{Mail, Manners, Sink};
+use testkit::smtp_client::SmtpClient;
+use testkit::smtp_sink::{ReceivedMessage, SinkOptions, SmtpSink};
 
 /// One captured message.
 struct OdooCapture {
@@ -58,7 +58,7 @@ impl OdooCapture {
         self.parameters.iter().any(|parameter| parameter == "SMTPUTF8")
     }
 
-    fn assert_arrived_unchanged(&self, mail: &Mail) {
+    fn assert_arrived_unchanged(&self, mail: &ReceivedMessage) {
         let name = &self.name;
         assert_eq!((&mail.sender, &mail.recipients), (&self.sender, &self.recipients), "{name}");
         assert_eq!(mail.parameters.contains(&"SMTPUTF8".into()), self.is_international(), "{name}");
@@ -140,7 +140,7 @@ async fn odoo_messages_arrive_unchanged() {
     for special in ["eai-and-idn-01", "attach-eml-longline-01", "mailmail-60-rcpt-01", "massmail-01"] {
         assert!(captures.iter().any(|capture| capture.name == special), "{special}");
     }
-    let sink = Sink::start().await;
+    let sink = SmtpSink::start().await;
     let relay = Relay::start(&sink, "").await;
     let Some(results) = submit_captures(&relay, &captures).await else { return };
     assert_eq!(results.len(), captures.len());
@@ -149,7 +149,7 @@ async fn odoo_messages_arrive_unchanged() {
         assert!(result["mail"][0] == 250 && codes(&result["rcpts"]), "{}: {result}", capture.name);
         let text = result["data"][1].as_str().unwrap();
         let id = text.strip_prefix("2.0.0 Queued as ").expect("the reply names the id");
-        capture.assert_arrived_unchanged(&sink.arrival(id).await);
+        capture.assert_arrived_unchanged(&sink.wait_for_message(id).await);
         // The trail tells of the header that was written plainly and of the one that was taken out, and of no other.
         let repaired = memchr::memmem::find(&capture.message, b"List-Unsubscribe: =?").is_some();
         let trail = relay.store().load_trail(id.parse().unwrap()).unwrap().unwrap();
@@ -177,7 +177,7 @@ async fn submit_captures(relay: &Relay, captures: &[OdooCapture]) -> Option<Vec<
     jobs.rewind().unwrap();
     let mut python = Command::new("python3");
     python.arg(script).args([&address.ip().to_string(), &address.port().to_string(), USER, PASSWORD]);
-    let Some(output) = testkit::run(python.stdin(jobs)).await else {
+    let Some(output) = testkit::run_if_installed(python.stdin(jobs)).await else {
         println!("skipped: python3 is not here");
         return None;
     };
@@ -190,13 +190,13 @@ async fn submit_captures(relay: &Relay, captures: &[OdooCapture]) -> Option<Vec<
 async fn rejected_recipient_does_not_block_other() {
     let (good, bad) = ("good@example.net", "bad@example.net");
     let refusal = "550 5.1.1 <bad@example.net>: no such user here, tell \"ada\"".to_owned();
-    let manners = Manners { refused: [(bad.to_owned(), refusal)].into(), ..Manners::default() };
-    let sink = Sink::with(manners).await;
+    let manners = SinkOptions { rejections: [(bad.to_owned(), refusal)].into(), ..SinkOptions::default() };
+    let sink = SmtpSink::with_options(manners).await;
     let relay = Relay::start(&sink, "").await;
-    let mut client = Client::log_in(relay.guarded(), &relay.trust()).await.unwrap();
+    let mut client = SmtpClient::log_in(relay.guarded(), &relay.tls_connector()).await.unwrap();
     let message = "Subject: two\r\n\r\nto two\r\n";
     let id = client.submit("a@example.com", &[bad, good], message).await.unwrap();
-    let arrived = sink.arrival(&id).await;
+    let arrived = sink.wait_for_message(&id).await;
     assert_eq!(arrived.recipients, [good]);
     let store = relay.store().clone();
     let states = || {

@@ -10,7 +10,7 @@ use mailtrail_trail::provider::Provider;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use testkit::relay::Relay;
-use testkit::smtp_sink::Sink;
+use testkit::smtp_sink::SmtpSink;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -58,7 +58,7 @@ fn sessions_obey_policy() {
 /// taken.
 #[tokio::test]
 async fn relay_matches_session_byte_for_byte() {
-    let sink = Sink::start().await;
+    let sink = SmtpSink::start().await;
     let relay = Relay::start(&sink, "message_size = \"4KiB\"\nrecipients = 3").await;
     let mut taken = Vec::new();
     for seed in 0..seed_count() / 20 {
@@ -74,12 +74,12 @@ async fn relay_matches_session_byte_for_byte() {
         assert_eq!(check::replies(&said), talk.codes, "seed {seed}");
         let said = String::from_utf8(said).unwrap();
         let ids = said.lines().filter_map(|line| line.strip_prefix("250 2.0.0 Queued as "));
-        taken.extend(ids.map(str::to_owned).zip(talk.taken));
+        taken.extend(ids.map(str::to_owned).zip(talk.accepted));
     }
     assert!(taken.len() as u64 > seed_count() / 40, "only {} messages were taken", taken.len());
-    let mails = sink.wait_for(taken.len()).await;
+    let mails = sink.wait_for_count(taken.len()).await;
     let mails: HashMap<_, _> = mails.iter().map(|mail| (tracking_id_of(&mail.message), mail)).collect();
-    for (id, check::Taken { sender, recipients, message }) in &taken {
+    for (id, check::AcceptedMail { sender, recipients, message }) in &taken {
         let mail = mails[id.as_bytes()];
         assert_eq!((&mail.sender, &mail.recipients), (sender, recipients));
         check::relayed(message, &mail.message, Provider::Plain, sender);

@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use testkit::relay::{Relay, configuration};
-use testkit::smtp_sink::{Mail, Manners, Sink};
+use testkit::smtp_sink::{ReceivedMessage, SinkOptions, SmtpSink};
 
 const SERVER_VARIABLE: &str = "MAILTRAIL_SENDMAIL_SERVER";
 
@@ -18,12 +18,12 @@ async fn run_program(
     text: &str,
 ) -> (i32, String) {
     let mut command = Command::new(program);
-    command.args(words).env_remove("MAILTRAIL_CONFIG").stdin(testkit::input(text.as_bytes()));
+    command.args(words).env_remove("MAILTRAIL_CONFIG").stdin(testkit::stdin_file(text.as_bytes()));
     match server {
         Some(server) => command.env(SERVER_VARIABLE, server.to_string()),
         None => command.env_remove(SERVER_VARIABLE),
     };
-    let output = testkit::run(&mut command).await.unwrap();
+    let output = testkit::run_if_installed(&mut command).await.unwrap();
     let said = [output.stdout, output.stderr].concat();
     (output.status.code().unwrap(), String::from_utf8(said).unwrap())
 }
@@ -34,12 +34,12 @@ async fn run_sendmail(server: SocketAddr, words: &[&str], text: &str) -> (i32, S
 }
 
 /// What arrives when it is sent; the message begins behind the relay's own lines.
-async fn submit_and_receive(words: &[&str], text: &str) -> (Mail, String) {
-    let sink = Sink::start().await;
+async fn submit_and_receive(words: &[&str], text: &str) -> (ReceivedMessage, String) {
+    let sink = SmtpSink::start().await;
     let relay = Relay::start(&sink, "").await;
     let (code, said) = run_sendmail(relay.open(), words, text).await;
     assert_eq!((code, said.as_str()), (0, ""), "{words:?}");
-    let mail = sink.wait_for(1).await.remove(0);
+    let mail = sink.wait_for_count(1).await.remove(0);
     relay.stop().await;
     let whole = String::from_utf8(mail.message.clone()).unwrap();
     let ours = ["Received:", "\t", "X-Mailtrail-Id:", "Message-ID: <01", "Date:"];
@@ -102,7 +102,7 @@ async fn qualifies_addresses_of_debian_cron() {
 /// Symfony's default, and that of all that is built on it.
 #[tokio::test]
 async fn speaks_smtp_on_stdin() {
-    let sink = Sink::start().await;
+    let sink = SmtpSink::start().await;
     let relay = Relay::start(&sink, "").await;
     let talk = "EHLO [127.0.0.1]\r\nMAIL FROM:<ada@example.com>\r\nRCPT TO:<bob@example.net>\r\nDATA\r\n\
                 Subject: one\r\n\r\n..\r\nhi\r\n.\r\n";
@@ -118,7 +118,7 @@ async fn speaks_smtp_on_stdin() {
         assert!(said.contains("\r\n250 2.0.0 Queued as "), "{words:?}: {said}");
         assert_eq!(said.contains("221 2.0.0 Bye"), !end.is_empty(), "{words:?}: {said}");
     }
-    for mail in sink.wait_for(3).await {
+    for mail in sink.wait_for_count(3).await {
         assert_eq!(
             (&*mail.sender, &mail.recipients[..]),
             ("ada@example.com", &["bob@example.net".to_owned()][..])
@@ -139,7 +139,7 @@ async fn speaks_smtp_on_stdin() {
 /// A client that waits for each answer before it goes on.
 #[tokio::test]
 async fn speaks_smtp_line_by_line_on_stdin() {
-    let sink = Sink::start().await;
+    let sink = SmtpSink::start().await;
     let relay = Relay::start(&sink, "").await;
     let mut command = Command::new(env!("CARGO_BIN_EXE_mailtrail"));
     command
@@ -161,10 +161,12 @@ async fn speaks_smtp_line_by_line_on_stdin() {
         assert!(lines.next().is_none());
         (codes, child.wait().unwrap().code())
     };
-    let (codes, ended) =
-        tokio::time::timeout(testkit::PATIENCE, tokio::task::spawn_blocking(talk)).await.unwrap().unwrap();
+    let (codes, ended) = tokio::time::timeout(testkit::WAIT_TIMEOUT, tokio::task::spawn_blocking(talk))
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!((codes.join(" "), ended), ("220 250 250 250 354 250 221".to_owned(), Some(0)));
-    sink.wait_for(1).await;
+    sink.wait_for_count(1).await;
     relay.stop().await;
 }
 
@@ -210,8 +212,8 @@ async fn merges_resent_and_named_recipients() {
 
 #[tokio::test]
 async fn rejected_recipient_cancels_whole_message() {
-    let refused = [("bad@example.net".to_owned(), "550 5.1.1 no such user".to_owned())].into();
-    let sink = Sink::with(Manners { refused, ..Manners::default() }).await;
+    let rejections = [("bad@example.net".to_owned(), "550 5.1.1 no such user".to_owned())].into();
+    let sink = SmtpSink::with_options(SinkOptions { rejections, ..SinkOptions::default() }).await;
     let server = SocketAddr::from(([127, 0, 0, 1], sink.port()));
     let words = ["good@example.net", "bad@example.net"];
     let (code, said) = run_sendmail(server, &words, "hi\n").await;
@@ -224,7 +226,7 @@ async fn rejected_recipient_cancels_whole_message() {
 
 #[tokio::test]
 async fn exit_codes_are_those_of_sysexits() {
-    let sink = Sink::start().await;
+    let sink = SmtpSink::start().await;
     let relay = Relay::start(&sink, "message_size = \"1KiB\"\nrecipients = 1").await;
     for (words, code) in [
         (&["-bp"][..], 64),
@@ -255,7 +257,7 @@ async fn exit_codes_are_those_of_sysexits() {
 
 #[tokio::test]
 async fn sendmail_link_finds_open_listener_in_config() {
-    let sink = Sink::start().await;
+    let sink = SmtpSink::start().await;
     let relay = Relay::start(&sink, "").await;
     let folder = tempfile::tempdir().unwrap();
     let (link, file) = (folder.path().join("sendmail"), folder.path().join("mailtrail.toml"));
@@ -268,7 +270,7 @@ async fn sendmail_link_finds_open_listener_in_config() {
     let (code, said) = run_program(&link, None, &words, "To: bob@example.net\n\nhi\n").await;
     assert_eq!(code, 0, "{said}");
     assert!(said.starts_with("250 2.0.0 Queued as "), "{said}");
-    sink.wait_for(1).await;
+    sink.wait_for_count(1).await;
     std::fs::write(&file, text.replace("tls = \"none\"\nauth", "auth")).unwrap();
     let (code, said) = run_program(&link, None, &words, "To: bob@example.net\n\nhi\n").await;
     assert_eq!(code, 78);

@@ -15,10 +15,10 @@ use std::net::SocketAddr;
 use tempfile::TempDir;
 use testkit::log_capture::LogCapture;
 use testkit::relay::{PASSWORD, USER};
-use testkit::relay_process::Process;
-use testkit::smtp_client::Client;
-use testkit::smtp_sink::Sink;
-use testkit::test_ca::{Authority, client_hello, dns};
+use testkit::relay_process::RelayProcess;
+use testkit::smtp_client::SmtpClient;
+use testkit::smtp_sink::SmtpSink;
+use testkit::test_ca::{TestCa, client_hello, dns_name};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -30,9 +30,9 @@ struct TlsTestRelay {
 }
 
 impl TlsTestRelay {
-    async fn start(authority: &Authority, sink: &Sink, users: &str, clock: Clock) -> Self {
+    async fn start(authority: &TestCa, sink: &SmtpSink, users: &str, clock: Clock) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        authority.certify(dns("localhost")).write(directory.path());
+        authority.issue(dns_name("localhost")).write(directory.path());
         std::fs::write(directory.path().join("clients.pem"), authority.0.pem()).unwrap();
         let text = format!(
             r#"
@@ -72,14 +72,14 @@ tls = "none"
     }
 
     /// A client at each of the two doors.
-    async fn connect_both(&self, connector: &TlsConnector) -> io::Result<[Client; 2]> {
-        let plain = Client::connect(self.daemon.smtp_addresses()[0]).await?;
+    async fn connect_both(&self, connector: &TlsConnector) -> io::Result<[SmtpClient; 2]> {
+        let plain = SmtpClient::connect(self.daemon.smtp_addresses()[0]).await?;
         let first = plain.start_tls(connector).await?;
-        Ok([first, Client::connect_secured(self.implicit(), connector).await?])
+        Ok([first, SmtpClient::connect_tls(self.implicit(), connector).await?])
     }
 
     /// The user that a message came from.
-    async fn submitting_user(&self, client: &mut Client) -> Option<String> {
+    async fn submitting_user(&self, client: &mut SmtpClient) -> Option<String> {
         let id = client.submit("a@example.com", &["b@example.net"], "A: b\r\n\r\n").await.unwrap();
         let id = id.parse().unwrap();
         testkit::eventually("the ledger knows it", || self.daemon.store().load_message(id).unwrap())
@@ -90,12 +90,12 @@ tls = "none"
 
 #[tokio::test]
 async fn client_certificate_authenticates() {
-    let (authority, sink) = (Authority::generate(), Sink::start().await);
+    let (authority, sink) = (TestCa::generate(), SmtpSink::start().await);
     let (named, mailed, marked, unknown) = (
-        authority.certify(dns("shop.example.com")),
-        authority.certify(SanType::Rfc822Name("till@example.com".try_into().unwrap())),
-        authority.certify(dns("some.example.com")),
-        authority.certify(dns("other.example.com")),
+        authority.issue(dns_name("shop.example.com")),
+        authority.issue(SanType::Rfc822Name("till@example.com".try_into().unwrap())),
+        authority.issue(dns_name("some.example.com")),
+        authority.issue(dns_name("other.example.com")),
     );
     let users = format!(
         "[[user]]\nname = \"shop\"\ncertificates = [\"Shop.example.com\"]\n\
@@ -111,12 +111,12 @@ async fn client_certificate_authenticates() {
         for _ in 0..2 {
             for mut client in house.connect_both(&connector).await.unwrap() {
                 assert_eq!(house.submitting_user(&mut client).await.as_deref(), Some(user), "without AUTH");
-                assert_eq!(client.ask("AUTH EXTERNAL =").await.unwrap().0, 235);
+                assert_eq!(client.command("AUTH EXTERNAL =").await.unwrap().0, 235);
                 assert_eq!(house.submitting_user(&mut client).await.as_deref(), Some(user));
             }
         }
         for mut client in house.connect_both(&connector).await.unwrap() {
-            assert_eq!(client.ask(&format!("AUTH PLAIN {password}")).await.unwrap().0, 235);
+            assert_eq!(client.command(&format!("AUTH PLAIN {password}")).await.unwrap().0, 235);
             assert_eq!(
                 house.submitting_user(&mut client).await.as_deref(),
                 Some(USER),
@@ -126,9 +126,9 @@ async fn client_certificate_authenticates() {
     }
     for identity in [None, Some(&unknown)] {
         for mut client in house.connect_both(&authority.connector(identity)).await.unwrap() {
-            assert_eq!(client.ask("AUTH EXTERNAL =").await.unwrap().0, 504);
-            assert_eq!(client.ask("MAIL FROM:<a@example.com>").await.unwrap().0, 530);
-            assert_eq!(client.ask(&format!("AUTH PLAIN {password}")).await.unwrap().0, 235);
+            assert_eq!(client.command("AUTH EXTERNAL =").await.unwrap().0, 504);
+            assert_eq!(client.command("MAIL FROM:<a@example.com>").await.unwrap().0, 530);
+            assert_eq!(client.command(&format!("AUTH PLAIN {password}")).await.unwrap().0, 235);
             assert_eq!(house.submitting_user(&mut client).await.as_deref(), Some(USER));
         }
     }
@@ -136,10 +136,10 @@ async fn client_certificate_authenticates() {
 
 #[tokio::test]
 async fn rejects_client_certificate_of_other_ca() {
-    let (authority, stranger, sink) = (Authority::generate(), Authority::generate(), Sink::start().await);
+    let (authority, stranger, sink) = (TestCa::generate(), TestCa::generate(), SmtpSink::start().await);
     let users = "[[user]]\nname = \"shop\"\ncertificates = [\"shop.example.com\"]\n";
     let house = TlsTestRelay::start(&authority, &sink, users, Clock::System).await;
-    let forged = stranger.certify(dns("shop.example.com"));
+    let forged = stranger.issue(dns_name("shop.example.com"));
     assert!(house.connect_both(&authority.connector(Some(&forged))).await.is_err());
     assert!(house.connect_both(&authority.connector(None)).await.is_ok());
 }
@@ -157,12 +157,12 @@ async fn peer_certificate(
 
 #[tokio::test]
 async fn uses_new_certificate_for_new_connections_and_ignores_bad_one() {
-    let (authority, sink) = (Authority::generate(), Sink::start().await);
+    let (authority, sink) = (TestCa::generate(), SmtpSink::start().await);
     let mut house = TlsTestRelay::start(&authority, &sink, "", Clock::System).await;
     let trust = || authority.connector(None);
     let before = peer_certificate(house.implicit(), &trust()).await.unwrap();
     let mut sessions = house.connect_both(&trust()).await.unwrap();
-    let fresh = authority.certify(dns("localhost"));
+    let fresh = authority.issue(dns_name("localhost"));
     fresh.write(house.directory.path());
     house.daemon.reload(house.daemon.config().clone()).unwrap();
     assert_ne!(before, fresh.certificate);
@@ -174,28 +174,28 @@ async fn uses_new_certificate_for_new_connections_and_ignores_bad_one() {
     assert_eq!(peer_certificate(house.implicit(), &trust()).await.unwrap(), fresh.certificate);
     let password = BASE64_STANDARD.encode(format!("\0{USER}\0{PASSWORD}"));
     for session in &mut sessions {
-        assert_eq!(session.ask(&format!("AUTH PLAIN {password}")).await.unwrap().0, 235, "it goes on");
+        assert_eq!(session.command(&format!("AUTH PLAIN {password}")).await.unwrap().0, 235, "it goes on");
         assert_eq!(house.submitting_user(session).await.as_deref(), Some(USER));
     }
 }
 
 #[tokio::test]
 async fn reload_uses_new_certificate() {
-    let sink = Sink::start().await;
-    let mut process = Process::new(&sink);
+    let sink = SmtpSink::start().await;
+    let mut process = RelayProcess::new(&sink);
     process.start().await;
     let other = tempfile::tempdir().unwrap();
     let fresh = self_signed_files(other.path(), "localhost").unwrap();
     let trust = mailtrail_net::tls::build_connector(Some(&fresh.certificate)).unwrap();
-    assert!(Client::log_in(process.address(0), &trust).await.is_err());
+    assert!(SmtpClient::log_in(process.address(0), &trust).await.is_err());
     for name in ["relay.pem", "relay.key"] {
-        std::fs::copy(other.path().join(name), process.data().join("tls").join(name)).unwrap();
+        std::fs::copy(other.path().join(name), process.data_dir().join("tls").join(name)).unwrap();
     }
-    process.hang_up().await;
+    process.send_sighup().await;
     let started = std::time::Instant::now();
-    while Client::log_in(process.address(0), &trust).await.is_err() {
+    while SmtpClient::log_in(process.address(0), &trust).await.is_err() {
         // Well within the minute after which it would look by itself.
-        assert!(started.elapsed() < testkit::PATIENCE);
+        assert!(started.elapsed() < testkit::WAIT_TIMEOUT);
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
 }
@@ -206,7 +206,7 @@ async fn exports_and_logs_certificate_expiry() {
     let _logging = log.install();
     let recorder = PrometheusBuilder::new().build_recorder();
     let (metrics, _counting) = (recorder.handle(), metrics::set_default_local_recorder(&recorder));
-    let (authority, sink) = (Authority::generate(), Sink::start().await);
+    let (authority, sink) = (TestCa::generate(), SmtpSink::start().await);
     let before = Timestamp::from_secs(EXPIRY_SECONDS - 12 * 86_400 - 3600);
     let house = TlsTestRelay::start(&authority, &sink, "", Clock::tokio_time(before)).await;
     let path = house.directory.path().join("relay.pem").display().to_string();
@@ -226,7 +226,7 @@ const EXPIRY_SECONDS: u64 = 1_798_848_000;
 
 #[tokio::test]
 async fn rejects_versions_below_tls_1_2() {
-    let (authority, sink) = (Authority::generate(), Sink::start().await);
+    let (authority, sink) = (TestCa::generate(), SmtpSink::start().await);
     let house = TlsTestRelay::start(&authority, &sink, "", Clock::System).await;
     for (minor, expected) in
         [(1, PROTOCOL_VERSION_ALERT), (2, PROTOCOL_VERSION_ALERT), (3, SERVER_HELLO_RECORD)]

@@ -9,14 +9,14 @@ use mailtrail_sandbox::{
 use mailtrail_trail::ContactHintKind;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
-use testkit::mock_http::{Act, Server};
-use testkit::webhook_harness::{SENT, START, Scene};
+use testkit::mock_http::{HttpAction, MockHttpServer};
+use testkit::webhook_harness::{SENT_ID, START_SECONDS, WebhookHarness};
 
 #[tokio::test]
 async fn contact_hints_arrive_without_changing_messages() {
     let source = "\n[[source]]\nname = \"campaigns\"\nkind = \"activecampaign\"\nsecret = \"the-secret-of-the-campaigns\"\n";
-    let relay = Scene::at(START, "plain", source).await;
-    relay.accept(SENT, &["ada@example.net"]).await;
+    let relay = WebhookHarness::start_at(START_SECONDS, "plain", source).await;
+    relay.store_message(SENT_ID, &["ada@example.net"]).await;
     let (sandbox, _directory) = start_sandbox(ProviderProfile::Brevo).await;
     sandbox.set_contact_webhook_url(relay.url("webhooks/campaigns/the-secret-of-the-campaigns"));
     for event in ContactEvent::ALL {
@@ -55,11 +55,11 @@ async fn contact_hints_arrive_without_changing_messages() {
 
 #[tokio::test]
 async fn sends_each_hint_once_and_stops_after_410() {
-    let server = Server::start(|number, _| match number {
-        1 => Act::Answer(503, String::new()),
-        2 => Act::Close,
-        3 => Act::Answer(200, String::new()),
-        _ => Act::Answer(410, String::new()),
+    let server = MockHttpServer::start(|number, _| match number {
+        1 => HttpAction::Respond(503, String::new()),
+        2 => HttpAction::Close,
+        3 => HttpAction::Respond(200, String::new()),
+        _ => HttpAction::Respond(410, String::new()),
     });
     let server = server.await;
     let (sandbox, _directory) = start_sandbox(ProviderProfile::Mailgun).await;
@@ -88,7 +88,7 @@ async fn sends_each_hint_once_and_stops_after_410() {
 
 #[tokio::test]
 async fn control_api_sends_contact_events() {
-    let server = Server::start(|_, _| Act::Answer(200, String::new())).await;
+    let server = MockHttpServer::start(|_, _| HttpAction::Respond(200, String::new())).await;
     for face in [ProviderProfile::Mailgun, ProviderProfile::Brevo] {
         let (sandbox, _directory) = start_sandbox(face).await;
         let bounce = json!({ "event": "bounce", "email": "ada@example.net" });

@@ -4,7 +4,7 @@ use mailtrail_trail::{EventKind, MarkKind, RecipientState, TrailSource};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 use testkit::log_capture::LogCapture;
-use testkit::webhook_harness::{SENT, START, Scene, mark, on_a_full_disk};
+use testkit::webhook_harness::{SENT_ID, START_SECONDS, WebhookHarness, is_full_disk_child, mark_kind};
 use tracing::Level;
 
 #[tokio::test]
@@ -15,7 +15,10 @@ async fn applies_every_recorded_event() {
         let scene = start_brevo_relay().await;
         let hidden = expected["recipient"] == "";
         scene
-            .accept(SENT, if hidden { &["ada@example.net"] } else { &["ada@example.net", "bob@example.org"] })
+            .store_message(
+                SENT_ID,
+                if hidden { &["ada@example.net"] } else { &["ada@example.net", "bob@example.org"] },
+            )
             .await;
         for _ in 0..2 {
             assert_eq!(
@@ -28,11 +31,11 @@ async fn applies_every_recorded_event() {
         // An error is the sender's, and no bounce of the recipient's address.
         let kind = if file == "error.json" { "rejected" } else { expected["kind"].as_str().unwrap() };
         let marks = scene.marks();
-        assert_eq!(marks[0], if ours { vec![(mark(kind), 1)] } else { Vec::new() }, "{file}");
+        assert_eq!(marks[0], if ours { vec![(mark_kind(kind), 1)] } else { Vec::new() }, "{file}");
         assert!(marks[1..].iter().all(Vec::is_empty), "{file}");
         if ours {
             let fact = scene
-                .trail(SENT)
+                .load_trail(SENT_ID)
                 .events
                 .into_iter()
                 .find(|fact| fact.source == TrailSource::Webhook)
@@ -53,11 +56,11 @@ async fn records_block_reason_and_server_reply() {
         ("error.json", "error", None, None, RecipientState::Failed),
     ] {
         let scene = start_brevo_relay().await;
-        scene.accept(SENT, &["ada@example.net"]).await;
+        scene.store_message(SENT_ID, &["ada@example.net"]).await;
         // It went out before: what waits stays as it is.
         let upstream = mailtrail_trail::AttemptOutcome {
-            id: SENT.parse().unwrap(),
-            at: mailtrail_mail::Timestamp::from_secs(START),
+            id: SENT_ID.parse().unwrap(),
+            at: mailtrail_mail::Timestamp::from_secs(START_SECONDS),
             upstream: "up".into(),
             results: vec![mailtrail_trail::RecipientResult {
                 recipients: vec![0],
@@ -68,7 +71,7 @@ async fn records_block_reason_and_server_reply() {
         };
         scene.daemon.store().record_attempt_outcome(upstream).await.unwrap();
         assert_eq!(scene.post_with("webhooks/up", BEARER_HEADER, read_fixture(file)).await, 200, "{file}");
-        let ada = &scene.recipients(SENT)[0];
+        let ada = &scene.recipients(SENT_ID)[0];
         let words = &ada.reported_failure.as_ref().unwrap().diagnostic;
         let said = (words.name.as_str(), words.code, words.enhanced_status.as_deref());
         assert_eq!((said, ada.state()), ((name, code, enhanced), state), "{file}");
@@ -80,7 +83,7 @@ async fn splits_batch_into_events_with_their_raw_form() {
     let batch: Vec<Value> = serde_json::from_slice(&read_fixture("batched_array.json")).unwrap();
     for wrapped in [json!(batch), json!({"items": batch}), json!({"events": batch, "more": 1})] {
         let scene = start_brevo_relay().await;
-        scene.accept(SENT, &["ada@example.net", "bob@example.org"]).await;
+        scene.store_message(SENT_ID, &["ada@example.net", "bob@example.org"]).await;
         for body in
             [wrapped.to_string(), wrapped.to_string(), json!([batch[2]]).to_string(), batch[0].to_string()]
         {
@@ -92,15 +95,16 @@ async fn splits_batch_into_events_with_their_raw_form() {
             [(MarkKind::Person(EventKind::Delivered), 1), (MarkKind::Person(EventKind::Opened), 1)]
         );
         assert_eq!(*bob, [(MarkKind::Person(EventKind::Bounced), 1)]);
-        assert!(batch.iter().all(|event| scene.keeps(event.to_string().as_bytes())));
-        assert!(!scene.keeps(wrapped.to_string().as_bytes()));
+        assert!(batch.iter().all(|event| scene.journal_contains(event.to_string().as_bytes())));
+        assert!(!scene.journal_contains(wrapped.to_string().as_bytes()));
     }
 }
 
 #[tokio::test]
 async fn accepts_each_configured_authentication_and_no_other() {
     let examples: Value = serde_json::from_slice(&read_fixture("auth_examples.json")).unwrap();
-    let scene = |keys: &'static str| async move { Scene::at(START, "brevo", keys).await };
+    let scene =
+        |keys: &'static str| async move { WebhookHarness::start_at(START_SECONDS, "brevo", keys).await };
     for (way, keys) in [
         ("bearer", "webhook_token = [\"other\", \"test-webhook-secret\"]\n"),
         (
@@ -157,10 +161,10 @@ async fn event_without_address_matches_sole_recipient_only() {
         }
         event.to_string().into_bytes()
     };
-    for tracking in [None, Some(SENT)] {
+    for tracking in [None, Some(SENT_ID)] {
         for recipients in [&["ada@example.net"][..], &["ada@example.net", "bob@example.org"]] {
             let scene = start_brevo_relay().await;
-            scene.accept(SENT, recipients).await;
+            scene.store_message(SENT_ID, recipients).await;
             assert_eq!(scene.post_with("webhooks/up", BEARER_HEADER, opened(tracking)).await, 200);
             let expected = match recipients {
                 [_] => vec![vec![(MarkKind::Automated(EventKind::Opened), 1)]],
@@ -176,7 +180,7 @@ async fn accepts_undecodable_body_as_dead_letter() {
     let log = LogCapture::default();
     let _listening = log.install_at(Level::TRACE);
     let scene = start_brevo_relay().await;
-    scene.accept(SENT, &["ada@example.net"]).await;
+    scene.store_message(SENT_ID, &["ada@example.net"]).await;
     let deep = format!("[{}1{}]", "[".repeat(100_000), "]".repeat(100_000));
     let many = format!("[{}1]", "1,".repeat(100_000));
     let odd = ["", "event=click", "null", "7", "[]", "[1, {}]", "{\"event\": 5}", &deep, &many];
@@ -216,7 +220,7 @@ async fn bad_event_in_batch_does_not_affect_others() {
     {
         for (number, bad) in bad.iter().enumerate() {
             let scene = start_brevo_relay().await;
-            scene.accept(SENT, &["ada@example.net", "bob@example.org", "eve@example.org"]).await;
+            scene.store_message(SENT_ID, &["ada@example.net", "bob@example.org", "eve@example.org"]).await;
             let [ada, bob, eve] = [
                 event("ada@example.net", br"\ud83d"),
                 event("bob@example.org", b"M\xfcller\x01"),
@@ -227,11 +231,11 @@ async fn bad_event_in_batch_does_not_affect_others() {
             assert_eq!(scene.post_with("webhooks/up", BEARER_HEADER, body).await, 200);
             assert_eq!(scene.marks(), vec![[(MarkKind::Person(EventKind::Delivered), 1)]; 3], "{number}");
             assert_eq!(scene.daemon.store().count_unmatched().unwrap(), (0, 1), "{number}");
-            assert!(scene.keeps(bad) && scene.keeps(&bob), "{number}");
+            assert!(scene.journal_contains(bad) && scene.journal_contains(&bob), "{number}");
         }
     }
     let scene = start_brevo_relay().await;
-    scene.accept(SENT, &["ada@example.net"]).await;
+    scene.store_message(SENT_ID, &["ada@example.net"]).await;
     let marked = [b"\xef\xbb\xbf", &event("ada@example.net", b"\xff")[..]].concat();
     assert_eq!(scene.post_with("webhooks/up", BEARER_HEADER, marked).await, 200);
     assert_eq!(scene.marks(), vec![[(MarkKind::Person(EventKind::Delivered), 1)]]);
@@ -239,17 +243,17 @@ async fn bad_event_in_batch_does_not_affect_others() {
 
 #[tokio::test]
 async fn requests_retry_only_when_event_cannot_be_stored() {
-    if !on_a_full_disk(module_path!(), "requests_retry_only_when_event_cannot_be_stored") {
+    if !is_full_disk_child(module_path!(), "requests_retry_only_when_event_cannot_be_stored") {
         return;
     }
     let scene = start_brevo_relay().await;
-    scene.accept(SENT, &["ada@example.net"]).await;
+    scene.store_message(SENT_ID, &["ada@example.net"]).await;
     let mut delivered: Value = serde_json::from_slice(&read_fixture("delivered.json")).unwrap();
     delivered["padding"] = json!("x".repeat(700_000));
     let batch = |number: u64| {
         let events = (0..2).map(|event| {
             let mut delivered = delivered.clone();
-            delivered["ts_epoch"] = json!((START + 2 * number + event) * 1000);
+            delivered["ts_epoch"] = json!((START_SECONDS + 2 * number + event) * 1000);
             delivered
         });
         Value::from_iter(events).to_string().into_bytes()
@@ -264,11 +268,11 @@ async fn requests_retry_only_when_event_cannot_be_stored() {
         }
     }
     assert_eq!(answers, [200, 200, 429, 200, 200]);
-    assert_eq!(scene.recipients(SENT)[0].marks.get(EventKind::Delivered).unwrap().count, 8);
+    assert_eq!(scene.recipients(SENT_ID)[0].marks.get(EventKind::Delivered).unwrap().count, 8);
 }
 
-async fn start_brevo_relay() -> Scene {
-    Scene::at(START, "brevo", "webhook_token = \"test-webhook-secret\"\n").await
+async fn start_brevo_relay() -> WebhookHarness {
+    WebhookHarness::start_at(START_SECONDS, "brevo", "webhook_token = \"test-webhook-secret\"\n").await
 }
 
 fn read_fixture(file: &str) -> Vec<u8> {

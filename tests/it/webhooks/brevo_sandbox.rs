@@ -20,7 +20,7 @@ use std::path::Path;
 use std::time::Duration;
 use testkit::eventually;
 use testkit::log_capture::LogCapture;
-use testkit::mock_http::{Act, Server};
+use testkit::mock_http::{HttpAction, MockHttpServer};
 use testkit::webhook_harness;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -234,7 +234,7 @@ async fn sends_basic_auth_from_webhook_url() {
 
 #[tokio::test]
 async fn retries_event_that_cannot_be_stored() {
-    if !webhook_harness::on_a_full_disk(module_path!(), "retries_event_that_cannot_be_stored") {
+    if !webhook_harness::is_full_disk_child(module_path!(), "retries_event_that_cannot_be_stored") {
         return;
     }
     let scene = BrevoSandboxRelay::new(Clock::System, WEBHOOK_KEYS).await;
@@ -260,7 +260,7 @@ async fn retries_event_that_cannot_be_stored() {
 #[tokio::test]
 async fn retries_only_after_429_and_no_response() {
     for status in [400, 401, 404, 406, 410, 413, 500, 503] {
-        let hook = Server::start(move |_, _| Act::Answer(status, String::new())).await;
+        let hook = MockHttpServer::start(move |_, _| HttpAction::Respond(status, String::new())).await;
         let (sandbox, _directory) = start_sandbox(Clock::System, 0.0).await;
         sandbox.set_webhook_url(format!("http://{}/hook", hook.address));
         submit_to_sandbox(&sandbox, "a@example.net").await;
@@ -269,10 +269,10 @@ async fn retries_only_after_429_and_no_response() {
         assert_eq!(hook.count(), 2, "{status}");
     }
     for silent in [false, true] {
-        let hook = Server::start(move |number, _| match (number, silent) {
-            (1, true) => Act::Close,
-            (1, false) => Act::Answer(429, String::new()),
-            _ => Act::Answer(200, String::new()),
+        let hook = MockHttpServer::start(move |number, _| match (number, silent) {
+            (1, true) => HttpAction::Close,
+            (1, false) => HttpAction::Respond(429, String::new()),
+            _ => HttpAction::Respond(200, String::new()),
         });
         let hook = hook.await;
         let (sandbox, _directory) = start_sandbox(Clock::System, 1e-5).await;
@@ -286,7 +286,7 @@ async fn retries_only_after_429_and_no_response() {
         let first = bodies.iter().filter(|body| **body == bodies[0]).count();
         assert_eq!((first, sandbox.counters().rejected_events), (2, 0));
     }
-    let hook = Server::start(|_, _| Act::Answer(429, String::new())).await;
+    let hook = MockHttpServer::start(|_, _| HttpAction::Respond(429, String::new())).await;
     let (sandbox, _directory) = start_sandbox(Clock::System, 0.0).await;
     sandbox.set_webhook_url(format!("http://{}/hook", hook.address));
     submit_to_sandbox(&sandbox, "a@example.net").await;

@@ -2,19 +2,21 @@
 
 use mailtrail_trail::{EventKind, MarkKind, TrailSource};
 use std::path::Path;
-use testkit::mock_http::{Act, Server};
-use testkit::webhook_harness::{SENT, START, Scene, until};
+use testkit::mock_http::{HttpAction, MockHttpServer};
+use testkit::webhook_harness::{SENT_ID, START_SECONDS, WebhookHarness, wait_until};
 
 #[tokio::test]
 async fn webhook_and_poll_of_same_event_count_once() {
-    let server = Server::start(|_, _| Act::Answer(200, read_fixture("api_statistics_events.json"))).await;
+    let server =
+        MockHttpServer::start(|_, _| HttpAction::Respond(200, read_fixture("api_statistics_events.json")))
+            .await;
     let keys = format!(
         "webhook_token = \"test-webhook-secret\"\napi_key = \"xkeysib-1\"\napi_base_url = \"http://{}\"\n",
         server.address
     );
     let scene = || async {
-        let scene = Scene::at(START + 600, "brevo", &keys).await;
-        scene.accept(SENT, &["ada@example.net", "bob@example.org"]).await;
+        let scene = WebhookHarness::start_at(START_SECONDS + 600, "brevo", &keys).await;
+        scene.store_message(SENT_ID, &["ada@example.net", "bob@example.org"]).await;
         scene
     };
     let webhook_first = async {
@@ -40,20 +42,20 @@ async fn webhook_and_poll_of_same_event_count_once() {
     );
 }
 
-async fn post_delivered(scene: &Scene) {
+async fn post_delivered(scene: &WebhookHarness) {
     let body = read_fixture("delivered.json").into_bytes();
     assert_eq!(scene.post_with("webhooks/up", BEARER_HEADER, body).await, 200);
 }
 
-async fn wait_polled(scene: &Scene) {
-    until("the poll", || scene.daemon.store().poll_cursor("up").unwrap().is_some()).await;
+async fn wait_polled(scene: &WebhookHarness) {
+    wait_until("the poll", || scene.daemon.store().poll_cursor("up").unwrap().is_some()).await;
 }
 
 /// What was reported of both recipients, and how it came.
-fn mark_sources(scene: &Scene) -> Vec<(EventKind, TrailSource)> {
+fn mark_sources(scene: &WebhookHarness) -> Vec<(EventKind, TrailSource)> {
     let (delivered, bounced) = (MarkKind::Person(EventKind::Delivered), MarkKind::Person(EventKind::Bounced));
     assert_eq!(scene.marks(), [[(delivered, 1)], [(bounced, 1)]]);
-    let reported = scene.trail(SENT).events.into_iter().filter_map(|fact| match fact.kind {
+    let reported = scene.load_trail(SENT_ID).events.into_iter().filter_map(|fact| match fact.kind {
         mailtrail_trail::TrailEventKind::EventReceived(kind) => Some((kind, fact.source)),
         _ => None,
     });

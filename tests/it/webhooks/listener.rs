@@ -5,7 +5,7 @@ use mailtrail_mail::Secret;
 use mailtrail_trail::provider::{generic, mailgun};
 use serde_json::json;
 use testkit::log_capture::LogCapture;
-use testkit::webhook_harness::{START, Scene};
+use testkit::webhook_harness::{START_SECONDS, WebhookHarness};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tracing::Level;
@@ -227,7 +227,7 @@ async fn stores_every_event_of_a_burst() {
         });
         assert!(join_all(posts).await.iter().all(|answer| *answer == 200));
     }
-    assert!((0..2000).all(|number| scene.keeps(format!("\"id\":\"{number}\"").as_bytes())));
+    assert!((0..2000).all(|number| scene.journal_contains(format!("\"id\":\"{number}\"").as_bytes())));
 }
 
 #[tokio::test]
@@ -241,7 +241,7 @@ async fn stop_answers_requests_in_progress() {
     stream.write_all(first).await.unwrap();
     // It has begun when the one behind it is answered.
     assert_eq!(scene.post(signed_event("up", "2").1).await, 200);
-    let Scene { daemon, .. } = scene;
+    let WebhookHarness { daemon, .. } = scene;
     let stopped = tokio::spawn(daemon.stop());
     stream.write_all(rest).await.unwrap();
     assert_eq!(send_request(&mut stream, "").await, 200);
@@ -250,7 +250,7 @@ async fn stop_answers_requests_in_progress() {
 }
 
 /// Mailgun is upstream, and everybody else reports beside it.
-async fn start_with_all_sources(http: &str) -> Scene {
+async fn start_with_all_sources(http: &str) -> WebhookHarness {
     let more = format!(
         "webhook_signing_key = \"key\"\n\n\
          [[upstream]]\nname = \"brevo\"\nprovider = \"brevo\"\nhost = \"127.0.0.1\"\nport = 1\ntls = \"none\"\n\
@@ -258,18 +258,18 @@ async fn start_with_all_sources(http: &str) -> Scene {
          [[source]]\nname = \"other\"\nkind = \"generic\"\nsecret = \"the-secret-of-the-other-one\"\n\
          [[source]]\nname = \"campaigns\"\nkind = \"activecampaign\"\nsecret = \"the-secret-of-the-campaigns\"\n{http}"
     );
-    Scene::at(START, "mailgun", &more).await
+    WebhookHarness::start_at(START_SECONDS, "mailgun", &more).await
 }
 
 type HeaderFields = Vec<(&'static str, String)>;
 
 /// An event of that number, as the source signs it.
 fn signed_event(source: &str, number: &str) -> (HeaderFields, Vec<u8>) {
-    let at = START.to_string();
+    let at = START_SECONDS.to_string();
     if source == "up" {
         let signature = mailgun::sign_webhook(&Secret::new("key"), &at, number);
         let signature = json!({"timestamp": at, "token": number, "signature": signature});
-        let data = json!({"event": "delivered", "id": number, "timestamp": START});
+        let data = json!({"event": "delivered", "id": number, "timestamp": START_SECONDS});
         return (Vec::new(), json!({"signature": signature, "event-data": data}).to_string().into_bytes());
     }
     let body = json!({"event": "delivered"}).to_string().into_bytes();
@@ -278,7 +278,7 @@ fn signed_event(source: &str, number: &str) -> (HeaderFields, Vec<u8>) {
     (vec![("webhook-id", number.to_owned()), ("webhook-timestamp", at), ("webhook-signature", made)], body)
 }
 
-async fn connect_http(scene: &Scene) -> TcpStream {
+async fn connect_http(scene: &WebhookHarness) -> TcpStream {
     TcpStream::connect(scene.daemon.http_address().unwrap()).await.unwrap()
 }
 

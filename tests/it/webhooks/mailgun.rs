@@ -5,27 +5,29 @@ use mailtrail_trail::provider::mailgun;
 use mailtrail_trail::{EventKind, RecipientState, TrailSource};
 use serde_json::{Map, Value, json};
 use std::path::Path;
-use testkit::webhook_harness::{SENT, START, Scene, mark, on_a_full_disk, until};
+use testkit::webhook_harness::{
+    SENT_ID, START_SECONDS, WebhookHarness, is_full_disk_child, mark_kind, wait_until,
+};
 
 #[tokio::test]
 async fn answers_and_applies_every_recorded_body() {
     let expectations: Map<String, Value> = serde_json::from_slice(&read_fixture("expected.json")).unwrap();
     let mut joined = 0;
     for (file, expected) in &expectations {
-        let signed = expected["signature_timestamp"].as_u64().unwrap_or(START);
+        let signed = expected["signature_timestamp"].as_u64().unwrap_or(START_SECONDS);
         let late = if file.contains("8h_late") { 8 * 3600 } else { 30 };
         let scene = start_mailgun_relay_at(signed + late, SIGNING_KEY).await;
-        scene.accept(SENT, &["ada@example.net", "bob@example.org"]).await;
+        scene.store_message(SENT_ID, &["ada@example.net", "bob@example.org"]).await;
         let answer = scene.post(read_fixture(file)).await;
         let inbound = expected["kind"] == "inbound";
         // Forms have none there. A mail is no event: Mailgun is to keep it until it has a better place.
         let otherwise = if inbound { 503 } else { 200 };
         assert_eq!(u64::from(answer), expected["answer"].as_u64().unwrap_or(otherwise), "{file}");
         let ours = answer == 200 && !file.contains("foreign");
-        for recipient in scene.recipients(SENT) {
+        for recipient in scene.recipients(SENT_ID) {
             let marked: Vec<_> = recipient.marks.iter().map(|(kind, mark)| (*kind, mark.count)).collect();
             if ours && expected["recipient"] == recipient.address.as_str() {
-                assert_eq!(marked, [(mark(expected["kind"].as_str().unwrap()), 1)], "{file}");
+                assert_eq!(marked, [(mark_kind(expected["kind"].as_str().unwrap()), 1)], "{file}");
                 joined += 1;
             } else {
                 assert_eq!(marked, [], "{file}");
@@ -37,8 +39,8 @@ async fn answers_and_applies_every_recorded_body() {
 
 #[tokio::test]
 async fn accepts_duplicate_without_effect() {
-    let scene = start_mailgun_relay_at(START + 3600, SIGNING_KEY).await;
-    scene.accept(SENT, &["ada@example.net"]).await;
+    let scene = start_mailgun_relay_at(START_SECONDS + 3600, SIGNING_KEY).await;
+    scene.store_message(SENT_ID, &["ada@example.net"]).await;
     for file in [
         "webhook_delivered.json",
         "webhook_delivered.json",
@@ -52,52 +54,57 @@ async fn accepts_duplicate_without_effect() {
     let opened = read_fixture("webhook_opened.json");
     let at_once = futures_util::future::join_all((0..8).map(|_| scene.post(opened.clone()))).await;
     assert_eq!(at_once, [200; 8]);
-    let ada = &scene.recipients(SENT)[0];
+    let ada = &scene.recipients(SENT_ID)[0];
     let counts = [EventKind::Delivered, EventKind::Opened].map(|kind| ada.marks.get(kind).unwrap().count);
     assert_eq!((counts, ada.marks.iter().count(), ada.state()), ([1, 1], 2, RecipientState::Delivered));
-    let facts = scene.daemon.store().load_trail(SENT.parse().unwrap()).unwrap().unwrap().events;
+    let facts = scene.daemon.store().load_trail(SENT_ID.parse().unwrap()).unwrap().unwrap().events;
     assert_eq!(facts.iter().filter(|fact| fact.source == TrailSource::Webhook).count(), 2);
 }
 
 #[tokio::test]
 async fn accepts_late_retry_but_not_stale_signature() {
     for (age, answer) in [(8 * 3600, 200), (24 * 3600 - 60, 200), (24 * 3600 + 5, 406)] {
-        let scene = start_mailgun_relay_at(START + age, SIGNING_KEY).await;
+        let scene = start_mailgun_relay_at(START_SECONDS + age, SIGNING_KEY).await;
         assert_eq!(
-            scene.post(signed_webhook(SIGNING_KEY, START, "token", delivered_event("1"))).await,
+            scene.post(signed_webhook(SIGNING_KEY, START_SECONDS, "token", delivered_event("1"))).await,
             answer,
             "{age}"
         );
     }
     // Our own clock is wrong, maybe: worth a repetition.
-    let scene = start_mailgun_relay_at(START, SIGNING_KEY).await;
+    let scene = start_mailgun_relay_at(START_SECONDS, SIGNING_KEY).await;
     assert_eq!(
-        scene.post(signed_webhook(SIGNING_KEY, START + 3600, "token", delivered_event("1"))).await,
+        scene.post(signed_webhook(SIGNING_KEY, START_SECONDS + 3600, "token", delivered_event("1"))).await,
         503
     );
 }
 
 #[tokio::test]
 async fn accepts_both_signing_keys_during_rotation() {
-    let scene = start_mailgun_relay_at(START, "[\"old\", \"new\"]").await;
+    let scene = start_mailgun_relay_at(START_SECONDS, "[\"old\", \"new\"]").await;
     for (key, answer) in [("old", 200), ("new", 200), ("other", 406), ("", 406)] {
-        assert_eq!(scene.post(signed_webhook(key, START, key, delivered_event(key))).await, answer, "{key}");
+        assert_eq!(
+            scene.post(signed_webhook(key, START_SECONDS, key, delivered_event(key))).await,
+            answer,
+            "{key}"
+        );
     }
 }
 
 #[tokio::test]
 async fn unknown_source_and_oversized_body_are_rejected() {
-    let scene = start_mailgun_relay_at(START, SIGNING_KEY).await;
-    let good = signed_webhook(SIGNING_KEY, START, "token", delivered_event("1"));
+    let scene = start_mailgun_relay_at(START_SECONDS, SIGNING_KEY).await;
+    let good = signed_webhook(SIGNING_KEY, START_SECONDS, "token", delivered_event("1"));
     for path in ["webhooks/nobody", "webhooks/", "webhooks/up/x", "nothing", "webhooks/%ff"] {
         let status = scene.post_to(path, good.clone()).await;
         assert!(status == 404 || (path.contains("%ff") && status == 400), "{path}: {status}");
     }
     let padded = |length: usize| {
         let empty =
-            signed_webhook(SIGNING_KEY, START, "token", json!({"event": "delivered", "padding": ""})).len();
+            signed_webhook(SIGNING_KEY, START_SECONDS, "token", json!({"event": "delivered", "padding": ""}))
+                .len();
         let padding = "x".repeat(length - empty);
-        signed_webhook(SIGNING_KEY, START, "token", json!({"event": "delivered", "padding": padding}))
+        signed_webhook(SIGNING_KEY, START_SECONDS, "token", json!({"event": "delivered", "padding": padding}))
     };
     assert_eq!(scene.post(padded((1 << 20) + 1)).await, 413);
     assert_eq!(scene.post(vec![b'x'; 5 << 20]).await, 413);
@@ -112,8 +119,8 @@ async fn unknown_source_and_oversized_body_are_rejected() {
 
 #[tokio::test]
 async fn garbage_never_causes_server_error() {
-    let scene = start_mailgun_relay_at(START, SIGNING_KEY).await;
-    scene.accept(SENT, &["ada@example.net"]).await;
+    let scene = start_mailgun_relay_at(START_SECONDS, SIGNING_KEY).await;
+    scene.store_message(SENT_ID, &["ada@example.net"]).await;
     let mut random = fastrand::Rng::with_seed(3);
     let genuine = read_fixture("webhook_delivered.json");
     for round in 0..300 {
@@ -153,22 +160,26 @@ async fn garbage_never_causes_server_error() {
             let mut data = delivered_event("odd");
             data[field] = value;
             token += 1;
-            let status =
-                scene.post(signed_webhook(SIGNING_KEY, START, &token.to_string(), data.clone())).await;
+            let status = scene
+                .post(signed_webhook(SIGNING_KEY, START_SECONDS, &token.to_string(), data.clone()))
+                .await;
             assert_eq!(status, 200, "{field}: {:.80}", data[field].to_string());
         }
     }
-    let nested = signed_webhook(SIGNING_KEY, START, "nested", json!({"event": "PLACE"}));
+    let nested = signed_webhook(SIGNING_KEY, START_SECONDS, "nested", json!({"event": "PLACE"}));
     let nested = String::from_utf8(nested).unwrap().replace("\"PLACE\"", &deep("[", "]"));
     // Signed, so it is put aside.
     assert_eq!(scene.post(nested.into_bytes()).await, 200);
-    assert_eq!(scene.post(signed_webhook(SIGNING_KEY, START, "last", delivered_event("last"))).await, 200);
+    assert_eq!(
+        scene.post(signed_webhook(SIGNING_KEY, START_SECONDS, "last", delivered_event("last"))).await,
+        200
+    );
 }
 
 #[tokio::test]
 async fn decodes_multipart_form() {
-    let scene = start_mailgun_relay_at(START, SIGNING_KEY).await;
-    scene.accept(SENT, &["ada@example.net"]).await;
+    let scene = start_mailgun_relay_at(START_SECONDS, SIGNING_KEY).await;
+    scene.store_message(SENT_ID, &["ada@example.net"]).await;
     let form = mailtrail_trail::provider::Form::parse(&read_fixture("legacy_bounced.form")).unwrap();
     let part = |name: &str, value: &str| {
         format!("--x-1\r\nContent-Disposition: form-data; {name}\r\n\r\n{value}\r\n")
@@ -180,8 +191,8 @@ async fn decodes_multipart_form() {
     assert_eq!(scene.post(body.clone().into_bytes()).await, 200);
     assert_eq!(scene.post(body.into_bytes()).await, 200);
     // Our own attempt ends when it likes.
-    until("its end", || scene.recipients(SENT)[0].state() == RecipientState::Bounced).await;
-    let ada = &scene.recipients(SENT)[0];
+    wait_until("its end", || scene.recipients(SENT_ID)[0].state() == RecipientState::Bounced).await;
+    let ada = &scene.recipients(SENT_ID)[0];
     assert_eq!(ada.marks.get(EventKind::Bounced).unwrap().count, 1);
     let words = &ada.reported_failure.as_ref().unwrap().diagnostic;
     assert_eq!((words.code, words.enhanced_status.as_deref()), (Some(550), Some("5.1.1")));
@@ -190,9 +201,10 @@ async fn decodes_multipart_form() {
 
 #[tokio::test]
 async fn signed_body_without_event_becomes_dead_letter() {
-    let scene = start_mailgun_relay_at(START, SIGNING_KEY).await;
+    let scene = start_mailgun_relay_at(START_SECONDS, SIGNING_KEY).await;
     let mut body: Value =
-        serde_json::from_slice(&signed_webhook(SIGNING_KEY, START, "token", delivered_event("1"))).unwrap();
+        serde_json::from_slice(&signed_webhook(SIGNING_KEY, START_SECONDS, "token", delivered_event("1")))
+            .unwrap();
     let genuine = body.to_string().into_bytes();
     body["event-data"] = json!([]);
     for _ in 0..2 {
@@ -206,12 +218,12 @@ async fn signed_body_without_event_becomes_dead_letter() {
 /// Its signature fits: whatever is odd about the rest, it is read as far as it can be, and nothing of it is lost.
 #[tokio::test]
 async fn signed_webhook_is_decoded_leniently_or_dead_lettered() {
-    let scene = start_mailgun_relay_at(START, SIGNING_KEY).await;
-    scene.accept(SENT, &["ada@example.net"]).await;
+    let scene = start_mailgun_relay_at(START_SECONDS, SIGNING_KEY).await;
+    scene.store_message(SENT_ID, &["ada@example.net"]).await;
     let plain = |token: &str| {
         let mut data = delivered_event(token);
         data["delivery-status"] = json!({"message": "PLACE"});
-        String::from_utf8(signed_webhook(SIGNING_KEY, START, token, data)).unwrap()
+        String::from_utf8(signed_webhook(SIGNING_KEY, START_SECONDS, token, data)).unwrap()
     };
     let with = |token: &str, text: &[u8]| {
         let body = plain(token);
@@ -235,7 +247,8 @@ async fn signed_webhook_is_decoded_leniently_or_dead_lettered() {
     ];
     for (number, body) in good.iter().enumerate() {
         assert_eq!(scene.post(body.clone()).await, 200, "{}", String::from_utf8_lossy(body));
-        let marks = scene.recipients(SENT)[0].marks.get(EventKind::Delivered).map(|mark| mark.count as usize);
+        let marks =
+            scene.recipients(SENT_ID)[0].marks.get(EventKind::Delivered).map(|mark| mark.count as usize);
         assert_eq!(marks, Some(number + 1), "{}", String::from_utf8_lossy(body));
         assert_eq!(scene.post(body.clone()).await, 200, "once more");
     }
@@ -256,7 +269,7 @@ async fn signed_webhook_is_decoded_leniently_or_dead_lettered() {
                 "{body:.300}"
             );
         }
-        assert!(scene.keeps(body.as_bytes()), "{body:.300}");
+        assert!(scene.journal_contains(body.as_bytes()), "{body:.300}");
     }
     // Somebody else's are refused as before.
     for body in &unreadable {
@@ -280,13 +293,13 @@ async fn correlates_event_with_any_recipient_spelling() {
         ("ada+tag@example.net", "a.da@example.org"),
         ("ada+j\u{f6}rg@example.net", "ada+j\u{fffd}rg@example.net"),
     ] {
-        let scene = start_mailgun_relay_at(START, SIGNING_KEY).await;
-        scene.accept(SENT, &[sent_to]).await;
+        let scene = start_mailgun_relay_at(START_SECONDS, SIGNING_KEY).await;
+        scene.store_message(SENT_ID, &[sent_to]).await;
         let mut data = delivered_event("1");
         data["recipient"] = json!(reported);
-        assert_eq!(scene.post(signed_webhook(SIGNING_KEY, START, "1", data.clone())).await, 200);
+        assert_eq!(scene.post(signed_webhook(SIGNING_KEY, START_SECONDS, "1", data.clone())).await, 200);
         assert_eq!(
-            scene.recipients(SENT)[0].marks.get(EventKind::Delivered).map(|mark| mark.count),
+            scene.recipients(SENT_ID)[0].marks.get(EventKind::Delivered).map(|mark| mark.count),
             Some(1),
             "{sent_to} {reported}"
         );
@@ -294,32 +307,32 @@ async fn correlates_event_with_any_recipient_spelling() {
             continue;
         }
         // By Message-ID, and among others.
-        let scene = start_mailgun_relay_at(START, SIGNING_KEY).await;
-        scene.accept(SENT, &["bob@example.org", sent_to]).await;
+        let scene = start_mailgun_relay_at(START_SECONDS, SIGNING_KEY).await;
+        scene.store_message(SENT_ID, &["bob@example.org", sent_to]).await;
         data["user-variables"] = json!({});
         data["message"] = json!({"headers": {"message-id": "1789387199.4711.mt0001@mg.example.com"}});
-        assert_eq!(scene.post(signed_webhook(SIGNING_KEY, START, "1", data)).await, 200);
-        let marks: Vec<_> = scene.recipients(SENT).iter().map(|one| one.marks.iter().count()).collect();
+        assert_eq!(scene.post(signed_webhook(SIGNING_KEY, START_SECONDS, "1", data)).await, 200);
+        let marks: Vec<_> = scene.recipients(SENT_ID).iter().map(|one| one.marks.iter().count()).collect();
         assert_eq!(marks, [0, 1], "{sent_to} {reported}");
         for address in [sent_to, reported] {
             assert_eq!(
                 scene.daemon.store().find_by_recipient(address, 9).unwrap(),
-                [SENT.parse().unwrap()],
+                [SENT_ID.parse().unwrap()],
                 "{address}"
             );
         }
     }
     // Of several the id alone does not say which.
-    let scene = start_mailgun_relay_at(START, SIGNING_KEY).await;
-    scene.accept(SENT, &["ada+tag@example.net", "bob@example.org"]).await;
-    assert_eq!(scene.post(signed_webhook(SIGNING_KEY, START, "1", delivered_event("1"))).await, 200);
+    let scene = start_mailgun_relay_at(START_SECONDS, SIGNING_KEY).await;
+    scene.store_message(SENT_ID, &["ada+tag@example.net", "bob@example.org"]).await;
+    assert_eq!(scene.post(signed_webhook(SIGNING_KEY, START_SECONDS, "1", delivered_event("1"))).await, 200);
     assert_eq!(scene.marks(), vec![Vec::new(); 2]);
 }
 
 /// However a Message-ID is written, in the mail and in the report.
 #[tokio::test]
 async fn correlates_message_id_in_every_form() {
-    let scene = start_mailgun_relay_at(START + 60, SIGNING_KEY).await;
+    let scene = start_mailgun_relay_at(START_SECONDS + 60, SIGNING_KEY).await;
     let shapes = [
         ("a1@example.com", "<a1@example.com>"),
         ("a2@example.com", "  <a2@example.com>\t\r\n"),
@@ -335,22 +348,23 @@ async fn correlates_message_id_in_every_form() {
     ];
     for (written, reported) in shapes {
         let id = scene.submit(written, &["ada@example.net"]).await;
-        until("the mail", || scene.daemon.store().load_trail(id.parse().unwrap()).unwrap().is_some()).await;
+        wait_until("the mail", || scene.daemon.store().load_trail(id.parse().unwrap()).unwrap().is_some())
+            .await;
         let data = json!({
-            "event": "delivered", "id": written, "timestamp": START + 61, "recipient": "ada@example.net",
+            "event": "delivered", "id": written, "timestamp": START_SECONDS + 61, "recipient": "ada@example.net",
             "message": {"headers": {"message-id": reported}}
         });
-        assert_eq!(scene.post(signed_webhook(SIGNING_KEY, START + 60, written, data)).await, 200);
+        assert_eq!(scene.post(signed_webhook(SIGNING_KEY, START_SECONDS + 60, written, data)).await, 200);
         assert!(scene.recipients(&id)[0].marks.get(EventKind::Delivered).is_some(), "{written} {reported}");
     }
 }
 
 #[tokio::test]
 async fn early_event_is_correlated_when_its_mail_arrives() {
-    let scene = start_mailgun_relay_at(START + 60, SIGNING_KEY).await;
+    let scene = start_mailgun_relay_at(START_SECONDS + 60, SIGNING_KEY).await;
     let data = |recipient: &str, event: &str| {
         json!({
-            "event": event, "id": recipient, "timestamp": START, "recipient": recipient, "severity": "permanent",
+            "event": event, "id": recipient, "timestamp": START_SECONDS, "recipient": recipient, "severity": "permanent",
             "message": {"headers": {"message-id": "early@example.com"}}
         })
     };
@@ -358,12 +372,12 @@ async fn early_event_is_correlated_when_its_mail_arrives() {
         [("ada@example.net", "delivered"), ("bob@example.org", "failed"), ("eve@example.net", "delivered")]
     {
         assert_eq!(
-            scene.post(signed_webhook(SIGNING_KEY, START, recipient, data(recipient, event))).await,
+            scene.post(signed_webhook(SIGNING_KEY, START_SECONDS, recipient, data(recipient, event))).await,
             200
         );
     }
     let id = scene.submit("early@example.com", &["Ada@example.net", "bob@example.org"]).await;
-    until("the mail", || scene.daemon.store().load_trail(id.parse().unwrap()).unwrap().is_some()).await;
+    wait_until("the mail", || scene.daemon.store().load_trail(id.parse().unwrap()).unwrap().is_some()).await;
     let marked = |kinds: &[EventKind]| {
         let recipients = scene.recipients(&id);
         assert!(
@@ -374,44 +388,44 @@ async fn early_event_is_correlated_when_its_mail_arrives() {
     marked(&[EventKind::Delivered, EventKind::Bounced]);
     // The one for somebody else waits on.
     let id = scene.submit("early@example.com", &["eve@example.net"]).await;
-    until("the mail", || scene.daemon.store().load_trail(id.parse().unwrap()).unwrap().is_some()).await;
+    wait_until("the mail", || scene.daemon.store().load_trail(id.parse().unwrap()).unwrap().is_some()).await;
     assert!(scene.recipients(&id)[0].marks.get(EventKind::Delivered).is_some());
 }
 
 #[tokio::test]
 async fn requests_retry_when_event_cannot_be_stored() {
-    if !on_a_full_disk(module_path!(), "requests_retry_when_event_cannot_be_stored") {
+    if !is_full_disk_child(module_path!(), "requests_retry_when_event_cannot_be_stored") {
         return;
     }
-    let scene = start_mailgun_relay_at(START, SIGNING_KEY).await;
-    scene.accept(SENT, &["ada@example.net"]).await;
+    let scene = start_mailgun_relay_at(START_SECONDS, SIGNING_KEY).await;
+    scene.store_message(SENT_ID, &["ada@example.net"]).await;
     let mut answers = Vec::new();
     for number in 0..6 {
         let mut data = delivered_event(&number.to_string());
         data["padding"] = json!("x".repeat(900_000));
-        let body = signed_webhook(SIGNING_KEY, START, &number.to_string(), data);
+        let body = signed_webhook(SIGNING_KEY, START_SECONDS, &number.to_string(), data);
         answers.push(scene.post(body.clone()).await);
         if answers.last() == Some(&503) {
-            let kept = scene.recipients(SENT)[0].marks.get(EventKind::Delivered).unwrap();
+            let kept = scene.recipients(SENT_ID)[0].marks.get(EventKind::Delivered).unwrap();
             assert_eq!(kept.count, number);
             answers.push(scene.post(body).await);
         }
     }
     assert_eq!(answers, [200, 200, 200, 200, 503, 200, 200]);
-    assert_eq!(scene.recipients(SENT)[0].marks.get(EventKind::Delivered).unwrap().count, 6);
+    assert_eq!(scene.recipients(SENT_ID)[0].marks.get(EventKind::Delivered).unwrap().count, 6);
 }
 
 /// A relay with an upstream that Mailgun reports on; `keys` is the signing key, or a list of them as TOML writes it.
-async fn start_mailgun_relay_at(seconds: u64, keys: &str) -> Scene {
+async fn start_mailgun_relay_at(seconds: u64, keys: &str) -> WebhookHarness {
     let keys = if keys.starts_with('[') { keys.to_owned() } else { format!("{keys:?}") };
-    Scene::at(seconds, "mailgun", &format!("webhook_signing_key = {keys}\n")).await
+    WebhookHarness::start_at(seconds, "mailgun", &format!("webhook_signing_key = {keys}\n")).await
 }
 
 /// An event of the send [`SENT`].
 fn delivered_event(id: &str) -> Value {
     json!({
-        "event": "delivered", "id": id, "timestamp": START, "recipient": "ada@example.net",
-        "user-variables": {"mailtrail": SENT}
+        "event": "delivered", "id": id, "timestamp": START_SECONDS, "recipient": "ada@example.net",
+        "user-variables": {"mailtrail": SENT_ID}
     })
 }
 

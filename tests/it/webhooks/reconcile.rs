@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use testkit::log_capture::LogCapture;
 use testkit::mock_http;
-use testkit::{PATIENCE, eventually, eventually_within};
+use testkit::{WAIT_TIMEOUT, eventually, eventually_within};
 
 #[tokio::test]
 async fn polls_recover_twelve_hours_without_webhooks() {
@@ -197,7 +197,7 @@ async fn bad_event_in_page_does_not_affect_others() {
             event("c@example.net", 3, "fine"),
         ];
         let list = events.join(",\n");
-        let server = mock_http::Server::start(move |_, request| {
+        let server = mock_http::MockHttpServer::start(move |_, request| {
             let empty = if brevo { "{}" } else { r#"{"items":[]}"# };
             let host = request.header("host").unwrap();
             let page = if brevo {
@@ -205,7 +205,10 @@ async fn bad_event_in_page_does_not_affect_others() {
             } else {
                 format!("{{\"items\":[{list}],\"paging\":{{\"next\":\"http://{host}/next\"}}}}")
             };
-            mock_http::Act::Answer(200, if request.line.contains("events") { page } else { empty.into() })
+            mock_http::HttpAction::Respond(
+                200,
+                if request.line.contains("events") { page } else { empty.into() },
+            )
         })
         .await;
         let (daemon, id, _scene) = polling(provider, &server).await;
@@ -255,16 +258,16 @@ async fn survive(api: &'static str, damage: Damage) {
     let _listening = log.install();
     let heal = Arc::new(AtomicBool::new(false));
     let healed = heal.clone();
-    let server = mock_http::Server::start(move |_, request| {
+    let server = mock_http::MockHttpServer::start(move |_, request| {
         let damage = if healed.load(Ordering::SeqCst) { Damage::None } else { damage };
-        mock_http::Act::Answer(200, history(api, request, damage))
+        mock_http::HttpAction::Respond(200, history(api, request, damage))
     })
     .await;
     let (daemon, id, _scene) = polling(api, &server).await;
     let end = START_TIME.saturating_sub(ONE_MINUTE * 30);
     // Brevo is asked every 15 s.
     let at_end = || (daemon.store().poll_cursor("up").unwrap() == Some(end)).then_some(());
-    eventually_within(PATIENCE * 6, &case, at_end).await;
+    eventually_within(WAIT_TIMEOUT * 6, &case, at_end).await;
     // It may have been the way.
     assert_eq!(log.lines("it is tried again").len(), 3, "{case}");
     assert_eq!(delivered(&daemon, id), [Some(1), None, Some(1), Some(1)], "{case}");
@@ -275,7 +278,7 @@ async fn survive(api: &'static str, damage: Damage) {
     assert!(raw.iter().any(|raw| raw.contains("b@example.net")), "{case}: {raw:?}");
     assert!(!raw.iter().any(|raw| raw.contains("c@example.net")), "{case}: {raw:?}");
     let said = || log.lines("pages of its events could not be read whole").pop();
-    eventually_within(PATIENCE * 6, "the alarm", said).await;
+    eventually_within(WAIT_TIMEOUT * 6, "the alarm", said).await;
     heal.store(true, Ordering::SeqCst);
     eventually("the end of the alarm", || log.lines("the alarm is over").pop()).await;
     assert_eq!(delivered(&daemon, id), [Some(1), None, Some(1), Some(1)], "{case}: it is too long ago");
@@ -287,13 +290,13 @@ async fn survive(api: &'static str, damage: Damage) {
 async fn a_page_that_is_whole_when_asked_again_leaves_no_dead_letter() {
     for api in ["events", "logs", "brevo"] {
         for damage in [Damage::Transfer, Damage::Brackets, Damage::Cut] {
-            let server = mock_http::Server::start(move |number, request| {
+            let server = mock_http::MockHttpServer::start(move |number, request| {
                 let page = history(api, request, if number < 3 { damage } else { Damage::None });
                 if number < 3 && matches!(damage, Damage::Transfer) {
                     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", page.len());
-                    return mock_http::Act::Bytes(head + &page[..page.len() / 2]);
+                    return mock_http::HttpAction::RespondRaw(head + &page[..page.len() / 2]);
                 }
-                mock_http::Act::Answer(200, page)
+                mock_http::HttpAction::Respond(200, page)
             })
             .await;
             let (daemon, id, _scene) = polling(api, &server).await;
@@ -322,7 +325,7 @@ enum Damage {
 }
 
 /// The answer of a provider to whom four things happened, ten minutes apart, the second of them damaged.
-fn history(api: &str, request: &mock_http::Request, damage: Damage) -> String {
+fn history(api: &str, request: &mock_http::HttpRequest, damage: Damage) -> String {
     let at = |place: u32| START_TIME.saturating_sub(ONE_HOUR * 2).saturating_add(ONE_MINUTE * 10 * place);
     let asked = request.line.split(' ').nth(1).unwrap();
     let value =
@@ -372,7 +375,7 @@ fn history(api: &str, request: &mock_http::Request, damage: Damage) -> String {
 const TO: [&str; 4] = ["a@example.net", "b@example.net", "c@example.net", "d@example.net"];
 
 /// A relay that polls `server`, and a mail of `1@example.com` to [`TO`].
-async fn polling(api: &str, server: &mock_http::Server) -> (Daemon, TrackingId, ReconcileHarness) {
+async fn polling(api: &str, server: &mock_http::MockHttpServer) -> (Daemon, TrackingId, ReconcileHarness) {
     let mut scene = ReconcileHarness::new(FaultInjection::default()).await;
     if api == "logs" {
         scene.use_api(EventsApi::Logs);

@@ -12,30 +12,31 @@ use serde_json::{Map, Value, json};
 use std::convert::Infallible;
 use std::path::Path;
 use testkit::log_capture::LogCapture;
-use testkit::webhook_harness::{SENT, START, Scene};
+use testkit::webhook_harness::{SENT_ID, START_SECONDS, WebhookHarness};
 use tracing::Level;
 
 #[tokio::test]
 async fn accepts_signed_generic_events() {
     let scene = start_with_sources().await;
-    scene.accept(SENT, &["ada@example.net", "bob@example.org"]).await;
+    scene.store_message(SENT_ID, &["ada@example.net", "bob@example.org"]).await;
     let bounced = json!({
-        "event": "bounced", "time": "2026-09-14T12:00:05Z", "recipient": "bob@example.org", "tracking_id": SENT,
+        "event": "bounced", "time": "2026-09-14T12:00:05Z", "recipient": "bob@example.org", "tracking_id": SENT_ID,
         "code": 550, "enhanced": "5.1.1", "text": "No such user"
     });
     let delivered = json!({
-        "event": "delivered", "id": "d-1", "time": START, "recipient": "Ada@example.net",
+        "event": "delivered", "id": "d-1", "time": START_SECONDS, "recipient": "Ada@example.net",
         "message_id": "<1789387199.4711.mt0001@mg.example.com>"
     });
     let both = json!([bounced, delivered]);
     for (id, body) in [("m1", &both), ("m1", &both), ("m2", &delivered)] {
-        assert_eq!(post_signed(&scene, "other", OTHER_SECRET, id, START, body).await, 200, "{id}");
+        assert_eq!(post_signed(&scene, "other", OTHER_SECRET, id, START_SECONDS, body).await, 200, "{id}");
     }
     assert_eq!(
         scene.marks(),
         [[(MarkKind::Person(EventKind::Delivered), 1)], [(MarkKind::Person(EventKind::Bounced), 1)]]
     );
-    let facts = scene.trail(SENT).events.into_iter().filter(|fact| fact.source == TrailSource::Webhook);
+    let facts =
+        scene.load_trail(SENT_ID).events.into_iter().filter(|fact| fact.source == TrailSource::Webhook);
     assert!(facts.map(|fact| fact.upstream).eq([Some("other".to_owned()), Some("other".into())]));
     // The one that names an upstream reports on that one's sends.
     assert_eq!(
@@ -44,14 +45,18 @@ async fn accepts_signed_generic_events() {
             "beside",
             STANDARD_SECRET,
             "m3",
-            START,
-            &json!({"event": "opened", "tracking_id": SENT})
+            START_SECONDS,
+            &json!({"event": "opened", "tracking_id": SENT_ID})
         )
         .await,
         200
     );
-    let fact =
-        scene.trail(SENT).events.into_iter().find(|fact| fact.upstream.as_deref() == Some("up")).unwrap();
+    let fact = scene
+        .load_trail(SENT_ID)
+        .events
+        .into_iter()
+        .find(|fact| fact.upstream.as_deref() == Some("up"))
+        .unwrap();
     assert_eq!((fact.recipients, fact.diagnostic.name.as_str()), (vec![0, 1], "opened"));
 }
 
@@ -60,28 +65,32 @@ async fn rejects_events_with_wrong_signature_or_time() {
     let scene = start_with_sources().await;
     let event = json!({"event": "delivered"});
     for (source, secret, at, answer) in [
-        ("other", OTHER_SECRET, START, 200),
-        ("other", "the-next-secret-of-the-other", START, 200),
-        ("other", STANDARD_SECRET, START, 401),
-        ("beside", OTHER_SECRET, START, 401),
-        ("other", OTHER_SECRET, START - 86_300, 200),
-        ("other", OTHER_SECRET, START - 86_500, 401),
-        ("other", OTHER_SECRET, START + 3600, 503),
-        ("nobody", OTHER_SECRET, START, 404),
+        ("other", OTHER_SECRET, START_SECONDS, 200),
+        ("other", "the-next-secret-of-the-other", START_SECONDS, 200),
+        ("other", STANDARD_SECRET, START_SECONDS, 401),
+        ("beside", OTHER_SECRET, START_SECONDS, 401),
+        ("other", OTHER_SECRET, START_SECONDS - 86_300, 200),
+        ("other", OTHER_SECRET, START_SECONDS - 86_500, 401),
+        ("other", OTHER_SECRET, START_SECONDS + 3600, 503),
+        ("nobody", OTHER_SECRET, START_SECONDS, 404),
     ] {
         let id = format!("{source}{secret}{at}");
         assert_eq!(post_signed(&scene, source, secret, &id, at, &event).await, answer, "{source} {at}");
     }
     assert_eq!(scene.post_to("webhooks/other", b"{}".to_vec()).await, 401);
     let body = event.to_string();
-    let made = sign_request(&Secret::new(OTHER_SECRET), "id", &START.to_string(), body.as_bytes()).unwrap();
-    let fields =
-        [("webhook-id", "id"), ("webhook-timestamp", &*START.to_string()), ("webhook-signature", &*made)];
+    let made =
+        sign_request(&Secret::new(OTHER_SECRET), "id", &START_SECONDS.to_string(), body.as_bytes()).unwrap();
+    let fields = [
+        ("webhook-id", "id"),
+        ("webhook-timestamp", &*START_SECONDS.to_string()),
+        ("webhook-signature", &*made),
+    ];
     let changed = body.replace("delivered", "bounced").into_bytes();
     assert_eq!(scene.post_with("webhooks/other", &fields, changed).await, 401);
     assert_eq!(scene.post_with("webhooks/other", &fields, body.into_bytes()).await, 200);
     assert_eq!(
-        post_signed(&scene, "other", OTHER_SECRET, "odd", START, &json!([1, {"event": 7}])).await,
+        post_signed(&scene, "other", OTHER_SECRET, "odd", START_SECONDS, &json!([1, {"event": 7}])).await,
         200
     );
 }
@@ -90,13 +99,13 @@ async fn rejects_events_with_wrong_signature_or_time() {
 async fn stores_recorded_hints_without_changing_messages() {
     let expectations: Map<String, Value> = serde_json::from_slice(&read_fixture("expected.json")).unwrap();
     let mut scene = start_with_sources().await;
-    scene.accept(SENT, &["ada@example.net"]).await;
-    let before = scene.trail(SENT).events;
+    scene.store_message(SENT_ID, &["ada@example.net"]).await;
+    let before = scene.load_trail(SENT_ID).events;
     for file in expectations.keys() {
         for _ in 0..2 {
             assert_eq!(scene.post_to(CAMPAIGNS_PATH, read_fixture(file)).await, 200, "{file}");
         }
-        assert!(scene.keeps(&read_fixture(file)), "{file}");
+        assert!(scene.journal_contains(&read_fixture(file)), "{file}");
     }
     for _ in 0..2 {
         let hints = scene.daemon.store().find_hints("ADA@example.net", 100).unwrap();
@@ -127,10 +136,10 @@ async fn stores_recorded_hints_without_changing_messages() {
         assert_eq!(scene.daemon.store().find_hints("ada@example.net", 2).unwrap(), hints[..2]);
         assert_eq!(scene.daemon.store().find_hints("bob@example.org", 2).unwrap(), []);
         // As long as nobody can take it there may be attempts; an event there is none.
-        let facts = scene.trail(SENT).events;
+        let facts = scene.load_trail(SENT_ID).events;
         assert!(facts.starts_with(&before) && facts.iter().all(|fact| fact.source != TrailSource::Webhook));
         assert_eq!(scene.marks(), [[]]);
-        scene = scene.rebuilt().await;
+        scene = scene.rebuild_ledger().await;
     }
     for file in expectations.keys() {
         assert_eq!(scene.post_to(CAMPAIGNS_PATH, read_fixture(file)).await, 200, "{file}");
@@ -153,7 +162,7 @@ async fn hints_suppress_only_bulk_mail_as_configured() {
             "\n[[source]]\nname = \"campaigns\"\nkind = \"activecampaign\"\n\
              secret = \"the-secret-of-the-campaigns\"\n{rule}\n"
         );
-        let mut scene = Scene::at(START, "plain", &source).await;
+        let mut scene = WebhookHarness::start_at(START_SECONDS, "plain", &source).await;
         let soft =
             String::from_utf8(read_fixture("bounce.form")).unwrap().replace("=hard", "=soft").into_bytes();
         for form in [soft, read_fixture("open.form"), read_fixture("reply.form"), read_fixture("update.form")]
@@ -189,13 +198,17 @@ async fn hints_suppress_only_bulk_mail_as_configured() {
                 let settings = SuppressionSettings { unsubscribe_scope, ..SuppressionSettings::default() };
                 let judge = |lane| {
                     let look = |_: &str| Ok::<_, Infallible>(Some(dossier.clone()));
-                    let Ok(verdict) =
-                        ListScope::default().evaluate(&settings, lane, Timestamp::from_secs(START), look);
+                    let Ok(verdict) = ListScope::default().evaluate(
+                        &settings,
+                        lane,
+                        Timestamp::from_secs(START_SECONDS),
+                        look,
+                    );
                     verdict.is_some()
                 };
                 assert_eq!((judge(Lane::Transactional), judge(Lane::Bulk)), (false, unsubscribed || bounced));
             }
-            scene = scene.rebuilt().await;
+            scene = scene.rebuild_ledger().await;
         }
     }
 }
@@ -211,14 +224,14 @@ async fn hint_does_not_override_evidence_or_removal() {
         kind,
     };
     let mark = EvidenceItem {
-        at: Timestamp::from_secs(START - 86_400),
+        at: Timestamp::from_secs(START_SECONDS - 86_400),
         scope: Scope::All,
         source: suppression::EvidenceSource::Operator,
         expires_at: None,
         diagnostic: "asked us".into(),
     };
     let added = SuppressionChangeKind::Add { reason: Reason::Unsubscribe, items: vec![mark] };
-    scene.daemon.store().change_suppression(operator(START, added)).await.unwrap();
+    scene.daemon.store().change_suppression(operator(START_SECONDS, added)).await.unwrap();
     let store = scene.daemon.store();
     let words = || {
         let filed = store.evidence_for_address("ada@example.net").unwrap().remove(0);
@@ -228,7 +241,7 @@ async fn hint_does_not_override_evidence_or_removal() {
     assert_eq!(words().as_deref(), Some("asked us"));
     store
         .change_suppression(operator(
-            START,
+            START_SECONDS,
             SuppressionChangeKind::Remove { reason: None, comment: String::new() },
         ))
         .await
@@ -287,17 +300,24 @@ async fn accepts_secret_path_and_never_logs_it() {
     assert!(!ours.iter().any(|line| line.contains("secret-of-the") || line.contains("hunter2")), "{ours:?}");
 }
 
-async fn start_with_sources() -> Scene {
+async fn start_with_sources() -> WebhookHarness {
     let sources = format!(
         "\n[[source]]\nname = \"other\"\nkind = \"generic\"\nsecret = [{OTHER_SECRET:?}, \"the-next-secret-of-the-other\"]\n\
          [[source]]\nname = \"beside\"\nkind = \"generic\"\nsecret = {STANDARD_SECRET:?}\nupstream = \"up\"\n\
          [[source]]\nname = \"campaigns\"\nkind = \"activecampaign\"\n\
          secret = [\"the-secret-of-the-campaigns\", \"the-next-secret-of-the-campaigns\"]\n"
     );
-    Scene::at(START, "plain", &sources).await
+    WebhookHarness::start_at(START_SECONDS, "plain", &sources).await
 }
 
-async fn post_signed(scene: &Scene, source: &str, secret: &str, id: &str, at: u64, body: &Value) -> u16 {
+async fn post_signed(
+    scene: &WebhookHarness,
+    source: &str,
+    secret: &str,
+    id: &str,
+    at: u64,
+    body: &Value,
+) -> u16 {
     let (at, body) = (at.to_string(), body.to_string().into_bytes());
     let made = sign_request(&Secret::new(secret), id, &at, &body).unwrap();
     let fields = [("webhook-id", id), ("webhook-timestamp", &*at), ("webhook-signature", &*made)];

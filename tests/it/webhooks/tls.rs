@@ -12,9 +12,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use tempfile::TempDir;
 use testkit::log_capture::LogCapture;
-use testkit::relay_process::Process;
-use testkit::test_ca::{Authority, client_hello, dns};
-use testkit::webhook_harness::{START, Scene};
+use testkit::relay_process::RelayProcess;
+use testkit::test_ca::{TestCa, client_hello, dns_name};
+use testkit::webhook_harness::{START_SECONDS, WebhookHarness};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -23,12 +23,13 @@ use tracing::Level;
 
 #[tokio::test]
 async fn speaks_http_1_1_over_tls_only() {
-    let (authority, house) = (Authority::generate(), TlsWebhookRelay::new("").await);
+    let (authority, house) = (TestCa::generate(), TlsWebhookRelay::new("").await);
     let house = house.start_with_certificate(&authority).await;
     for (protocols, spoken) in
         [(&[][..], None), (&["http/1.1"], Some(&b"http/1.1"[..])), (&["h2", "http/1.1"], Some(b"http/1.1"))]
     {
-        let mut stream = connect_tls(house.address(), &authority.connector_for(protocols)).await.unwrap();
+        let mut stream =
+            connect_tls(house.address(), &authority.connector_with_alpn(protocols)).await.unwrap();
         assert_eq!(stream.get_ref().1.alpn_protocol(), spoken);
         assert_eq!(send_request(&mut stream, HEALTH_REQUEST).await, 200);
         assert_eq!(
@@ -37,7 +38,7 @@ async fn speaks_http_1_1_over_tls_only() {
             "on the same connection"
         );
     }
-    let refused = connect_tls(house.address(), &authority.connector_for(&["h2"])).await.unwrap_err();
+    let refused = connect_tls(house.address(), &authority.connector_with_alpn(&["h2"])).await.unwrap_err();
     assert!(refused.to_string().contains("NoApplicationProtocol"), "{refused}");
     let mut clear = TcpStream::connect(house.address()).await.unwrap();
     clear.write_all(HEALTH_REQUEST.as_bytes()).await.unwrap();
@@ -49,9 +50,9 @@ async fn speaks_http_1_1_over_tls_only() {
 
 #[tokio::test]
 async fn a_failed_handshake_is_one_warning_with_its_remedy_and_is_counted() {
-    let authority = Authority::generate();
+    let authority = TestCa::generate();
     let stranger = mailtrail_net::tls::build_connector(None).unwrap();
-    let namesake = Authority::generate().connector_for(&[]);
+    let namesake = TestCa::generate().connector_with_alpn(&[]);
     for (client, reason, remedy) in [
         (
             &Handshake::Clear(HEALTH_REQUEST.as_bytes()),
@@ -80,7 +81,7 @@ async fn a_failed_handshake_is_one_warning_with_its_remedy_and_is_counted() {
         assert!(warnings.len() == 1 && warnings[0].contains(remedy), "{reason}: {warnings:#?}");
         assert!(warnings[0].contains("peer=127.0.0.1"), "{warnings:#?}");
         // The others are served.
-        let mut stream = connect_tls(house.address(), &authority.connector_for(&[])).await.unwrap();
+        let mut stream = connect_tls(house.address(), &authority.connector_with_alpn(&[])).await.unwrap();
         assert_eq!(send_request(&mut stream, HEALTH_REQUEST).await, 200, "{reason}");
     }
 }
@@ -124,7 +125,7 @@ impl Handshake<'_> {
 async fn slow_handshakes_and_requests_time_out() {
     let log = LogCapture::default();
     let _listening = log.install_at(Level::TRACE);
-    let authority = Authority::generate();
+    let authority = TestCa::generate();
     let house = TlsWebhookRelay::new("").await.start_with_certificate(&authority).await;
     // The record of a ClientHello that says how long it is, and no more.
     for begun in [&b""[..], b"\x16", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"] {
@@ -140,7 +141,7 @@ async fn slow_handshakes_and_requests_time_out() {
         warnings.len() == 1 && warnings[0].contains("no whole TLS handshake came in time"),
         "{warnings:#?}"
     );
-    let trust = authority.connector_for(&[]);
+    let trust = authority.connector_with_alpn(&[]);
     for begun in ["", "POST /webhooks/up HTTP/1.1\r\nHost: x\r\n"] {
         let mut stream = connect_tls(house.address(), &trust).await.unwrap();
         stream.write_all(begun.as_bytes()).await.unwrap();
@@ -156,9 +157,9 @@ async fn slow_handshakes_and_requests_time_out() {
 
 #[tokio::test]
 async fn silent_connection_counts_against_limit() {
-    let authority = Authority::generate();
+    let authority = TestCa::generate();
     let house = TlsWebhookRelay::new("connections = 2\n").await.start_with_certificate(&authority).await;
-    let trust = authority.connector_for(&[]);
+    let trust = authority.connector_with_alpn(&[]);
     let silent = [(); 2].map(|()| TcpStream::connect(house.address()));
     let [one, two] = silent;
     let silent = [one.await.unwrap(), two.await.unwrap()];
@@ -175,16 +176,16 @@ async fn silent_connection_counts_against_limit() {
             }
         }
     };
-    tokio::time::timeout(testkit::PATIENCE, again).await.unwrap();
+    tokio::time::timeout(testkit::WAIT_TIMEOUT, again).await.unwrap();
 }
 
 #[tokio::test]
 async fn limits_connections_per_address_except_for_proxies() {
     for (proxies, fourth) in [("[]", 503), ("[\"127.0.0.1\"]", 200)] {
-        let authority = Authority::generate();
+        let authority = TestCa::generate();
         let limits = format!("proxies = {proxies}\nconnections_per_ip = 3\n");
         let house = TlsWebhookRelay::new(&limits).await.start_with_certificate(&authority).await;
-        let trust = authority.connector_for(&[]);
+        let trust = authority.connector_with_alpn(&[]);
         let mut held = Vec::new();
         for _ in 0..3 {
             let mut stream = connect_tls(house.address(), &trust).await.unwrap();
@@ -205,9 +206,9 @@ async fn limits_connections_per_address_except_for_proxies() {
 
 #[tokio::test]
 async fn limits_header_and_body_size() {
-    let authority = Authority::generate();
+    let authority = TestCa::generate();
     let house = TlsWebhookRelay::new("").await.start_with_certificate(&authority).await;
-    let trust = authority.connector_for(&[]);
+    let trust = authority.connector_with_alpn(&[]);
     let mut stream = connect_tls(house.address(), &trust).await.unwrap();
     let head = format!("POST /webhooks/up HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "y".repeat(100_000));
     assert_eq!(send_request(&mut stream, &head).await, 431);
@@ -218,11 +219,11 @@ async fn limits_header_and_body_size() {
 
 #[tokio::test(start_paused = true)]
 async fn reloads_changed_certificate_within_a_minute() {
-    let authority = Authority::generate();
+    let authority = TestCa::generate();
     let house = TlsWebhookRelay::new("").await.start_with_certificate(&authority).await;
-    let trust = authority.connector_for(&[]);
+    let trust = authority.connector_with_alpn(&[]);
     let before = peer_certificate(house.address(), &trust).await.unwrap();
-    let fresh = authority.certify(dns("localhost"));
+    let fresh = authority.issue(dns_name("localhost"));
     fresh.write(house.files.path());
     tokio::time::sleep(Duration::from_secs(61)).await;
     assert_ne!(before, fresh.certificate);
@@ -236,8 +237,8 @@ async fn reloads_changed_certificate_within_a_minute() {
 
 #[tokio::test]
 async fn reload_uses_new_certificate_and_finishes_open_requests() {
-    let authority = Authority::generate();
-    let mut process = Process::configured(|data_dir, [http, door, _]| {
+    let authority = TestCa::generate();
+    let mut process = RelayProcess::with_configuration(|data_dir, [http, door, _]| {
         format!(
             "[server]\nhostname = \"relay.example.com\"\ndata_dir = {data_dir:?}\n\
              [[listener]]\naddress = \"127.0.0.1:{door}\"\ntls = \"none\"\nauth = \"none\"\n\
@@ -247,9 +248,9 @@ async fn reload_uses_new_certificate_and_finishes_open_requests() {
              username = \"u\"\npassword = \"p\"\nwebhook_signing_key = \"key\"\n"
         )
     });
-    authority.certify(dns("localhost")).write(process.directory());
+    authority.issue(dns_name("localhost")).write(process.directory());
     process.start().await;
-    let (address, trust) = (process.address(0), authority.connector_for(&[]));
+    let (address, trust) = (process.address(0), authority.connector_with_alpn(&[]));
     let mut under_way = connect_tls(address, &trust).await.unwrap();
     let body = signed_event_at(mailtrail_mail::Clock::System.now().as_secs(), "1");
     let request = webhook_request("up", &body);
@@ -257,13 +258,13 @@ async fn reload_uses_new_certificate_and_finishes_open_requests() {
     under_way.write_all(first.as_bytes()).await.unwrap();
     // It has begun when one behind it is answered.
     assert_eq!(send_request(&mut connect_tls(address, &trust).await.unwrap(), HEALTH_REQUEST).await, 200);
-    let fresh = authority.certify(dns("localhost"));
+    let fresh = authority.issue(dns_name("localhost"));
     fresh.write(process.directory());
-    process.hang_up().await;
+    process.send_sighup().await;
     let started = std::time::Instant::now();
     while peer_certificate(address, &trust).await.unwrap() != fresh.certificate {
         // Well within the minute after which it would look by itself.
-        assert!(started.elapsed() < testkit::PATIENCE);
+        assert!(started.elapsed() < testkit::WAIT_TIMEOUT);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(send_request(&mut under_way, rest).await, 200);
@@ -272,7 +273,7 @@ async fn reload_uses_new_certificate_and_finishes_open_requests() {
 
 /// A relay in this process that takes webhooks over TLS.
 struct TlsWebhookRelay {
-    relay: Option<Scene>,
+    relay: Option<WebhookHarness>,
     limits: String,
     files: TempDir,
 }
@@ -282,8 +283,8 @@ impl TlsWebhookRelay {
         Self { relay: None, limits: limits.to_owned(), files: tempfile::tempdir().unwrap() }
     }
 
-    async fn start_with_certificate(mut self, authority: &Authority) -> Self {
-        authority.certify(dns("localhost")).write(self.files.path());
+    async fn start_with_certificate(mut self, authority: &TestCa) -> Self {
+        authority.issue(dns_name("localhost")).write(self.files.path());
         let file = |name: &str| self.files.path().join(name).display().to_string();
         let more = format!(
             "webhook_signing_key = \"key\"\n\n[http]\ntls = \"implicit\"\ncertificate = {:?}\nprivate_key = {:?}\n{}",
@@ -291,7 +292,7 @@ impl TlsWebhookRelay {
             file("relay.key"),
             self.limits
         );
-        self.relay = Some(Scene::at(START, "mailgun", &more).await);
+        self.relay = Some(WebhookHarness::start_at(START_SECONDS, "mailgun", &more).await);
         self
     }
 
@@ -337,7 +338,7 @@ fn webhook_request(source: &str, body: &str) -> String {
 }
 
 fn signed_event(number: &str) -> String {
-    signed_event_at(START, number)
+    signed_event_at(START_SECONDS, number)
 }
 
 /// An event of that number, as Mailgun signs it.

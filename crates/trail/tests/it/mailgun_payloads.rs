@@ -1,6 +1,6 @@
 //! Every webhook body that Mailgun is known to send, against what a receiver should make of it.
 
-use super::expected_events::ours;
+use super::expected_events::event_kind;
 use mailtrail_mail::{Secret, Timestamp};
 use mailtrail_trail::ProviderEvent;
 use mailtrail_trail::provider::mailgun::{
@@ -153,7 +153,7 @@ fn assert_event_as_expected(file: &str, notice: &VerifiedEvent, expected: &Value
     assert_eq!(expected["answer"], 200, "{file}");
     assert_eq!(notice.signed_at.as_secs(), expected["signature_timestamp"], "{file}");
     let event = &notice.event;
-    assert_eq!((event.kind, event.automated), ours(expected["kind"].as_str().unwrap()), "{file}");
+    assert_eq!((event.kind, event.automated), event_kind(expected["kind"].as_str().unwrap()), "{file}");
     assert_eq!(event.recipient.as_deref(), expected["recipient"].as_str(), "{file}");
     assert_eq!(event.message_id.as_ref().map(|id| id.as_str()), expected["message_id"].as_str(), "{file}");
     assert!(event.dedup_key.ends_with(&format!("/{}", expected["event_id"].as_str().unwrap())), "{file}");
@@ -165,7 +165,7 @@ fn assert_event_as_expected(file: &str, notice: &VerifiedEvent, expected: &Value
 
 fn assert_legacy_event_as_expected(file: &str, notice: &VerifiedEvent, expected: &Value) {
     let event = &notice.event;
-    assert_eq!((event.kind, event.automated), ours(expected["kind"].as_str().unwrap()), "{file}");
+    assert_eq!((event.kind, event.automated), event_kind(expected["kind"].as_str().unwrap()), "{file}");
     assert_eq!(event.recipient.as_deref(), expected["recipient"].as_str(), "{file}");
     assert_eq!(
         event.tracking_id.map(|id| id.to_string()).as_deref(),

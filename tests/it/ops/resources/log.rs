@@ -4,15 +4,15 @@ use std::io::Read;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Stdio};
 use std::time::Duration;
-use testkit::relay_process::{Process, free_port};
-use testkit::smtp_client::Client;
+use testkit::relay_process::{RelayProcess, free_port};
+use testkit::smtp_client::SmtpClient;
 use tokio::time::timeout;
 
 /// A relay whose policy refuses suppressed recipients: each such RCPT is a log line.
-fn process_with_log(log: &str) -> Process {
-    let process = Process::toward(free_port(), "");
+fn process_with_log(log: &str) -> RelayProcess {
+    let process = RelayProcess::with_upstream_port(free_port(), "");
     let text = process.configuration(free_port(), "");
-    process.configure(&format!("{text}[suppression]\npolicy = \"reject\"\n[log]\n{log}\n"));
+    process.write_configuration(&format!("{text}[suppression]\npolicy = \"reject\"\n[log]\n{log}\n"));
     process
 }
 
@@ -21,7 +21,7 @@ struct ServeProcess(Child);
 
 impl ServeProcess {
     /// Starts with standard error a pipe that is not read.
-    async fn start(process: &Process) -> Self {
+    async fn start(process: &RelayProcess) -> Self {
         let mut command = process.command(&["serve"]);
         let serving = Self(command.stderr(Stdio::piped()).spawn().unwrap());
         let address = process.address(1);
@@ -31,9 +31,11 @@ impl ServeProcess {
 
     async fn terminate(&mut self) -> std::process::ExitStatus {
         let id = self.0.id().to_string();
-        testkit::run(std::process::Command::new("kill").args(["-TERM", &id])).await.unwrap();
-        testkit::eventually_within(2 * testkit::PATIENCE, "SIGTERM ends it", || self.0.try_wait().unwrap())
-            .await
+        testkit::run_if_installed(std::process::Command::new("kill").args(["-TERM", &id])).await.unwrap();
+        testkit::eventually_within(2 * testkit::WAIT_TIMEOUT, "SIGTERM ends it", || {
+            self.0.try_wait().unwrap()
+        })
+        .await
     }
 }
 
@@ -45,32 +47,32 @@ impl Drop for ServeProcess {
 }
 
 /// Has the relay log some thousand lines: far more than a pipe or a socket holds.
-async fn log_thousands_of_lines(process: &Process) {
-    let said = process.ask(&["suppress", "add", "ada@example.net", "--reason", "complaint"]).await;
-    assert_eq!(said.code, 0, "{}", said.err);
+async fn log_thousands_of_lines(process: &RelayProcess) {
+    let said = process.run_command(&["suppress", "add", "ada@example.net", "--reason", "complaint"]).await;
+    assert_eq!(said.code, 0, "{}", said.stderr);
     for _ in 0..500 {
         // Connections that are refused are what a client without any right can cause.
-        assert!(with_timeout(Client::connect(process.address(2))).await.is_err());
+        assert!(with_timeout(SmtpClient::connect(process.address(2))).await.is_err());
     }
     for _ in 0..LOGGED_LINES / COMMANDS_PER_SESSION {
-        let mut client = with_timeout(Client::connect(process.address(1))).await.unwrap();
-        with_timeout(client.ask("MAIL FROM:<a@example.com>")).await.unwrap();
-        with_timeout(client.say(&"RCPT TO:<ada@example.net>\r\n".repeat(COMMANDS_PER_SESSION)))
+        let mut client = with_timeout(SmtpClient::connect(process.address(1))).await.unwrap();
+        with_timeout(client.command("MAIL FROM:<a@example.com>")).await.unwrap();
+        with_timeout(client.send(&"RCPT TO:<ada@example.net>\r\n".repeat(COMMANDS_PER_SESSION)))
             .await
             .unwrap();
         for _ in 0..COMMANDS_PER_SESSION {
-            assert_eq!(with_timeout(client.answer()).await.unwrap().0, 550);
+            assert_eq!(with_timeout(client.read_reply()).await.unwrap().0, 550);
         }
     }
 }
 
 /// The relay greets, answers the command line and takes mail.
-async fn assert_relay_works(process: &Process) {
-    let mut client = with_timeout(Client::connect(process.address(1))).await.unwrap();
+async fn assert_relay_works(process: &RelayProcess) {
+    let mut client = with_timeout(SmtpClient::connect(process.address(1))).await.unwrap();
     let mail = client.submit("a@example.com", &["b@example.net"], "Subject: x\r\n\r\nbody\r\n");
     let id = with_timeout(mail).await.unwrap();
-    let said = with_timeout(process.ask(&["queue", "list"])).await;
-    assert!(said.code == 0 && said.out.contains(&id[..10]), "{} {}", said.out, said.err);
+    let said = with_timeout(process.run_command(&["queue", "list"])).await;
+    assert!(said.code == 0 && said.stdout.contains(&id[..10]), "{} {}", said.stdout, said.stderr);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

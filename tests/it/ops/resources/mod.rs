@@ -12,11 +12,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 use testkit::log_capture::LogCapture;
-use testkit::mock_smtp::{Act, At, Script, Server};
-use testkit::queue_harness::{Scene, states};
-use testkit::relay_process::{Process, free_port};
-use testkit::smtp_client::{Client, expect};
-use testkit::smtp_sink::Sink;
+use testkit::mock_smtp::{MockSmtpServer, SmtpAction, SmtpScript, SmtpStep};
+use testkit::queue_harness::{QueueHarness, recipient_states};
+use testkit::relay_process::{RelayProcess, free_port};
+use testkit::smtp_client::{SmtpClient, expect_code};
+use testkit::smtp_sink::SmtpSink;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
@@ -24,17 +24,17 @@ use tokio::time::timeout;
 /// Connections that ask nothing hold descriptors, on each listener that takes them without a login.
 #[tokio::test]
 async fn idle_connections_do_not_exhaust_descriptors() {
-    let sink = Sink::start().await;
-    let mut process = Process::with(&sink, "connections = 60");
+    let sink = SmtpSink::start().await;
+    let mut process = RelayProcess::with_limits(&sink, "connections = 60");
     let [page, http] = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
     let text = process.configuration(sink.port(), "connections = 60");
-    process.configure(&format!(
+    process.write_configuration(&format!(
         "{text}\n[admin]\naddress = \"{page}\"\n[http]\naddress = \"{http}\"\nconnections = 30\n"
     ));
-    process.start_with_files(FD_LIMIT).await;
-    let mut client = Client::connect(process.address(1)).await.unwrap();
+    process.start_with_descriptor_limit(FD_LIMIT).await;
+    let mut client = SmtpClient::connect(process.address(1)).await.unwrap();
     submit_message(&mut client).await.unwrap();
-    let socket = process.data().join("admin.sock");
+    let socket = process.data_dir().join("admin.sock");
     let mut idle = Vec::new();
     for _ in 0..FD_LIMIT {
         idle.push(IdleConnection::Tcp(TcpStream::connect(page).await.unwrap()));
@@ -47,14 +47,16 @@ async fn idle_connections_do_not_exhaust_descriptors() {
         timeout(LONG_TIMEOUT, submit_message(&mut client)).await.expect("mail is taken").unwrap();
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let mut other =
-        timeout(LONG_TIMEOUT, Client::connect(process.address(1))).await.expect("another is taken").unwrap();
+    let mut other = timeout(LONG_TIMEOUT, SmtpClient::connect(process.address(1)))
+        .await
+        .expect("another is taken")
+        .unwrap();
     let id = submit_message(&mut other).await.unwrap();
-    timeout(LONG_TIMEOUT, sink.arrival(&id)).await.expect("it is relayed");
+    timeout(LONG_TIMEOUT, sink.wait_for_message(&id)).await.expect("it is relayed");
     assert!(!process.has_ended(), "{}", process.log());
     drop((idle, client, other));
-    let said = process.ask(&["queue", "list"]).await;
-    assert!(said.code <= 1, "{}", said.err);
+    let said = process.run_command(&["queue", "list"]).await;
+    assert!(said.code <= 1, "{}", said.stderr);
     assert!(process.terminate().await.success());
 }
 
@@ -62,9 +64,9 @@ async fn idle_connections_do_not_exhaust_descriptors() {
 /// some of them have ended.
 #[tokio::test]
 async fn a_client_that_finds_no_descriptor_is_told_to_come_again() {
-    let sink = Sink::start().await;
-    let mut process = Process::with(&sink, "connections = 5000\nconnections_per_ip = 5000");
-    process.start_with_files(FD_LIMIT).await;
+    let sink = SmtpSink::start().await;
+    let mut process = RelayProcess::with_limits(&sink, "connections = 5000\nconnections_per_ip = 5000");
+    process.start_with_descriptor_limit(FD_LIMIT).await;
     let mut sessions = Vec::new();
     let refusal = loop {
         let (session, greeting) = greeted(process.address(1)).await;
@@ -76,14 +78,14 @@ async fn a_client_that_finds_no_descriptor_is_told_to_come_again() {
     };
     assert_eq!(refusal, REFUSAL);
     assert_eq!(greeted(process.address(1)).await.1, REFUSAL, "the next one too");
-    process.says("alarm=\"descriptors\"").await;
+    process.wait_for_log("alarm=\"descriptors\"").await;
     drop(sessions);
     let begun = std::time::Instant::now();
     while !greeted(process.address(1)).await.1.starts_with("220") {
         assert!(begun.elapsed() < LONG_TIMEOUT, "descriptors are free again");
     }
-    let id = submit_message(&mut Client::connect(process.address(1)).await.unwrap()).await.unwrap();
-    timeout(LONG_TIMEOUT, sink.arrival(&id)).await.expect("it is relayed");
+    let id = submit_message(&mut SmtpClient::connect(process.address(1)).await.unwrap()).await.unwrap();
+    timeout(LONG_TIMEOUT, sink.wait_for_message(&id)).await.expect("it is relayed");
     assert!(process.terminate().await.success());
 }
 
@@ -91,24 +93,24 @@ async fn a_client_that_finds_no_descriptor_is_told_to_come_again() {
 /// relay larger than what the process may have: they go to the disk. A header, which must fit into memory, is refused for now.
 #[tokio::test]
 async fn messages_that_exceed_the_memory_do_not_end_the_relay() {
-    let sink = Sink::start().await;
+    let sink = SmtpSink::start().await;
     // The limit counts what the allocator sets aside and whole stacks: both are kept small.
-    let mut process = Process::with(&sink, "connections_per_ip = 1000")
+    let mut process = RelayProcess::with_limits(&sink, "connections_per_ip = 1000")
         .with_environment("MIMALLOC_ARENA_EAGER_COMMIT", "0")
         .with_environment("RUST_MIN_STACK", &(1 << 20).to_string());
-    process.start_with_memory(MEMORY).await;
+    process.start_with_memory_limit(MEMORY).await;
     let text = format!("Subject: hi\r\n\r\n{}", format!("{}\r\n", "x".repeat(998)).repeat(MESSAGE / 1000));
     let header = format!("Subject: hi{}\r\n\r\n.", format!("\r\n {}", "x".repeat(900)).repeat(200));
     let mut clients = Vec::new();
     for _ in 0..MESSAGES {
         let mut client = begin(process.address(1)).await;
-        client.say(&text).await.unwrap();
+        client.send(&text).await.unwrap();
         clients.push(client);
     }
     // Each holds its part when the relay has read it.
     let begun = std::time::Instant::now();
     let refusal = loop {
-        let (code, reply) = begin(process.address(1)).await.ask(&header).await.unwrap();
+        let (code, reply) = begin(process.address(1)).await.command(&header).await.unwrap();
         if code != 250 {
             break reply;
         }
@@ -116,24 +118,24 @@ async fn messages_that_exceed_the_memory_do_not_end_the_relay() {
     };
     assert_eq!(refusal, "452 4.3.1 The message cannot be stored now, try again later");
     for client in &mut clients {
-        let (code, reply) = client.ask(".").await.unwrap();
+        let (code, reply) = client.command(".").await.unwrap();
         assert_eq!(code, 250, "{reply} {}", process.log());
     }
-    let reply = begin(process.address(1)).await.ask(&header).await.unwrap();
-    let id = expect(250, reply).unwrap().rsplit(' ').next().unwrap().to_owned();
-    timeout(LONG_TIMEOUT, sink.arrival(&id)).await.expect("it is relayed");
-    sink.wait_for(MESSAGES + 1).await;
+    let reply = begin(process.address(1)).await.command(&header).await.unwrap();
+    let id = expect_code(250, reply).unwrap().rsplit(' ').next().unwrap().to_owned();
+    timeout(LONG_TIMEOUT, sink.wait_for_message(&id)).await.expect("it is relayed");
+    sink.wait_for_count(MESSAGES + 1).await;
     drop(clients);
     assert!(process.terminate().await.success(), "{}", process.log());
 }
 
 /// A client in the middle of a transaction, behind DATA.
-async fn begin(address: SocketAddr) -> Client {
-    let mut client = Client::connect(address).await.unwrap();
+async fn begin(address: SocketAddr) -> SmtpClient {
+    let mut client = SmtpClient::connect(address).await.unwrap();
     for (command, code) in
         [("MAIL FROM:<a@example.com>", 250), ("RCPT TO:<b@example.net>", 250), ("DATA", 354)]
     {
-        expect(code, client.ask(command).await.unwrap()).unwrap();
+        expect_code(code, client.command(command).await.unwrap()).unwrap();
     }
     client
 }
@@ -150,11 +152,13 @@ async fn greeted(address: SocketAddr) -> (BufReader<TcpStream>, String) {
 /// port is free.
 #[tokio::test]
 async fn listens_on_occupied_port_once_it_is_free() {
-    let sink = Sink::start().await;
-    let mut process = Process::new(&sink);
+    let sink = SmtpSink::start().await;
+    let mut process = RelayProcess::new(&sink);
     let [page, http] = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
     let text = process.configuration(sink.port(), "");
-    process.configure(&format!("{text}\n[admin]\naddress = \"{page}\"\n[http]\naddress = \"{http}\"\n"));
+    process.write_configuration(&format!(
+        "{text}\n[admin]\naddress = \"{page}\"\n[http]\naddress = \"{http}\"\n"
+    ));
     // One address of mail stays free.
     let taken = [page, http, process.address(0)].map(|address| TcpListener::bind(address).unwrap());
     process.start().await;
@@ -162,18 +166,18 @@ async fn listens_on_occupied_port_once_it_is_free() {
         let said = format!("alarm=\"listener\" subject=\"{address}\"");
         assert!(process.log().contains(&said), "{}", process.log());
     }
-    let mut client = Client::connect(process.address(1)).await.unwrap();
+    let mut client = SmtpClient::connect(process.address(1)).await.unwrap();
     let id = submit_message(&mut client).await.unwrap();
-    timeout(LONG_TIMEOUT, sink.arrival(&id)).await.expect("mail is relayed meanwhile");
+    timeout(LONG_TIMEOUT, sink.wait_for_message(&id)).await.expect("mail is relayed meanwhile");
     for listener in taken {
         let address = listener.local_addr().unwrap();
         drop(listener);
-        process.says(&format!("listening place=\"{address}\"")).await;
+        process.wait_for_log(&format!("listening place=\"{address}\"")).await;
         assert!(TcpStream::connect(address).await.is_ok());
-        process.says(&format!("the alarm is over alarm=\"listener\" subject=\"{address}\"")).await;
+        process.wait_for_log(&format!("the alarm is over alarm=\"listener\" subject=\"{address}\"")).await;
     }
-    let mut guarded = Client::connect(process.address(0)).await.unwrap();
-    expect(221, guarded.ask("QUIT").await.unwrap()).unwrap();
+    let mut guarded = SmtpClient::connect(process.address(0)).await.unwrap();
+    expect_code(221, guarded.command("QUIT").await.unwrap()).unwrap();
     // The session that was there goes on.
     submit_message(&mut client).await.unwrap();
     drop(client);
@@ -183,8 +187,8 @@ async fn listens_on_occupied_port_once_it_is_free() {
 /// What a configuration asks for is compared with what the process may open.
 #[tokio::test]
 async fn warns_when_limits_exceed_descriptors() {
-    let sink = Sink::start().await;
-    let process = Process::with(&sink, "connections = 5000");
+    let sink = SmtpSink::start().await;
+    let process = RelayProcess::with_limits(&sink, "connections = 5000");
     let check = |files: u64| {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", &format!("ulimit -n {files}; exec \"$0\" \"$@\"")]);
@@ -204,36 +208,42 @@ async fn warns_when_limits_exceed_descriptors() {
 async fn expires_nothing_while_clock_is_briefly_ahead() {
     let log = LogCapture::default();
     let _logging = log.install();
-    let (server, socket) = Server::closed(Script::new());
-    let scene = Scene::in_leaps(server.clone(), "").await;
-    let ids = scene.send_many(0..5).await;
-    scene.wait(ONE_MINUTE).await;
+    let (server, socket) = MockSmtpServer::refusing(SmtpScript::new());
+    let scene = QueueHarness::with_manual_time(server.clone(), "").await;
+    let ids = scene.enqueue_many(0..5).await;
+    scene.let_time_pass(ONE_MINUTE).await;
     let now = || scene.time.clock().now();
-    scene.time.jump(now().saturating_add(THREE_DAYS));
-    scene.wait(ONE_MINUTE / 5).await;
+    scene.time.set_wall_clock(now().saturating_add(THREE_DAYS));
+    scene.let_time_pass(ONE_MINUTE / 5).await;
     assert_eq!(log.lines("clock was set ahead by 259200 s").len(), 1, "{:#?}", log.lines("alarm="));
-    scene.time.jump(now().saturating_sub(THREE_DAYS));
+    scene.time.set_wall_clock(now().saturating_sub(THREE_DAYS));
     server.serve(socket.listen(1024).unwrap());
     let corrected = now();
     for id in ids {
-        let trail = scene.settled(id).await;
-        assert_eq!(states(&trail), [RecipientState::Relayed], "{:#?} {:#?}", trail.events, log.lines(""));
+        let trail = scene.wait_for_result(id).await;
+        assert_eq!(
+            recipient_states(&trail),
+            [RecipientState::Relayed],
+            "{:#?} {:#?}",
+            trail.events,
+            log.lines("")
+        );
     }
     assert!(now().duration_since(corrected) < ONE_HOUR, "its breaker and its waits are as long as ever");
-    scene.until("the alarm's end", || log.lines("the alarm is over alarm=\"clock\"").len() == 1).await;
+    scene.wait_until("the alarm's end", || log.lines("the alarm is over alarm=\"clock\"").len() == 1).await;
 }
 
 /// It is set right after it was behind, and mail seems old that has hardly waited.
 #[tokio::test(start_paused = true)]
 async fn expires_nothing_after_clock_jump_before_retry() {
-    let (server, socket) = Server::closed(Script::new());
-    let scene = Scene::in_leaps(server.clone(), "").await;
-    let ids = scene.send_many(0..5).await;
-    scene.time.jump(scene.time.clock().now().saturating_add(THREE_DAYS));
-    scene.wait(ONE_MINUTE).await;
+    let (server, socket) = MockSmtpServer::refusing(SmtpScript::new());
+    let scene = QueueHarness::with_manual_time(server.clone(), "").await;
+    let ids = scene.enqueue_many(0..5).await;
+    scene.time.set_wall_clock(scene.time.clock().now().saturating_add(THREE_DAYS));
+    scene.let_time_pass(ONE_MINUTE).await;
     server.serve(socket.listen(1024).unwrap());
     for id in ids {
-        assert_eq!(states(&scene.settled(id).await), [RecipientState::Relayed]);
+        assert_eq!(recipient_states(&scene.wait_for_result(id).await), [RecipientState::Relayed]);
     }
 }
 
@@ -242,21 +252,26 @@ async fn expires_nothing_after_clock_jump_before_retry() {
 async fn nothing_expires_after_a_start_with_a_clock_that_is_years_ahead() {
     let log = LogCapture::default();
     let _logging = log.install();
-    let (server, socket) = Server::closed(Script::new());
-    let mut scene = Scene::in_leaps(server.clone(), "").await;
-    let ids = scene.send_many(0..5).await;
+    let (server, socket) = MockSmtpServer::refusing(SmtpScript::new());
+    let mut scene = QueueHarness::with_manual_time(server.clone(), "").await;
+    let ids = scene.enqueue_many(0..5).await;
     scene.stop().await;
     wait_for_store_unlock(&scene.config.data_dir).await;
     let right = scene.time.clock().now();
-    scene.time.jump(right.saturating_add(THREE_DAYS * 365));
+    scene.time.set_wall_clock(right.saturating_add(THREE_DAYS * 365));
     scene.start().await;
-    scene.wait(ONE_HOUR / 4 * 3).await;
+    scene.let_time_pass(ONE_HOUR / 4 * 3).await;
     let alarms = log.lines("the newest mail in the store is 1095 days old");
     assert_eq!(alarms.len(), 1, "{:#?}", log.lines("alarm="));
-    scene.time.jump(right.saturating_add(ONE_HOUR));
+    scene.time.set_wall_clock(right.saturating_add(ONE_HOUR));
     server.serve(socket.listen(1024).unwrap());
     for id in ids {
-        assert_eq!(states(&scene.settled(id).await), [RecipientState::Relayed], "{:#?}", log.lines(""));
+        assert_eq!(
+            recipient_states(&scene.wait_for_result(id).await),
+            [RecipientState::Relayed],
+            "{:#?}",
+            log.lines("")
+        );
     }
 }
 
@@ -264,30 +279,35 @@ async fn nothing_expires_after_a_start_with_a_clock_that_is_years_ahead() {
 #[tokio::test(start_paused = true)]
 async fn clock_set_back_does_not_extend_delays() {
     for (at, act) in [
-        (At::Rcpt, Act::Say("450 4.2.1 try later")),
-        (At::Mail, Act::Say("451 4.3.0 try later")),
-        (At::Dot, Act::Close),
-        (At::Banner, Act::Close),
+        (SmtpStep::Rcpt, SmtpAction::Reply("450 4.2.1 try later")),
+        (SmtpStep::Mail, SmtpAction::Reply("451 4.3.0 try later")),
+        (SmtpStep::Dot, SmtpAction::Close),
+        (SmtpStep::Banner, SmtpAction::Close),
     ] {
         for starts_anew in [false, true] {
-            let script = Script::new().at(at, [Some(act.clone())]);
-            let mut scene = Scene::in_leaps(Server::start(script).await, "").await;
+            let script = SmtpScript::new().on(at, [Some(act.clone())]);
+            let mut scene = QueueHarness::with_manual_time(MockSmtpServer::start(script).await, "").await;
             let now = scene.time.clock().now();
-            scene.time.jump(now.saturating_add(THREE_DAYS));
-            let first = scene.send(1, &["a@example.net"]).await;
-            scene.wait(ONE_MINUTE / 6).await;
-            let second = scene.send(2, &["a@example.net"]).await;
+            scene.time.set_wall_clock(now.saturating_add(THREE_DAYS));
+            let first = scene.enqueue(1, &["a@example.net"]).await;
+            scene.let_time_pass(ONE_MINUTE / 6).await;
+            let second = scene.enqueue(2, &["a@example.net"]).await;
             if starts_anew {
                 scene.stop().await;
                 wait_for_store_unlock(&scene.config.data_dir).await;
             }
-            scene.time.jump(now.saturating_add(ONE_MINUTE));
+            scene.time.set_wall_clock(now.saturating_add(ONE_MINUTE));
             if starts_anew {
                 scene.start().await;
             }
             for id in [first, second] {
-                let trail = scene.settled(id).await;
-                assert_eq!(states(&trail), [RecipientState::Relayed], "{at:?}: {:#?}", trail.events);
+                let trail = scene.wait_for_result(id).await;
+                assert_eq!(
+                    recipient_states(&trail),
+                    [RecipientState::Relayed],
+                    "{at:?}: {:#?}",
+                    trail.events
+                );
             }
             let took = scene.time.clock().now().duration_since(now);
             assert!(took < ONE_HOUR, "{at:?} {act:?}, started anew {starts_anew}: {took:?}");
@@ -316,11 +336,11 @@ async fn try_connect_unix(path: &PathBuf) -> Option<UnixStream> {
 }
 
 /// Sends a mail; its id.
-async fn submit_message(client: &mut Client) -> std::io::Result<String> {
-    expect(250, client.ask("MAIL FROM:<a@example.com>").await?)?;
-    expect(250, client.ask("RCPT TO:<b@example.net>").await?)?;
-    expect(354, client.ask("DATA").await?)?;
-    let text = expect(250, client.ask("Subject: hi\r\n\r\nhi\r\n.").await?)?;
+async fn submit_message(client: &mut SmtpClient) -> std::io::Result<String> {
+    expect_code(250, client.command("MAIL FROM:<a@example.com>").await?)?;
+    expect_code(250, client.command("RCPT TO:<b@example.net>").await?)?;
+    expect_code(354, client.command("DATA").await?)?;
+    let text = expect_code(250, client.command("Subject: hi\r\n\r\nhi\r\n.").await?)?;
     Ok(text.rsplit(' ').next().unwrap().to_owned())
 }
 
