@@ -1,36 +1,36 @@
-//! The figures that `/metrics` exposes: each with what it is, and how it is made ready to be read by Prometheus.
+//! Descriptions of all metrics on `/metrics`, and the setup of the Prometheus recorder.
 //!
-//! `docs/metrics.md` has a section for each. Whoever counts something new adds it here first: a test compares the three.
+//! `docs/metrics.md` has a section for each. A new metric is added here first: a test compares code, list and document.
 
 use metrics::Unit;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
-/// A figure.
+/// Name, kind, labels and help text of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say all")]
 pub struct MetricDescriptor {
-    /// Its name, prefix and unit included.
+    /// Full name with prefix and unit.
     pub name: &'static str,
-    /// How it moves.
     pub kind: MetricKind,
-    /// What tells its series apart.
+    /// Names of the labels.
     pub labels: &'static [&'static str],
-    /// What it says.
+    /// Help text on `/metrics`.
     pub help: &'static str,
 }
 
-/// How a figure moves.
+/// Kinds of metrics, as in Prometheus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say all")]
 pub enum MetricKind {
-    /// Up, from each start of the process on.
+    /// Only rises; 0 at each start of the process.
     Counter,
-    /// Up and down.
     Gauge,
-    /// Many values, counted by size.
+    /// Values counted in buckets.
     Histogram,
 }
 
 impl MetricKind {
-    /// Prometheus' word.
+    /// Returns Prometheus' name of the kind.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Counter => "counter",
@@ -40,7 +40,7 @@ impl MetricKind {
     }
 }
 
-/// Has everything that this process counts from now on kept for [`PrometheusHandle::render`]; once in a process.
+/// Installs the global recorder, whose values [`PrometheusHandle::render`] returns. May be called once per process.
 pub fn install_recorder() -> Result<PrometheusHandle, BuildError> {
     let builder = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &DURATION_BUCKETS_SECONDS)?;
@@ -53,12 +53,12 @@ pub fn install_recorder() -> Result<PrometheusHandle, BuildError> {
         }
     }
     metrics::gauge!("mailtrail_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-    // There are none, which is not the same as not known.
+    // Creates the series, because 0 sessions differ from an unknown number.
     metrics::gauge!("mailtrail_smtp_sessions").increment(0.0);
     Ok(handle)
 }
 
-/// Ends of the sizes that times are counted by, in seconds: from a sync to a day.
+/// Upper bounds of the histogram buckets in seconds, from the time of an fsync to a day.
 const DURATION_BUCKETS_SECONDS: [f64; 20] = [
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0,
     1800.0, 7200.0, 28_800.0, 86_400.0,
@@ -84,90 +84,95 @@ const fn describe_histogram(name: &'static str, help: &'static str) -> MetricDes
     MetricDescriptor { name, kind: MetricKind::Histogram, labels: &[], help }
 }
 
-/// All of them, by name.
+/// All metrics, sorted by name.
 pub const METRICS: &[MetricDescriptor] = &[
-    describe_gauge("mailtrail_alarm", &["alarm", "subject"], "1 while an alarm is on"),
+    describe_gauge("mailtrail_alarm", &["alarm", "subject"], "1 while an alarm is active"),
     describe_counter(
         "mailtrail_alarm_bulletins_total",
         &["way", "outcome"],
-        "What was told of alarms, by webhook and mail",
+        "Alarm notifications by webhook and mail",
     ),
     describe_gauge(
         "mailtrail_breaker_state",
         &["upstream"],
-        "0 mail is sent, 1 one mail tries, 2 nothing is sent",
+        "Circuit breaker: 0 closed, 1 half-open, 2 open",
     ),
-    describe_gauge("mailtrail_build_info", &["version"], "1, for its label"),
+    describe_gauge("mailtrail_build_info", &["version"], "Always 1; the label has the version"),
     describe_counter(
         "mailtrail_client_refusals_total",
         &["reason"],
-        "Clients that were refused at a listener, by cause",
+        "Clients refused at a listener, by cause",
     ),
-    describe_histogram("mailtrail_commit_seconds", "Time to write a group of records and sync them"),
-    describe_gauge("mailtrail_dead_events", &[], "Reports that are genuine and cannot be understood"),
-    describe_gauge("mailtrail_disk_free_bytes", &[], "Room on the disk of the data directory"),
-    describe_histogram(
-        "mailtrail_event_lag_seconds",
-        "Time from what a provider reports until it was kept here",
-    ),
+    describe_histogram("mailtrail_commit_seconds", "Time to write and fsync a group of records"),
+    describe_gauge("mailtrail_dead_events", &[], "Genuine events that cannot be decoded"),
+    describe_gauge("mailtrail_disk_free_bytes", &[], "Free bytes on the disk of the data directory"),
+    describe_histogram("mailtrail_event_lag_seconds", "Time from a provider event until it was stored"),
     describe_counter(
         "mailtrail_events_total",
         &["upstream", "event"],
-        "New events kept, by webhook and poll",
+        "New provider events stored, by webhook and poll",
     ),
     describe_counter(
         "mailtrail_inbound_deliveries_total",
         &["target", "outcome"],
-        "Attempts to deliver mail from outside",
+        "Attempts to deliver inbound messages",
     ),
     describe_counter(
         "mailtrail_inbound_total",
         &["upstream", "outcome"],
-        "Mail from outside that providers brought",
+        "Inbound messages received from providers",
     ),
-    describe_counter("mailtrail_log_lines_lost_total", &[], "Log lines that nothing read in time"),
-    describe_gauge("mailtrail_orphan_events", &[], "Events that found no send so far"),
-    describe_gauge("mailtrail_queue_messages", &["state", "upstream"], "Mails that wait"),
+    describe_counter(
+        "mailtrail_log_lines_lost_total",
+        &[],
+        "Log lines dropped because the reader was too slow",
+    ),
+    describe_gauge("mailtrail_orphan_events", &[], "Events without a matching message so far"),
+    describe_gauge("mailtrail_queue_messages", &["state", "upstream"], "Queued messages"),
     describe_gauge(
         "mailtrail_queue_oldest_seconds",
         &[],
-        "Age of the oldest mail that waits, but for what is held",
+        "Age of the oldest queued message, held ones excluded",
     ),
     describe_counter(
         "mailtrail_recovered_events_total",
         &["upstream"],
-        "Events that polls brought and no webhook did",
+        "Events received by poll and not by webhook",
     ),
     describe_counter(
         "mailtrail_relay_attempts_total",
         &["upstream", "outcome"],
-        "Recipients of attempts that have ended",
+        "Recipients of finished attempts",
     ),
     describe_gauge("mailtrail_relay_connections", &["upstream", "state"], "Connections to upstreams"),
-    describe_histogram("mailtrail_relay_seconds", "Time that an attempt took at the upstream"),
-    describe_gauge(
-        "mailtrail_sink_backlog",
-        &["sink"],
-        "Facts that a sink was not told yet, as far as it has read",
+    describe_histogram("mailtrail_relay_seconds", "Duration of an attempt at the upstream"),
+    describe_gauge("mailtrail_sink_backlog", &["sink"], "Events read for a sink and not delivered yet"),
+    describe_gauge("mailtrail_sink_delayed", &["sink"], "Events that a sink retries one by one"),
+    describe_counter("mailtrail_sink_deliveries_total", &["sink", "outcome"], "Events delivered to a sink"),
+    describe_counter("mailtrail_smtp_accepted_total", &["client"], "Messages accepted with 250"),
+    describe_counter(
+        "mailtrail_smtp_lockouts_total",
+        &[],
+        "Lockouts of a user and address after too many wrong logins",
     ),
-    describe_gauge("mailtrail_sink_delayed", &["sink"], "Facts that a sink takes later, each alone"),
-    describe_counter("mailtrail_sink_deliveries_total", &["sink", "outcome"], "Facts handed to a sink"),
-    describe_counter("mailtrail_smtp_accepted_total", &["client"], "Mails that got a 250"),
-    describe_counter("mailtrail_smtp_lockouts_total", &[], "Users and addresses with too many wrong logins"),
-    describe_counter("mailtrail_smtp_logins_refused_total", &["reason"], "Logins that were refused"),
-    describe_counter("mailtrail_smtp_rejected_total", &["reason"], "Replies that refused something, by code"),
-    describe_gauge("mailtrail_smtp_sessions", &[], "Clients that are connected"),
-    describe_gauge("mailtrail_store_bytes", &["part"], "Bytes of the journal's and the ledger's files"),
+    describe_counter("mailtrail_smtp_logins_refused_total", &["reason"], "Rejected logins"),
+    describe_counter(
+        "mailtrail_smtp_rejected_total",
+        &["reason"],
+        "Replies that rejected a command, by code",
+    ),
+    describe_gauge("mailtrail_smtp_sessions", &[], "Connected clients"),
+    describe_gauge("mailtrail_store_bytes", &["part"], "Size of the files of journal and ledger"),
     describe_counter(
         "mailtrail_suppression_sync_total",
         &["upstream", "act"],
-        "Entries that a sync with a provider changed",
+        "Suppressions changed by a sync with a provider",
     ),
-    describe_gauge("mailtrail_suppressions", &[], "Addresses that get no mail"),
+    describe_gauge("mailtrail_suppressions", &[], "Suppressed addresses"),
     describe_gauge(
         "mailtrail_tls_certificate_expiry_timestamp_seconds",
         &["file"],
-        "When a certificate of the listeners ends",
+        "Expiry of a certificate of the listeners",
     ),
     describe_counter("mailtrail_webhook_requests_total", &["upstream", "outcome"], "Requests to /webhooks"),
 ];

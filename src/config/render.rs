@@ -11,7 +11,7 @@ use mailtrail_mail::HeaderCleanup;
 use mailtrail_net::provider_api::ProviderKind;
 use mailtrail_net::transport::{Protocol, Settings};
 use mailtrail_net::{provider_api, webhook_client};
-use mailtrail_relay::alarms::notifier;
+use mailtrail_relay::alarms::AlarmNotifications;
 use mailtrail_relay::monitoring::Thresholds;
 use mailtrail_relay::submission::{Listener, Password, User};
 use mailtrail_relay::webhook::{SourceKind, WebhookSource};
@@ -393,7 +393,7 @@ impl TomlWriter {
         self.literal("note", status_options.note);
     }
 
-    fn write_alarms(&mut self, thresholds: &Thresholds, notifications: &notifier::AlarmNotifications) {
+    fn write_alarms(&mut self, thresholds: &Thresholds, notifications: &AlarmNotifications) {
         self.section("[alarms]");
         self.string("silence", thresholds.event_silence.map_or_else(|| "off".to_owned(), format_duration));
         self.literal("queue", thresholds.max_queued_messages);

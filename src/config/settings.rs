@@ -2,7 +2,7 @@ use crate::config::diagnostic::Diagnostic;
 use crate::logging::{AddressRedaction, LogFormat};
 use mailtrail_mail::Secret;
 use mailtrail_net::{provider_api, transport};
-use mailtrail_relay::alarms::notifier;
+use mailtrail_relay::alarms::AlarmNotifications;
 use mailtrail_relay::monitoring::{heartbeat, thresholds};
 use mailtrail_relay::{admin, inbound, queue, reconcile, sink, submission, webhook};
 use mailtrail_smtp;
@@ -69,7 +69,7 @@ pub struct Config {
     /// Thresholds of the alarms.
     pub alarm_thresholds: thresholds::Thresholds,
     /// Notifications about alarms.
-    pub alarm_notifications: notifier::AlarmNotifications,
+    pub alarm_notifications: AlarmNotifications,
     /// Warnings about valid settings.
     pub warnings: Vec<Diagnostic>,
     /// Files from which secrets were read.

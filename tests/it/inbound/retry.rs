@@ -39,7 +39,7 @@ async fn delivers_in_order_after_target_outage_of_a_day() {
     // While time leaps, an answer may come too late; what is posted again then has the same id.
     taken.dedup();
     assert_eq!(taken, (0..24).collect::<Vec<_>>());
-    let over = || log.lines("alarm=\"inbound\"").last().is_some_and(|line| line.contains("is over"));
+    let over = || log.lines("alarm=\"inbound\"").last().is_some_and(|line| line.contains("alarm cleared"));
     scene.wait_until("the end of the alarm", over).await;
     scene.stop().await;
 }

@@ -68,7 +68,7 @@ async fn unwritable_ledger_stops_mail_until_space_is_free() {
     traffic.wait_until("mail is taken", |seen| seen.accepted_ids.len() >= 50).await;
     for _ in 0..2 {
         disk.fill(0);
-        process.wait_for_log("the ledger cannot be written, and no mail is taken").await;
+        process.wait_for_log("the ledger cannot be written, and no mail is accepted").await;
         let refused = traffic.with_results(|seen| seen.count_rejections("452 4.3.1", ""));
         traffic
             .wait_until("it is refused", |seen| seen.count_rejections("452 4.3.1", "") >= refused + 20)

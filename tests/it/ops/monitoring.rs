@@ -60,7 +60,7 @@ async fn raises_alarm_for_heartbeat_without_events() {
     let mut scene = QueueHarness::with_manual_time(server.clone(), settings).await;
     scene.wait_until("the alarm", || log.lines("alarm=\"heartbeat\"").len() == 1).await;
     let said = log.lines("alarm=\"heartbeat\"");
-    assert!(said[0].contains("the test mail is relayed, and no event came within 900 s"), "{said:#?}");
+    assert!(said[0].contains("the test mail is relayed without an event within 900 s"), "{said:#?}");
     // The next one is reported on.
     scene.wait_until("the next test mail", || server.accepted().len() == 2).await;
     let message = String::from_utf8(server.accepted()[1].message.clone()).unwrap();
@@ -167,7 +167,7 @@ async fn raises_backlog_alarm() {
         scene.store_message(number, &["a@example.net"]).await;
     }
     scene.wait_until("the alarm", || !log.lines("alarm=\"backlog\"").is_empty()).await;
-    assert!(log.lines("alarm=\"backlog\"")[0].contains("more than 5 mails wait"));
+    assert!(log.lines("alarm=\"backlog\"")[0].contains("more than 5 messages are queued"));
     scene.stop().await;
 }
 

@@ -128,7 +128,7 @@ async fn http_sink_delivers_in_order_after_outage_of_a_day() {
         });
         assert_eq!(request.header("webhook-signature"), Some(&*signatures.join(" ")));
     }
-    let over = || log.lines("alarm=\"sink\"").last().is_some_and(|line| line.contains("is over"));
+    let over = || log.lines("alarm=\"sink\"").last().is_some_and(|line| line.contains("alarm cleared"));
     scene.wait_until("the end of the alarm", over).await;
     scene.stop().await;
 }

@@ -479,7 +479,7 @@ async fn missing_rights_raise_alarm_and_lose_nothing() {
     assert_eq!(mail.shown_in_odoo(&odoo.state())["status"], "sent");
     odoo.set_faults(json!({ "join": ["plain", 1] }));
     scene.wait_until("the write-back", || mail.shown_in_odoo(&odoo.state())["status"] == "pending").await;
-    let over = || log.lines("alarm=\"sink\"").last().is_some_and(|line| line.contains("is over"));
+    let over = || log.lines("alarm=\"sink\"").last().is_some_and(|line| line.contains("alarm cleared"));
     scene.wait_until("the end of the alarm", over).await;
     scene.stop().await;
 }

@@ -43,7 +43,7 @@ async fn user_quota_warns_rejects_and_survives_restart() {
     let applied =
         || (process.log().matches("configuration and certificates reloaded").count() == 2).then_some(());
     testkit::eventually("the second reload", applied).await;
-    process.wait_for_log("the alarm is over").await;
+    process.wait_for_log("alarm cleared").await;
     submit_to_recipients(&mut log_in_as(&process, "shop").await, 1).await;
 }
 

@@ -280,7 +280,7 @@ async fn survive(api: &'static str, damage: Damage) {
     let said = || log.lines("pages of its events could not be read whole").pop();
     eventually_within(WAIT_TIMEOUT * 6, "the alarm", said).await;
     heal.store(true, Ordering::SeqCst);
-    eventually("the end of the alarm", || log.lines("the alarm is over").pop()).await;
+    eventually("the end of the alarm", || log.lines("alarm cleared").pop()).await;
     assert_eq!(delivered(&daemon, id), [Some(1), None, Some(1), Some(1)], "{case}: it is too long ago");
     daemon.stop().await;
 }

@@ -1,7 +1,7 @@
-//! The mail that tells of alarms.
+//! Mail with an alarm notification.
 
 use crate::alarms::notification::Notification;
-use crate::alarms::notifier::EmailSettings;
+use crate::alarms::settings::EmailSettings;
 use crate::monitoring::UpstreamActivity;
 use bytes::Bytes;
 use mail_builder::MessageBuilder;
@@ -12,7 +12,7 @@ use mailtrail_store::{CommitError, Store};
 use mailtrail_trail::provider::TRACKING_ID_HEADER;
 use mailtrail_trail::{AcceptedMessage, Message, routing};
 
-/// What a mail is handed in with.
+/// Composer and submitter of alarm mail.
 pub(super) struct EmailSender<'a> {
     pub store: &'a Store,
     pub clock: Clock,
@@ -23,7 +23,7 @@ pub(super) struct EmailSender<'a> {
 }
 
 impl EmailSender<'_> {
-    /// Puts it into the queue; it goes to `first` unless that one is away.
+    /// Puts the notification into the queue, with a route that prefers upstream `first`.
     pub async fn submit(
         &self,
         notification: &Notification,
@@ -33,7 +33,7 @@ impl EmailSender<'_> {
         let id = self.id_generator.generate(now, fastrand::u128(..));
         let subject = notification.subject(self.hostname);
         let message = self.compose_message(notification, &subject, id, now);
-        let send = Message {
+        let stored = Message {
             sender: Some(sender.clone()),
             message_id: MessageId::parse(&self.message_id(id)),
             size: message.len() as u64,
@@ -42,11 +42,11 @@ impl EmailSender<'_> {
             subject,
             ..Message::new(id, INTERNAL_CLIENT)
         };
-        // Whoever has no other mail has no events either, and hears of that once.
+        // If a relay sends no other mail, a missing event for this one must not raise an alarm about itself.
         self.upstream_activity.exclude_message(id);
         self.store
             .put_message(
-                AcceptedMessage { message: send, recipients: recipients.clone() },
+                AcceptedMessage { message: stored, recipients: recipients.clone() },
                 Bytes::from(message),
             )
             .await
@@ -80,5 +80,5 @@ impl EmailSender<'_> {
     }
 }
 
-/// The client's label.
+/// Label of the client in trails and logs.
 const INTERNAL_CLIENT: &str = "mailtrail";

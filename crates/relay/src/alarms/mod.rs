@@ -7,6 +7,9 @@ pub mod notifier;
 mod registry;
 mod remedies;
 mod retry_queue;
+mod settings;
 
-pub use notifier::{AlarmNotifications, AlarmNotifier, EmailSettings};
+pub use notifier::AlarmNotifier;
+pub(crate) use registry::DEAD_LETTER_ALARM_WINDOW;
 pub use registry::{AlarmKind, AlarmRegistry, MACHINE_SUBJECT};
+pub use settings::{AlarmNotifications, EmailSettings};

@@ -1,4 +1,4 @@
-//! What is told at a time: as a text for people, as JSON for programs.
+//! One notification about alarms, as text for operators and as JSON for programs.
 
 use crate::alarms::notification_state::{AlarmUpdate, Transition};
 use crate::alarms::remedies::remedy;
@@ -7,14 +7,12 @@ use serde::Serialize;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-/// What is told of some alarms; at least one.
+/// Notification about one or more alarms.
 #[derive(Debug)]
 pub(super) struct Notification {
-    /// Which: the same however often it is tried.
+    /// Id; all retries use the same one.
     pub id: TrackingId,
-    /// When it was made.
     pub created_at: Timestamp,
-    /// What it says.
     pub updates: Vec<AlarmUpdate>,
 }
 
@@ -47,51 +45,42 @@ struct AlarmPayload<'a> {
 }
 
 impl Notification {
-    /// In a few words.
+    /// Returns the subject line.
     pub fn subject(&self, hostname: &str) -> String {
-        let over = |item: &&AlarmUpdate| matches!(item.transition, Transition::Resolved(_));
-        let ended = self.updates.iter().filter(over).count();
+        let is_resolved = |item: &&AlarmUpdate| matches!(item.transition, Transition::Resolved(_));
+        let resolved = self.updates.iter().filter(is_resolved).count();
         let what = match &self.updates[..] {
             [item] => format!("{}: {}", state_label(item.transition), alarm_label(item)),
-            items if ended == items.len() => format!("{ended} alarms are over"),
-            items if ended == 0 => format!("{} alarms", items.len()),
-            items => format!("{} on, {ended} over", items.len() - ended),
+            items if resolved == items.len() => format!("{resolved} alarms are over"),
+            items if resolved == 0 => format!("{} alarms", items.len()),
+            items => format!("{} on, {resolved} over", items.len() - resolved),
         };
         format!("[mailtrail {hostname}] {what}")
     }
 
-    /// In full: what is wrong, since when, why, and what to do.
+    /// Returns the full text: per alarm the fault, its start and the remedy.
     pub fn to_text(&self, hostname: &str) -> String {
         let mut text = format!("mailtrail on {hostname}, {}\n", self.created_at);
         for item in &self.updates {
-            // A String takes everything.
+            // Writing to a String cannot fail.
             let _ =
                 write!(text, "\n{}: {}\n", state_label(item.transition).to_uppercase(), alarm_label(item));
             let alarm = &item.alarm;
             let _ = match item.transition {
                 Transition::Resolved(end) => {
                     let lasted = format_duration(end.duration_since(alarm.since));
-                    writeln!(
-                        text,
-                        "It was on from {} to {end}, {lasted}. It said: {}.",
-                        alarm.since, alarm.text
-                    )
+                    writeln!(text, "Active from {} to {end} ({lasted}): {}.", alarm.since, alarm.text)
                 }
                 Transition::Raised | Transition::Changed | Transition::Ongoing => {
-                    writeln!(
-                        text,
-                        "Since {}: {}.\nWhat to do: {}.",
-                        alarm.since,
-                        alarm.text,
-                        remedy(alarm.kind)
-                    )
+                    writeln!(text, "Since {}: {}.\nRemedy: {}.", alarm.since, alarm.text, remedy(alarm.kind))
                 }
             };
         }
-        text + "\n`mailtrail doctor` on that machine tells what is wrong now; docs/operations.md has a section for each alarm.\n"
+        text + "\n`mailtrail doctor` on that machine lists the active alarms; docs/operations.md has a section for each alarm.\n"
     }
 
-    /// One JSON object: `id`, `type`, `timestamp`, `text` as above, and `data` with the host and its `alarms`.
+    /// Returns one JSON object: `id`, `type`, `timestamp`, `text` as in the mail, and `data` with the host and its
+    /// `alarms`.
     pub fn to_json(&self, hostname: &str) -> String {
         let message = NotificationPayload {
             id: self.webhook_id(),
@@ -106,7 +95,7 @@ impl Notification {
         serde_json::to_string(&message).expect("texts always have a JSON form")
     }
 
-    /// Its `webhook-id`.
+    /// Returns the value of the `webhook-id` header.
     pub fn webhook_id(&self) -> String {
         format!("alarms-{}", self.id)
     }
@@ -144,7 +133,7 @@ fn state_label(news: Transition) -> &'static str {
     }
 }
 
-/// In the two largest units.
+/// Formats a duration in its two largest units.
 fn format_duration(time: Duration) -> String {
     match (time.as_secs() / 60, time.as_secs()) {
         (0, seconds) => format!("{seconds} s"),
@@ -186,9 +175,9 @@ mod tests {
             "ALARM: breaker mailgun",
             "Since 2026-09-14T12:00:00.000Z: mail waits.",
             "OVER: disk data_dir",
-            "It was on from 2026-09-14T12:00:00.000Z to 2026-09-14T13:30:00.000Z, 1 h 30 min. It said: nearly full.",
+            "Active from 2026-09-14T12:00:00.000Z to 2026-09-14T13:30:00.000Z (1 h 30 min): nearly full.",
         ] {
-            assert!(text.lines().any(|said| said == line), "{line} is not in\n{text}");
+            assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
         }
         let json: serde_json::Value =
             serde_json::from_str(&notification.to_json("relay.example.com")).unwrap();
@@ -200,8 +189,8 @@ mod tests {
 
     #[test]
     fn formats_durations_in_two_units() {
-        let said =
+        let texts =
             [59, 60, 3599, 3600, 86_399, 90_000].map(|seconds| format_duration(Duration::from_secs(seconds)));
-        assert_eq!(said, ["59 s", "1 min", "59 min", "1 h 0 min", "23 h 59 min", "1 d 1 h"]);
+        assert_eq!(texts, ["59 s", "1 min", "59 min", "1 h 0 min", "23 h 59 min", "1 d 1 h"]);
     }
 }

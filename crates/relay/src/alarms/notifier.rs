@@ -1,16 +1,17 @@
-//! Tells somebody of alarms, by a signed webhook and by mail, also of those that are over.
+//! Sends notifications of raised and resolved alarms by signed webhook and by mail.
 //!
-//! What was told is in memory only: an alarm that is raised again after a restart is told again, and one that ended with
-//! the process is not said to be over. The mail takes the queue's way, as all mail does, first by an upstream that no
-//! alarm is about. It makes no alarm itself: nobody gets a report on it, and no event is missed for it.
+//! Earlier notifications are in memory only: after a restart an active alarm is reported again, and an alarm that ended
+//! with the process is not reported as resolved. The mail passes the queue and prefers an upstream without an alarm. It
+//! causes no alarm itself: it has no DSN, and its provider events are not expected.
 
 use crate::alarms::email::EmailSender;
 use crate::alarms::notification::Notification;
 use crate::alarms::notification_state::NotificationState;
 use crate::alarms::registry::AlarmRegistry;
 use crate::alarms::retry_queue::RetryQueue;
+use crate::alarms::settings::{AlarmNotifications, EmailSettings};
 use crate::monitoring::UpstreamActivity;
-use mailtrail_mail::{Clock, Mailbox, TrackingIdGenerator};
+use mailtrail_mail::{Clock, TrackingIdGenerator};
 use mailtrail_net::{WebhookClient, webhook_client};
 use mailtrail_store::Store;
 use reqwest::header::CONTENT_TYPE;
@@ -18,38 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// Who is told, and when.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AlarmNotifications {
-    /// Where it is posted, if anywhere.
-    pub webhook: Option<webhook_client::WebhookEndpoint>,
-    /// Who gets mail, if anybody.
-    pub email: Option<EmailSettings>,
-    /// How long an alarm is on, or off, before it is told. Default 1 min, up to 1 h.
-    pub delay: Duration,
-    /// When one that lasts is told again. Default 24 h, 1 h to 30 days.
-    pub repeat_interval: Duration,
-}
-
-/// Who gets mail, and how.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EmailSettings {
-    /// The recipients; at least one.
-    pub recipients: Vec<Mailbox>,
-    /// The sender; the upstreams must know its domain.
-    pub sender: Mailbox,
-    /// The upstream that is preferred, unless an alarm is about it; else the first in order that none is about.
-    pub preferred_upstream: Option<String>,
-}
-
-impl Default for AlarmNotifications {
-    fn default() -> Self {
-        let (delay, repeat_interval) = (Duration::from_secs(60), Duration::from_secs(86_400));
-        Self { webhook: None, email: None, delay, repeat_interval }
-    }
-}
-
-/// What was told, and what waits to be; of all configurations of a process.
+/// Reported alarms and pending notifications; all configurations of a process share it.
 #[derive(Clone, Debug, Default)]
 pub struct NotifierState(Arc<Mutex<Inner>>);
 
@@ -61,28 +31,23 @@ struct Inner {
 }
 
 /// Sends notifications about alarms.
+#[expect(missing_docs, reason = "the names say all")]
 pub struct AlarmNotifier {
-    /// Where mail is kept.
     pub store: Store,
-    /// The time.
     pub clock: Clock,
-    /// Where ids come from.
     pub id_generator: Arc<TrackingIdGenerator>,
-    /// Our name.
+    /// Name of the relay in texts and Message-IDs.
     pub hostname: String,
-    /// What is told.
     pub alarms: AlarmRegistry,
-    /// Where our own mail is not missed.
+    /// Activity from which alarm mail is excluded.
     pub upstream_activity: UpstreamActivity,
-    /// What was told already.
     pub state: NotifierState,
-    /// The upstreams, in the order of preference.
+    /// Upstreams in the order of preference.
     pub upstreams: Vec<String>,
-    /// Who is told.
     pub settings: AlarmNotifications,
 }
 
-/// The two ways.
+/// Medium of a notification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Channel {
     Webhook,
@@ -105,16 +70,16 @@ impl AlarmNotifier {
         }
         while stopping.run_until_cancelled(tokio::time::sleep(POLL_INTERVAL)).await.is_some() {
             self.collect_updates();
-            let told = async {
+            let sending = async {
                 if let Some(endpoint) = &mut endpoint {
                     self.post_pending(endpoint).await;
                 }
-                if let Some(letters) = &self.settings.email {
-                    self.mail_pending(letters).await;
+                if let Some(email) = &self.settings.email {
+                    self.mail_pending(email).await;
                 }
             };
             tokio::select! {
-                () = told => {}
+                () = sending => {}
                 () = webhook_client::shutdown_grace_elapsed(&stopping) => return,
             }
         }
@@ -134,7 +99,7 @@ impl AlarmNotifier {
         drop(state);
         for (way, displaced) in [(Channel::Webhook, posted), (Channel::Email, mailed)] {
             if let Some(displaced) = displaced {
-                log_dropped(way, &displaced, "too much waits to be told");
+                log_dropped(way, &displaced, "too many pending notifications");
             }
         }
     }
@@ -150,7 +115,7 @@ impl AlarmNotifier {
 
     async fn mail_pending(&self, settings: &EmailSettings) {
         while let Some(notification) = self.next_pending(Channel::Email) {
-            let post = EmailSender {
+            let sender = EmailSender {
                 store: &self.store,
                 clock: self.clock,
                 id_generator: &self.id_generator,
@@ -159,8 +124,8 @@ impl AlarmNotifier {
                 settings,
             };
             let first = self.choose_upstream(settings);
-            let handed_in = post.submit(&notification, first).await.map_err(|error| error.to_string());
-            if !self.record_attempt(Channel::Email, &notification, handed_in) {
+            let submitted = sender.submit(&notification, first).await.map_err(|error| error.to_string());
+            if !self.record_attempt(Channel::Email, &notification, submitted) {
                 return;
             }
         }
@@ -176,18 +141,19 @@ impl AlarmNotifier {
         signing.update(body.as_bytes());
         let request = endpoint.build_request(signing)?.header(CONTENT_TYPE, "application/json").body(body);
         match request.send().await {
-            Ok(answer) if answer.status().is_success() => Ok(()),
-            Ok(answer) => Err(format!("it answers {}", answer.status())),
+            Ok(response) if response.status().is_success() => Ok(()),
+            Ok(response) => Err(format!("endpoint responded with {}", response.status())),
             Err(error) => Err(webhook_client::request_error_text(error)),
         }
     }
 
-    /// The upstream that mail goes to first: one that no alarm is about, where there is one.
-    fn choose_upstream(&self, letters: &EmailSettings) -> Option<String> {
-        let on = self.alarms.list();
-        let is_well = |name: &&String| !on.iter().any(|alarm| alarm.upstream() == Some(name.as_str()));
-        let preferred = letters.preferred_upstream.iter();
-        preferred.chain(&self.upstreams).find(is_well).or(letters.preferred_upstream.as_ref()).cloned()
+    /// Returns the upstream that mail prefers: one without an alarm, if there is one.
+    fn choose_upstream(&self, email: &EmailSettings) -> Option<String> {
+        let active = self.alarms.list();
+        let has_no_alarm =
+            |name: &&String| !active.iter().any(|alarm| alarm.upstream() == Some(name.as_str()));
+        let preferred = email.preferred_upstream.iter();
+        preferred.chain(&self.upstreams).find(has_no_alarm).or(email.preferred_upstream.as_ref()).cloned()
     }
 
     fn next_pending(&self, way: Channel) -> Option<Arc<Notification>> {
@@ -198,28 +164,24 @@ impl AlarmNotifier {
         }
     }
 
-    /// Notes how a try ended; whether the next may be tried.
+    /// Records the result of an attempt. Returns whether the next notification may be sent.
     fn record_attempt(&self, way: Channel, notification: &Notification, tried: Result<(), String>) -> bool {
         let (now, mut state) = (self.clock.now(), self.lock_state());
-        let outbox = match way {
+        let queue = match way {
             Channel::Webhook => &mut state.webhooks,
             Channel::Email => &mut state.emails,
         };
         let Err(why) = tried else {
-            outbox.mark_delivered();
+            queue.mark_delivered();
             count_notification(way, "told");
             return true;
         };
-        let (failures, over) = outbox.record_failure(now);
+        let (failures, given_up) = queue.record_failure(now);
         drop(state);
-        if over {
+        if given_up {
             log_dropped(way, notification, &why);
         } else if failures == 1 {
-            tracing::warn!(
-                way = way.as_str(),
-                why,
-                "nobody can be told of alarms that way; it is tried again for a day"
-            );
+            tracing::warn!(way = way.as_str(), why, "alarm notification failed; retrying for one day");
         }
         false
     }
@@ -238,7 +200,7 @@ impl Channel {
     }
 }
 
-/// What nobody was told stands in the log.
+/// Logs a notification that was given up, so that its alarms are not lost.
 fn log_dropped(way: Channel, notification: &Notification, why: &str) {
     count_notification(way, "given-up");
     let names: Vec<_> = notification
@@ -250,7 +212,7 @@ fn log_dropped(way: Channel, notification: &Notification, why: &str) {
         way = way.as_str(),
         alarms = names.join(", "),
         why,
-        "nobody was told of these alarms; look at webhook_url and mail_to of [alarms]"
+        "alarm notification given up; check webhook_url and mail_to of [alarms]"
     );
 }
 
@@ -259,5 +221,4 @@ fn count_notification(way: Channel, outcome: &'static str) {
         .increment(1);
 }
 
-/// Time from one look to the next.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);

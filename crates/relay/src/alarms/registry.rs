@@ -1,11 +1,11 @@
-//! Registry of active alarms. Raising an active alarm again logs nothing; `alarms::notifier` delivers notifications.
+//! Registry of active alarms. Raising an active alarm again logs nothing; `alarms::notifier` sends notifications.
 
 use mailtrail_mail::{Clock, Timestamp};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// The alarms of a process.
+/// Active alarms of a process.
 #[derive(Clone, Debug)]
 pub struct AlarmRegistry {
     clock: Clock,
@@ -15,86 +15,84 @@ pub struct AlarmRegistry {
 #[derive(Debug)]
 struct ActiveAlarm {
     alarm: Alarm,
-    /// The time passed at which it is over by itself.
+    /// Monotonic time at which the alarm ends by itself.
     expires_after: Option<Duration>,
-    /// How often it was counted.
+    /// Number of counted occurrences.
     occurrences: u64,
 }
 
-/// One alarm that is on.
+/// One active alarm.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Alarm {
-    /// What kind of trouble.
     pub kind: AlarmKind,
-    /// With what: an upstream's name, mostly.
+    /// Object of the alarm, mostly an upstream's name.
     pub subject: String,
-    /// What is known, and what to do.
+    /// Fault and, if it depends on the case, its remedy.
     pub text: String,
-    /// Since when.
     pub since: Timestamp,
 }
 
-/// Kinds of trouble.
+/// Kinds of alarms. Each has a word, a remedy, and a section in `docs/operations.md`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AlarmKind {
-    /// An upstream is left alone.
+    /// The circuit breaker of an upstream is open.
     Breaker,
-    /// An upstream refuses the account, or its login.
+    /// An upstream rejects the account or its login.
     UpstreamAccount,
-    /// An upstream's TLS is missing or cannot be trusted.
+    /// An upstream offers no TLS, or its certificate is not trusted.
     Tls,
-    /// A plan's quota is nearly, or entirely, used.
+    /// A plan's quota is nearly or completely used.
     Quota,
-    /// Mail is past its deadline, or nobody works on it.
+    /// A message is past its deadline, or its attempt does not end.
     Overdue,
-    /// The ledger's rows do not fit together.
+    /// The ledger's rows are inconsistent, or the ledger cannot be written.
     Ledger,
-    /// The test mail's events stay out.
+    /// The heartbeat's events are missing.
     Heartbeat,
-    /// Mail goes out and no event comes back.
+    /// Messages are relayed, but the provider sends no events.
     MissingEvents,
-    /// No report's signature fits.
+    /// All recent webhooks have invalid signatures.
     Signature,
-    /// The provider's clock and ours differ, or ours jumped.
+    /// The clocks of provider and relay differ, or the relay's clock was set.
     Clock,
-    /// Much mail waits.
+    /// The queue is longer than its threshold.
     Backlog,
-    /// Mail waits long for its upstream.
+    /// Messages wait too long for their upstream.
     RelayLatency,
-    /// An upstream's answers are long in coming.
+    /// An upstream responds too slowly.
     UpstreamStuck,
-    /// Too many hard bounces.
+    /// The hard bounce rate of a domain is too high.
     BounceRate,
-    /// Too many complaints.
+    /// The complaint rate of a domain is too high.
     ComplaintRate,
-    /// Too few deliveries.
+    /// The delivery rate of a domain is too low.
     DeliveryRate,
-    /// A sink takes nothing.
+    /// A sink accepts no events.
     Sink,
-    /// A target takes no mail from outside.
+    /// An inbound target accepts no messages.
     Inbound,
-    /// The disk is nearly full.
+    /// The data directory's disk is nearly full.
     DiskSpace,
-    /// A certificate ends soon, or has ended.
+    /// A certificate expires soon or has expired.
     Certificate,
-    /// The journal cannot be written, or a sync of it failed.
+    /// The journal cannot be written, or its fsync failed.
     Journal,
-    /// Something was put aside that nobody took or understood.
+    /// There are new dead letters.
     DeadLetters,
-    /// A provider's suppression lists cannot be brought together with ours.
+    /// A provider's suppression lists cannot be synchronized.
     SuppressionSync,
-    /// A provider cannot be asked for its events.
+    /// A provider's events cannot be polled.
     EventPolls,
-    /// There is hardly a file descriptor left, or none.
+    /// File descriptors are exhausted or nearly so.
     Descriptors,
-    /// A listener's address cannot be listened on.
+    /// A listener cannot bind its address.
     Listener,
-    /// Transactional mail was not sent because of the suppression list.
+    /// A transactional message was not sent because of the suppression list.
     SuppressedRecipients,
 }
 
 impl AlarmKind {
-    /// The word for logs, metrics and JSON.
+    /// Returns the word in logs, metrics and JSON.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Breaker => "breaker",
@@ -129,7 +127,7 @@ impl AlarmKind {
 }
 
 impl Alarm {
-    /// The upstream that it is about, if it is about one.
+    /// Returns the upstream that the alarm is about, if any.
     pub fn upstream(&self) -> Option<&str> {
         match self.kind {
             AlarmKind::Clock if self.subject == MACHINE_SUBJECT => None,
@@ -164,22 +162,25 @@ impl Alarm {
     }
 }
 
-/// The subject of an alarm about this machine's clock; those of others are upstreams.
+/// Subject of a clock alarm about this machine; other subjects of that kind are upstreams.
 pub const MACHINE_SUBJECT: &str = "machine";
 
+/// Time that an alarm about a dead letter lasts after the last one.
+pub(crate) const DEAD_LETTER_ALARM_WINDOW: Duration = Duration::from_secs(86_400);
+
 impl AlarmRegistry {
-    /// None yet.
+    /// Creates an empty registry.
     pub fn new(clock: Clock) -> Self {
         Self { clock, active: Arc::default() }
     }
 
-    /// Raises an alarm; one that is on already is not said again, unless its text changed.
+    /// Raises an alarm. An active alarm is logged again only if its text changed.
     pub fn raise(&self, kind: AlarmKind, subject: &str, text: impl Into<String>) {
         self.insert(kind, subject, text.into(), true, None);
     }
 
-    /// Raises an alarm, or clears it where there is nothing to say. One that is on already is not said again: its figures
-    /// may change all the time.
+    /// Raises an alarm, or clears it if `text` is `None`. An active alarm is not logged again, because its numbers may
+    /// change at any time.
     pub fn set(&self, kind: AlarmKind, subject: &str, text: Option<String>) {
         match text {
             Some(text) => self.insert(kind, subject, text, false, None),
@@ -187,14 +188,14 @@ impl AlarmRegistry {
         }
     }
 
-    /// Raises an alarm about something that happened once; it is over when nothing of the kind has happened for `lasts`,
-    /// at the next [`Self::clear_expired`].
+    /// Raises an alarm about an occurrence. It ends after `lasts` without another one, at the next
+    /// [`Self::clear_expired`].
     pub fn raise_for(&self, kind: AlarmKind, subject: &str, text: &str, lasts: Duration) {
         self.insert(kind, subject, text.to_owned(), false, Some(self.clock.monotonic() + lasts));
     }
 
-    /// Counts something that happened; the alarm is over when nothing of the kind has happened for `lasts`, at the next
-    /// [`Self::clear_expired`], and says how often it has happened since it began.
+    /// Counts occurrences in an alarm, whose text gets their number since its start. It ends after `lasts` without
+    /// another one, at the next [`Self::clear_expired`].
     pub fn count_occurrences(
         &self,
         kind: AlarmKind,
@@ -212,13 +213,13 @@ impl AlarmRegistry {
         }
     }
 
-    /// Ends what is over by itself.
+    /// Clears the alarms whose time has passed.
     pub fn clear_expired(&self) {
         let passed = self.clock.monotonic();
         self.clear_where(|raised| raised.expires_after.is_some_and(|until| until <= passed));
     }
 
-    /// Ends the alarms of a kind whose subjects `is_there` does not know: nobody else would.
+    /// Clears the alarms of a kind that have a subject unknown to `is_there`: no other code clears them.
     pub fn clear_unknown_subjects(&self, kind: AlarmKind, is_there: impl Fn(&str) -> bool) {
         self.clear_where(|raised| raised.alarm.kind == kind && !is_there(&raised.alarm.subject));
     }
@@ -264,15 +265,15 @@ impl AlarmRegistry {
         export_alarm_gauge(kind, subject, 1.0);
     }
 
-    /// Ends an alarm, if it is on.
+    /// Clears an alarm, if it is active.
     pub fn clear(&self, kind: AlarmKind, subject: &str) {
         if self.lock_active().remove(&(kind, subject.to_owned())).is_some() {
-            tracing::info!(alarm = kind.as_str(), subject, "the alarm is over");
+            tracing::info!(alarm = kind.as_str(), subject, "alarm cleared");
             export_alarm_gauge(kind, subject, 0.0);
         }
     }
 
-    /// Those that are on.
+    /// Returns the active alarms.
     pub fn list(&self) -> Vec<Alarm> {
         self.lock_active().values().map(|raised| raised.alarm.clone()).collect()
     }
@@ -350,7 +351,7 @@ mod tests {
         assert_eq!(alarms.list(), []);
     }
 
-    /// Logs, metrics, JSON and operators' rules know the alarms by them.
+    /// Logs, metrics, JSON and alert rules contain these words.
     #[test]
     fn words_are_as_ever() {
         let kinds = [

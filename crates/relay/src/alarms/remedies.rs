@@ -1,74 +1,72 @@
+//! Remedies of the alarms, as in notifications.
+
 use crate::alarms::registry::AlarmKind;
 
-/// What to do about such trouble, in one sentence; `docs/operations.md` has more.
+/// Returns the remedy for a kind of alarm, in one sentence; `docs/operations.md` has more.
 pub(super) const fn remedy(kind: AlarmKind) -> &'static str {
     match kind {
         AlarmKind::Breaker => {
-            "look whether the upstream can be reached; `mailtrail breaker status` tells when it is tried again, \
-             `mailtrail breaker close UPSTREAM` tries at once"
+            "check whether the upstream can be reached; `mailtrail breaker status` shows the time of the next try, \
+             `mailtrail breaker close UPSTREAM` skips the wait"
         }
         AlarmKind::UpstreamAccount => {
             "compare login and account with the provider's panel, then `mailtrail breaker close UPSTREAM`"
         }
         AlarmKind::Tls => {
-            "look who takes the connection apart, at the upstream's `host` and `ca_file`, and at the machine's clock"
+            "check whether a proxy intercepts TLS, the upstream's `host` and `ca_file`, and the machine's clock"
         }
-        AlarmKind::Quota => "buy more and raise `quota`, or route bulk mail elsewhere",
-        AlarmKind::Overdue => {
-            "keep the log, restart mailtrail, which takes such mail up again, and report the fault"
-        }
+        AlarmKind::Quota => "extend the plan and raise `quota`, or route bulk mail elsewhere",
+        AlarmKind::Overdue => "save the log, restart mailtrail, which resumes such mail, and report a bug",
         AlarmKind::Ledger => {
-            "`mailtrail store verify`, then `mailtrail store rebuild`, and report the fault; no mail is lost"
+            "run `mailtrail store verify`, then `mailtrail store rebuild`, and report a bug; no mail is lost"
         }
         AlarmKind::Heartbeat => {
-            "`mailtrail trace` with the id that is named shows how far the test mail came"
+            "`mailtrail trace` with the id from the text shows the progress of the test mail"
         }
         AlarmKind::MissingEvents => {
-            "`mailtrail doctor` compares the webhooks that are registered; look at the web server in front, too"
+            "`mailtrail doctor` compares the registered webhooks; check the web server in front of [http], too"
         }
         AlarmKind::Signature => {
-            "put the provider's new key beside the old one in `webhook_signing_key`, or in `webhook_token`, and reload"
+            "add the provider's new key beside the old one in `webhook_signing_key` or `webhook_token`, and reload"
         }
-        AlarmKind::Clock => "see to it that NTP works: `timedatectl`",
-        AlarmKind::Backlog => "`mailtrail queue shape` tells for which upstream and domain mail waits",
-        AlarmKind::RelayLatency => {
-            "look at the queue's length, then at `connections` and `rate` of the upstream"
-        }
+        AlarmKind::Clock => "check NTP with `timedatectl`",
+        AlarmKind::Backlog => "`mailtrail queue shape` shows upstream, domain and age of queued mail",
+        AlarmKind::RelayLatency => "check the queue's length, then `connections` and `rate` of the upstream",
         AlarmKind::UpstreamStuck => {
-            "look at the provider's status page; a second upstream in the route takes the mail meanwhile"
+            "check the provider's status page; a second upstream in the route takes the mail until then"
         }
-        AlarmKind::BounceRate => "take the addresses of `mailtrail log --status bounced` out of the lists",
-        AlarmKind::ComplaintRate => "stop the mailing that `mailtrail stats --by tag` names",
-        AlarmKind::DeliveryRate => "`mailtrail log --status bounced` and `--status failed` have the reasons",
-        AlarmKind::Sink => "look at the endpoint, or at Odoo's user and rights: `mailtrail doctor`",
+        AlarmKind::BounceRate => {
+            "remove the addresses of `mailtrail log --status bounced` from the application's lists"
+        }
+        AlarmKind::ComplaintRate => "stop the mailing that `mailtrail stats --by tag` shows",
+        AlarmKind::DeliveryRate => "`mailtrail log --status bounced` and `--status failed` show the reasons",
+        AlarmKind::Sink => "check the endpoint, or Odoo's user and rights: `mailtrail doctor`",
         AlarmKind::Inbound => {
-            "look at the target, or at Odoo's user and rights; `mailtrail inbound list` shows what waits"
+            "check the target, or Odoo's user and rights; `mailtrail inbound list` shows queued messages"
         }
-        AlarmKind::DiskSpace => {
-            "make room on the disk, or shorten [retention]; never delete files of journal/"
-        }
-        AlarmKind::Certificate => "renew it; it is taken up without a restart",
+        AlarmKind::DiskSpace => "free space, or shorten [retention]; never delete files of journal/",
+        AlarmKind::Certificate => "renew it; it is loaded without a restart",
         AlarmKind::Journal => {
-            "look at the disk and at the kernel's log: applications get 452 until it can be written"
+            "check the disk and the kernel's log; applications get 452 until the journal can be written"
         }
         AlarmKind::DeadLetters => {
-            "`mailtrail events dead`, `mailtrail inbound dead` and `mailtrail sink dead NAME` have the reasons"
+            "`mailtrail events dead`, `mailtrail inbound dead` and `mailtrail sink dead NAME` show the reasons"
         }
         AlarmKind::SuppressionSync => {
-            "`mailtrail suppress sync --upstream UPSTREAM` tries at once; look at the account's api_key"
+            "check the account's api_key, then run `mailtrail suppress sync --upstream UPSTREAM`"
         }
         AlarmKind::EventPolls => {
-            "look at the account's api_key and its rights; webhooks bring the events meanwhile"
+            "check the account's api_key and its rights; until then events arrive by webhook only"
         }
         AlarmKind::Descriptors => {
             "raise LimitNOFILE of the unit, or lower `connections` in the configuration"
         }
         AlarmKind::Listener => {
-            "`ss -ltnp` names the program that has the address: end it, or change `address`"
+            "`ss -ltnp` shows the program that has the address: end it, or change `address`"
         }
         AlarmKind::SuppressedRecipients => {
-            "`mailtrail log --status suppressed` names the recipients and why; `mailtrail suppress remove ADDRESS` sends \
-             mail there again"
+            "`mailtrail log --status suppressed` shows recipients and reasons; `mailtrail suppress remove ADDRESS` permits \
+             mail to an address again"
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What waits to be told in one of the two ways, in its order.
+//! Pending notifications of one channel, in order, with backoff.
 
 use crate::alarms::notification::Notification;
 use mailtrail_mail::Timestamp;
@@ -6,35 +6,36 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Bulletins that wait, and when the first is tried.
+/// Pending notifications and the time of the next attempt.
 #[derive(Debug, Default)]
 pub(super) struct RetryQueue {
     pending: VecDeque<Arc<Notification>>,
-    /// Not before that.
+    /// Earliest time of the next attempt.
     next_attempt_at: Timestamp,
-    /// How often the first was tried in vain.
+    /// Number of failed attempts for the first notification.
     failures: u32,
 }
 
 impl RetryQueue {
-    /// One more waits; gives back one that is given up for it.
+    /// Appends a notification. Returns the oldest one if the queue was full; it is given up.
     pub fn push(&mut self, notification: Arc<Notification>) -> Option<Arc<Notification>> {
         let full = self.pending.len() >= MAX_PENDING;
         self.pending.push_back(notification);
         if full { self.pop_first() } else { None }
     }
 
-    /// The first, if it may be tried.
+    /// Returns the first notification, if its attempt is due.
     pub fn next_due(&self, now: Timestamp) -> Option<Arc<Notification>> {
         self.pending.front().filter(|_| self.next_attempt_at <= now).cloned()
     }
 
-    /// The first was told.
+    /// Removes the first notification after its delivery.
     pub fn mark_delivered(&mut self) {
         self.pop_first();
     }
 
-    /// The first was tried in vain: how often so far, and whether it is given up.
+    /// Records a failed attempt of the first notification. Returns the number of its failures and whether it was given
+    /// up.
     pub fn record_failure(&mut self, now: Timestamp) -> (u32, bool) {
         self.failures = self.failures.saturating_add(1);
         let pause = INITIAL_BACKOFF.saturating_mul(1 << (self.failures - 1).min(16)).min(MAX_BACKOFF);
@@ -48,7 +49,7 @@ impl RetryQueue {
         (failures, old)
     }
 
-    /// Nobody is to be told any more.
+    /// Drops all pending notifications.
     pub fn clear(&mut self) {
         *self = Self::default();
     }
@@ -59,12 +60,11 @@ impl RetryQueue {
     }
 }
 
-/// Bulletins that wait at most.
 const MAX_PENDING: usize = 100;
-/// Pause after a try in vain; it doubles.
+/// Delay after the first failure; it doubles with each further one.
 const INITIAL_BACKOFF: Duration = Duration::from_secs(5);
 const MAX_BACKOFF: Duration = Duration::from_secs(300);
-/// How long one is tried.
+/// Age at which a notification is given up.
 const MAX_AGE: Duration = Duration::from_secs(86_400);
 
 #[cfg(test)]
@@ -79,29 +79,29 @@ mod tests {
 
     #[test]
     fn retries_for_a_day_with_exponential_backoff() {
-        let mut outbox = RetryQueue::default();
-        assert!(outbox.push(sample_notification(1000)).is_none());
+        let mut queue = RetryQueue::default();
+        assert!(queue.push(sample_notification(1000)).is_none());
         let (mut now, mut tries) = (Timestamp::from_secs(1000), Vec::new());
-        while let Some(first) = outbox.next_due(now) {
-            let (failures, over) = outbox.record_failure(now);
+        while let Some(first) = queue.next_due(now) {
+            let (failures, given_up) = queue.record_failure(now);
             tries.push(now.as_secs());
-            if over {
+            if given_up {
                 assert_eq!((failures as usize, first.created_at.as_secs()), (tries.len(), 1000));
                 break;
             }
-            now = outbox.next_attempt_at;
+            now = queue.next_attempt_at;
         }
         assert_eq!(tries[..8], [1000, 1005, 1015, 1035, 1075, 1155, 1315, 1615]);
         assert!(tries.last().unwrap() - 1000 >= 86_400 && tries.len() < 300, "{}", tries.len());
-        assert!(outbox.next_due(now.saturating_add(MAX_BACKOFF)).is_none());
+        assert!(queue.next_due(now.saturating_add(MAX_BACKOFF)).is_none());
     }
 
     #[test]
     fn drops_the_oldest_when_full() {
-        let mut outbox = RetryQueue::default();
-        assert!((0..100).all(|second| outbox.push(sample_notification(second)).is_none()));
-        assert_eq!(outbox.push(sample_notification(100)).map(|old| old.created_at.as_secs()), Some(0));
-        outbox.mark_delivered();
-        assert_eq!(outbox.next_due(Timestamp::default()).map(|first| first.created_at.as_secs()), Some(2));
+        let mut queue = RetryQueue::default();
+        assert!((0..100).all(|second| queue.push(sample_notification(second)).is_none()));
+        assert_eq!(queue.push(sample_notification(100)).map(|old| old.created_at.as_secs()), Some(0));
+        queue.mark_delivered();
+        assert_eq!(queue.next_due(Timestamp::default()).map(|first| first.created_at.as_secs()), Some(2));
     }
 }

@@ -1,4 +1,4 @@
-use crate::alarms::{AlarmKind, AlarmRegistry};
+use crate::alarms::{AlarmKind, AlarmRegistry, DEAD_LETTER_ALARM_WINDOW};
 use crate::inbound::message::InboundMessage;
 use crate::inbound::{TargetBackend, TargetResponse, TargetSettings};
 use futures_util::future::join_all;
@@ -236,7 +236,5 @@ const MAX_BACKOFF: Duration = Duration::from_secs(300);
 /// How long a mail waits that is not taken for now; it doubles.
 const INITIAL_RETRY_DELAY: Duration = Duration::from_secs(60);
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(3600);
-/// How long a dead letter is new.
-const DEAD_LETTER_ALARM_WINDOW: Duration = Duration::from_secs(86_400);
 /// How long a target may take nothing before that is an alarm.
 const DOWN_ALARM_AFTER: Duration = Duration::from_secs(60);

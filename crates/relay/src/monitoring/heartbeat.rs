@@ -1,5 +1,4 @@
-//! A mail of our own through the whole loop, now and then: whether what we send is taken, and whether the provider still
-//! tells us so.
+//! Periodic test mail through the whole loop: the upstream must accept it, and the provider must report its delivery.
 
 use crate::alarms::{AlarmKind, AlarmRegistry};
 use crate::internal_mail::{SubmitFn, compose_message};
@@ -9,28 +8,25 @@ use mailtrail_trail::{Recipient, Trail};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// Who gets the mail, and how often.
+/// Recipient and timing of heartbeats; configuration: `[heartbeat]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeartbeatSettings {
-    /// The recipient: a mailbox of one's own, best at another provider.
+    /// Recipient: the operator's own mailbox, preferably at another provider.
     pub recipient: Mailbox,
-    /// The sender; the upstream must know its domain.
+    /// Sender; the upstream must accept its domain.
     pub sender: Mailbox,
-    /// Time from one to the next. Default 1 h, 1 min to 7 days.
+    /// Default: 1 h; `1 min..=7 days`.
     pub interval: Duration,
-    /// How long its events may take. Default 15 min, 1 s to 1 day.
+    /// Time limit for its provider events. Default: 15 min; `1 s..=1 day`.
     pub timeout: Duration,
 }
 
-/// What a heartbeat works with.
+/// Sender and evaluator of heartbeats.
+#[expect(missing_docs, reason = "the names say all")]
 pub struct Heartbeat {
-    /// Where mail is kept.
     pub store: Store,
-    /// Takes the mail in.
     pub submit: SubmitFn,
-    /// Where trouble is reported.
     pub alarms: AlarmRegistry,
-    /// Who gets it, and how often.
     pub settings: HeartbeatSettings,
 }
 
@@ -39,25 +35,27 @@ pub struct Heartbeat {
 enum HeartbeatError {
     #[error(transparent)]
     Read(#[from] ReadError),
-    #[error("the relay does not take the mail: {0}")]
+    #[error("the relay rejected the message: {0}")]
     Rejected(String),
 }
 
 impl Heartbeat {
-    /// Beats until we stop.
+    /// Sends heartbeats until shutdown.
     pub async fn run(self, stopping: CancellationToken) {
         let HeartbeatSettings { interval, timeout, .. } = self.settings;
         let mut pause = INITIAL_DELAY.min(interval);
         while stopping.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
-            let stats = async {
+            let heartbeat = async {
                 let id = self.send_message().await?;
                 tokio::time::sleep(timeout).await;
                 Ok::<_, HeartbeatError>(self.store.load_trail(id)?)
             };
-            match stopping.run_until_cancelled(stats).await {
+            match stopping.run_until_cancelled(heartbeat).await {
                 None => return,
                 Some(Ok(trail)) => self.evaluate_trail(trail.as_ref()),
-                Some(Err(error)) => tracing::error!(%error, "a heartbeat cannot be sent; the next one is"),
+                Some(Err(error)) => {
+                    tracing::error!(%error, "heartbeat not sent; will retry at the next interval")
+                }
             }
             pause = interval.saturating_sub(timeout);
         }
@@ -69,27 +67,28 @@ impl Heartbeat {
         (self.submit)(envelope, message).await.map_err(HeartbeatError::Rejected)
     }
 
-    /// Well is what the provider has reported on, and not as a failure.
+    /// Clears the alarm if the provider reported events and no failure; raises it otherwise.
     fn evaluate_trail(&self, trail: Option<&Trail>) {
         let recipient = trail.and_then(|trail| trail.recipients.first());
-        let well = |one: &&Recipient| one.has_provider_events() && !one.state().is_failure();
-        if recipient.filter(well).is_some() {
+        let is_delivered =
+            |recipient: &&Recipient| recipient.has_provider_events() && !recipient.state().is_failure();
+        if recipient.filter(is_delivered).is_some() {
             return self.alarms.clear(AlarmKind::Heartbeat, self.settings.recipient.as_str());
         }
         let state = recipient.map_or("lost", |recipient| recipient.state().as_str());
         let reported =
-            if recipient.is_some_and(Recipient::has_provider_events) { "" } else { ", and no event came" };
+            if recipient.is_some_and(Recipient::has_provider_events) { "" } else { " without an event" };
         let id = trail.map(|trail| trail.message.id.to_string()).unwrap_or_default();
         let text = format!(
-            "the test mail is {state}{reported} within {} s; `mailtrail trace {id}` tells more, and whether the \
-             provider's webhook is registered and reaches us is to be looked at",
+            "the test mail is {state}{reported} within {} s; see `mailtrail trace {id}`, and check the provider's \
+             webhook with `mailtrail doctor`",
             self.settings.timeout.as_secs()
         );
         self.alarms.raise(AlarmKind::Heartbeat, self.settings.recipient.as_str(), text);
     }
 }
 
-/// The first one comes when whoever waits has come in.
+/// Delay of the first heartbeat, so that queued messages go first.
 const INITIAL_DELAY: Duration = Duration::from_secs(60);
 const MESSAGE_SUBJECT: &str = "mailtrail heartbeat";
 const MESSAGE_BODY: &str = "mailtrail sent this to see whether it arrives, and whether that is reported.";

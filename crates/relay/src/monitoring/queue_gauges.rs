@@ -13,21 +13,20 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 /// Collector of the queue gauges.
+#[expect(missing_docs, reason = "the names say all")]
 pub struct QueueGauges {
-    /// Where the mail is.
     pub store: Store,
-    /// The time.
     pub clock: Clock,
-    /// Which upstream mail heads for.
+    /// Selection of the upstream that a queued message is counted for.
     pub routes: Arc<UpstreamSelection>,
-    /// The upstreams, by name.
+    /// Names of all upstreams.
     pub upstreams: Vec<String>,
 }
 
-/// Mails by state and upstream; those that are held are for none.
+/// Number of messages by state and upstream; held messages have an empty upstream.
 type QueueCounts = BTreeMap<(&'static str, String), u64>;
 
-/// What is found at a time.
+/// Counts of one pass.
 #[derive(Debug, PartialEq, Eq)]
 struct QueueSnapshot {
     counts: QueueCounts,
@@ -35,7 +34,7 @@ struct QueueSnapshot {
 }
 
 impl QueueGauges {
-    /// Counts until we stop.
+    /// Refreshes the gauges until shutdown.
     pub async fn run(self, stopping: CancellationToken) {
         let (gauges, mut known) = (Arc::new(self), QueueCounts::new());
         let mut pause = Duration::ZERO;
@@ -48,8 +47,8 @@ impl QueueGauges {
             .await
             {
                 Ok(Ok(found)) => gauges.export_snapshot(&found, &mut known),
-                Ok(Err(error)) => tracing::error!(%error, "what waits cannot be counted; it is tried again"),
-                // A count that broke off is made again.
+                Ok(Err(error)) => tracing::error!(%error, "cannot count queued messages; retrying"),
+                // The next pass repeats an interrupted count.
                 Err(_) => {}
             }
             pause = MIN_INTERVAL.max(begun.elapsed() * 100);
@@ -70,7 +69,7 @@ impl QueueGauges {
                 oldest = oldest.into_iter().chain([waiting.oldest]).min();
             }
         }
-        // What is being sent keeps its place in the queue until it is known what came of it.
+        // A message keeps its queue row until its attempt has a recorded outcome.
         for begun in self.store.interrupted_attempts()? {
             let waits = self.store.queue_key(begun.id)?.map(|waits| self.classify(&waits));
             if let Some(count) = waits.and_then(|place| counts.get_mut(&place)) {
@@ -96,12 +95,12 @@ impl QueueGauges {
                 }
                 metrics::gauge!("mailtrail_disk_free_bytes").set(size.free_bytes as f64);
             }
-            Err(error) => tracing::error!(%error, "the store's files cannot be measured; it is tried again"),
+            Err(error) => tracing::error!(%error, "cannot measure the store's files; retrying"),
         }
     }
 
     fn export_snapshot(&self, found: &QueueSnapshot, known: &mut QueueCounts) {
-        // Of an upstream that is no more nothing waits.
+        // Series of removed upstreams are set to 0.
         known.values_mut().for_each(|count| *count = 0);
         known.extend(found.counts.clone());
         for ((state, upstream), count) in known.iter() {

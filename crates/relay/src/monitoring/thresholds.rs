@@ -1,6 +1,6 @@
-//! Whether the loop is whole, the figures are sound and the house is in order: silence of a provider, signatures that
-//! never fit, clocks that differ, mail that piles up or crawls, rates that cost a sender its name; the disk, the journal
-//! and the certificates.
+//! Raises threshold alarms: missing provider events, signature failures, clock skew, queue depth, relay latency,
+//! delivery, bounce and complaint rates, free disk space, file descriptors, errors of journal and ledger, certificate
+//! expiry.
 
 use crate::alarms::{AlarmKind, AlarmRegistry, MACHINE_SUBJECT};
 use crate::monitoring::upstream_activity::{ActivityStats, UpstreamActivity};
@@ -13,26 +13,26 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// From where on something is an alarm.
+/// Limits that raise an alarm when crossed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Thresholds {
-    /// How long mail may be relayed without any event of the provider's. Default 30 min; `None`: however long.
+    /// Time without provider events although messages are relayed. Default: 30 min; `None` disables the alarm.
     pub event_silence: Option<Duration>,
-    /// Mails that wait. Default 10,000.
+    /// Queued messages. Default: 10,000.
     pub max_queued_messages: u64,
-    /// Time from our `250` to the upstream's for 95 of 100 mails. Default 5 s.
+    /// 95th percentile of the time from our `250` to the upstream's. Default: 5 s.
     pub max_relay_latency: Duration,
-    /// The time whose mail makes the rates. Default 24 h.
+    /// Age of the oldest message in the rates. Default: 24 h.
     pub rate_window: Duration,
-    /// Recipients below which a sender domain has no rates. Default 200.
+    /// Minimum number of recipients for the rates of a sender domain. Default: 200.
     pub min_recipients: u64,
-    /// Hard bounces. Default 0.05.
+    /// Fraction of hard bounces. Default: 0.05.
     pub max_bounce_rate: f64,
-    /// Complaints. Default 0.001.
+    /// Fraction of complaints. Default: 0.001.
     pub max_complaint_rate: f64,
-    /// Deliveries, from which on downwards. Default 0.95.
+    /// Fraction of deliveries. Default: 0.95.
     pub min_delivery_rate: f64,
-    /// Bytes that are free on the data directory's disk, from which on downwards. Default 1 GiB.
+    /// Free bytes on the data directory's disk. Default: 1 GiB.
     pub min_free_disk_bytes: u64,
 }
 
@@ -52,28 +52,23 @@ impl Default for Thresholds {
     }
 }
 
-/// What a monitor works with.
+/// Monitor that compares measurements with thresholds.
+#[expect(missing_docs, reason = "the names say all")]
 pub struct ThresholdMonitor {
-    /// Where the mail is.
     pub store: Store,
-    /// The time.
     pub clock: Clock,
-    /// Where trouble is reported.
     pub alarms: AlarmRegistry,
-    /// What goes out and comes back.
     pub upstream_activity: UpstreamActivity,
-    /// What knows whether the clock was set.
     pub clock_watch: ClockWatch,
-    /// The upstreams, and whether their providers report to us.
+    /// Names of the upstreams, each with whether its provider sends events.
     pub upstreams: Vec<(String, bool)>,
-    /// What accepts TLS, and has certificates that end.
+    /// TLS servers, for the expiry of their certificates.
     pub tls_servers: Vec<Arc<Server>>,
-    /// From where on something is an alarm.
     pub thresholds: Thresholds,
 }
 
 impl ThresholdMonitor {
-    /// Looks every minute until we stop.
+    /// Monitors until shutdown.
     pub async fn run(self, stopping: CancellationToken) {
         tokio::join!(
             stopping.run_until_cancelled(self.watch_journal_errors()),
@@ -84,12 +79,12 @@ impl ThresholdMonitor {
         );
     }
 
-    /// A write that fails is heard of at once.
+    /// Raises an alarm as soon as a journal write fails.
     async fn watch_journal_errors(&self) {
         let Some(mut trouble) = self.store.write_errors() else { return };
         loop {
             let text = trouble.borrow_and_update().as_ref().map(|why| {
-                format!("the journal cannot be written, and no mail is taken (452): {why}; look at the disk")
+                format!("the journal cannot be written, and no mail is accepted (452): {why}; check the disk")
             });
             self.alarms.set(AlarmKind::Journal, "journal", text);
             if trouble.changed().await.is_err() {
@@ -98,14 +93,14 @@ impl ThresholdMonitor {
         }
     }
 
-    /// The same of the ledger, which is closed while it cannot be written.
+    /// Raises an alarm as soon as a ledger write fails. The ledger is closed while it cannot be written.
     async fn watch_ledger_errors(&self) {
         let Some(mut closed) = self.store.ledger_closed() else { return };
         loop {
             let text = closed.borrow_and_update().as_ref().map(|why| {
                 format!(
-                    "the ledger cannot be written, and no mail is taken (452) or sent: {why}; make room or mend that, it \
-                     goes on by itself"
+                    "the ledger cannot be written, and no mail is accepted (452) or sent: {why}; free space or fix the \
+                     cause, writing resumes by itself"
                 )
             });
             self.alarms.set(AlarmKind::Ledger, "ledger", text);
@@ -115,7 +110,7 @@ impl ThresholdMonitor {
         }
     }
 
-    /// A clock that is set is heard of soon.
+    /// Raises an alarm within a second of a clock step.
     async fn watch_clock_steps(&self) {
         loop {
             self.set_alarm(
@@ -127,7 +122,7 @@ impl ThresholdMonitor {
         }
     }
 
-    /// A connection that finds no descriptor is heard of at once.
+    /// Raises an alarm as soon as a connection finds no file descriptor.
     async fn watch_descriptor_shortages(&self) {
         let mut shortages = descriptors::subscribe_shortages();
         while shortages.changed().await.is_ok() {
@@ -164,7 +159,7 @@ impl ThresholdMonitor {
             if counted.is_none_or(|counted| now.duration_since(counted) >= RATE_CHECK_INTERVAL) {
                 counted = Some(now);
                 if let Err(error) = self.check_rates(now, &mut domains).await {
-                    tracing::error!(%error, "the mail cannot be counted; it is tried again");
+                    tracing::error!(%error, "cannot count messages for rates; retrying");
                 }
             }
         }
@@ -175,18 +170,18 @@ impl ThresholdMonitor {
         self.check_descriptors();
         let store = self.store.clone();
         let text = match tokio::task::spawn_blocking(move || store.free_space()).await {
-            Ok(Ok(free)) if free.check_available(0).is_err() => {
-                Some("the data directory's disk is full, and no mail is taken (452); make room".to_owned())
-            }
+            Ok(Ok(free)) if free.check_available(0).is_err() => Some(
+                "the data directory's disk is full, and no mail is accepted (452); free space".to_owned(),
+            ),
             Ok(Ok(free)) if free.is_low(self.thresholds.min_free_disk_bytes) => Some(format!(
-                "the data directory's disk is nearly full: less than {} MiB or {LOW_INODES} inodes are free; make room",
+                "the data directory's disk is nearly full: less than {} MiB or {LOW_INODES} inodes are free; free space",
                 self.thresholds.min_free_disk_bytes >> 20
             )),
             Ok(Ok(_)) => None,
             Ok(Err(error)) => {
-                return tracing::error!(%error, "the disk's room is not known; it is looked at again");
+                return tracing::error!(%error, "cannot read free disk space; retrying");
             }
-            // A look that broke off is taken again.
+            // The next pass repeats an interrupted check.
             Err(_) => return,
         };
         self.set_alarm(AlarmKind::DiskSpace, "data_dir", text);
@@ -199,17 +194,17 @@ impl ThresholdMonitor {
         for (file, end) in ends {
             let text = if end <= now {
                 Some(format!(
-                    "the certificate ended {end}, and clients that check it do not connect; renew it"
+                    "the certificate expired {end}, and clients that verify it do not connect; renew it"
                 ))
             } else {
                 (end < now.saturating_add(CERTIFICATE_WARNING))
-                    .then(|| format!("the certificate ends {end}; renew it"))
+                    .then(|| format!("the certificate expires {end}; renew it"))
             };
             self.set_alarm(AlarmKind::Certificate, &file, text);
         }
     }
 
-    /// Another text is said, too.
+    /// Raises or clears an alarm; unlike [`AlarmRegistry::set`], a changed text is logged.
     fn set_alarm(&self, kind: AlarmKind, subject: &str, text: Option<String>) {
         match text {
             Some(text) => self.alarms.raise(kind, subject, text),
@@ -231,8 +226,8 @@ impl ThresholdMonitor {
             .filter(|time| *time > self.thresholds.max_relay_latency);
         let slow = slow.map(|time| {
             format!(
-                "one mail of twenty waits {} s or longer for the upstream; `mailtrail queue shape` and `mailtrail breaker \
-                 status` tell why",
+                "one message in twenty waits {} s or longer for the upstream; see `mailtrail queue shape` and `mailtrail \
+                 breaker status`",
                 time.as_secs()
             )
         });
@@ -244,11 +239,11 @@ impl ThresholdMonitor {
         let quiet = now.duration_since(since);
         (quiet >= self.thresholds.event_silence?).then(|| {
             let cause = if stats.signature_failures.is_some() {
-                "its reports come and their signatures do not fit"
+                "its webhooks arrive with invalid signatures"
             } else {
-                "no webhook is registered at the provider, its address does not lead here, or the provider holds the mail back"
+                "no webhook is registered, its URL does not reach this relay, or the provider holds the messages"
             };
-            format!("{mails} mails were relayed since {since} and no event came; likely {cause}")
+            format!("{mails} messages were relayed since {since} without an event; likely {cause}")
         })
     }
 
@@ -260,12 +255,12 @@ impl ThresholdMonitor {
             let (_, domains) = store.delivery_stats(since, now, StatsGroup::Domain)?;
             Ok::<_, ReadError>((store.queued_ids(most)?.len() as u64, domains))
         });
-        // A count that broke off is made again.
+        // The next pass repeats an interrupted count.
         let Ok(counted) = counted.await else { return Ok(()) };
         let (queued, domains) = counted?;
         let full = (queued > self.thresholds.max_queued_messages).then(|| {
             format!(
-                "more than {} mails wait; `mailtrail queue shape` tells for whom",
+                "more than {} messages are queued; see `mailtrail queue shape`",
                 self.thresholds.max_queued_messages
             )
         });
@@ -280,7 +275,7 @@ impl ThresholdMonitor {
         Ok(())
     }
 
-    /// The rates of a sender domain.
+    /// Evaluates the rates of a sender domain.
     fn evaluate_domain(&self, domain: &str, tally: &DeliveryStats) {
         let limits = &self.thresholds;
         let enough = |whole: u64| whole >= limits.min_recipients;
@@ -309,18 +304,18 @@ impl ThresholdMonitor {
 fn signature_failure_text(stats: &ActivityStats) -> Option<String> {
     let (count, since) = stats.signature_failures.filter(|(count, _)| *count >= MIN_SIGNATURE_FAILURES)?;
     Some(format!(
-        "the last {count} reports, all since {since}, were refused for their signature; likely the key changed at the \
-         provider: compare webhook_signing_key, or its token"
+        "the last {count} webhooks, all since {since}, had invalid signatures; likely the key changed at the provider: \
+         compare webhook_signing_key or webhook_token"
     ))
 }
 
-/// What is said of a clock that was set; an old store is said to be no fault.
+/// Returns the alarm text of a clock step; `None` for an old store, which is no fault.
 fn clock_step_text(step: ClockStep) -> Option<String> {
     let what = match step {
-        ClockStep::Forward(by) => format!("this machine's clock was set ahead by {} s", by.as_secs()),
+        ClockStep::Forward(by) => format!("this machine's clock was set forward by {} s", by.as_secs()),
         ClockStep::Backward(by) => format!("this machine's clock was set back by {} s", by.as_secs()),
         ClockStep::StoredAhead(by) => {
-            format!("the store holds mail that was accepted {} s ahead of this machine's clock", by.as_secs())
+            format!("the store has mail that was accepted {} s ahead of this machine's clock", by.as_secs())
         }
         ClockStep::StoredTooOld(_) => return None,
         ClockStep::VeryOld(age) => format!(
@@ -329,7 +324,7 @@ fn clock_step_text(step: ClockStep) -> Option<String> {
         ),
     };
     Some(format!(
-        "{what}; no mail expires and nothing is forgotten until this alarm is over: set it right, by NTP at best"
+        "{what}; no mail expires and nothing is deleted during this alarm: correct the clock, preferably by NTP"
     ))
 }
 
@@ -340,34 +335,34 @@ fn clock_lag_text(stats: &ActivityStats, now: Timestamp) -> Option<String> {
     let seconds = lag.unsigned_abs() / 1000;
     Some(if lag > 0 {
         format!(
-            "reports come {seconds} s after they were signed: this machine's clock is ahead, or they are held up on the way"
+            "webhooks arrive {seconds} s after they were signed: this machine's clock is ahead, or they are delayed"
         )
     } else {
-        format!("reports are signed {seconds} s ahead of this machine's clock: set it, by NTP at best")
+        format!(
+            "webhooks are signed {seconds} s ahead of this machine's clock: correct it, preferably by NTP"
+        )
     })
 }
 
 const CHECK_INTERVAL: Duration = Duration::from_secs(60);
-/// Time between two looks at the clock.
 const CLOCK_CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// What the alarm about descriptors is about.
+/// Subject of alarms about this process.
 const PROCESS_SUBJECT: &str = "process";
 const DESCRIPTORS_EXHAUSTED_TEXT: &str = "a connection found no file descriptor left; raise LimitNOFILE, or lower `connections` in [limits], \
                          [http] or [[upstream]]";
-/// How long a shortage of descriptors is told of after it was seen last.
+/// Time that a descriptor alarm lasts after the last shortage.
 const SHORTAGE_ALARM_DURATION: Duration = Duration::from_secs(120);
-/// So long before its end a certificate is spoken of.
+/// Time before its expiry at which a certificate raises an alarm.
 const CERTIFICATE_WARNING: Duration = Duration::from_secs(14 * 86_400);
-/// Time from one count of all mail of the window to the next.
+/// Interval of the rates; each check reads all messages of the window.
 const RATE_CHECK_INTERVAL: Duration = Duration::from_secs(600);
-/// What counts as now for times and clocks.
+/// Age limit of samples for latency and clock skew.
 const RECENT_WINDOW: Duration = Duration::from_secs(900);
-/// Refusals in a row from which on they are no accident.
+/// Consecutive failures that raise an alarm; fewer may be accidents.
 const MIN_SIGNATURE_FAILURES: u64 = 5;
-/// Milliseconds by which clocks may differ.
 const MAX_CLOCK_SKEW_MS: u64 = 60_000;
 const BOUNCE_RATE_ADVICE: &str =
-    "providers cut off who goes on; `mailtrail log --status bounced` shows the addresses to take out";
+    "providers block senders that continue; `mailtrail log --status bounced` shows the addresses to remove";
 const COMPLAINT_RATE_ADVICE: &str =
-    "`mailtrail log --status complained` shows whom and `mailtrail stats --by tag` what it was";
-const DELIVERY_RATE_ADVICE: &str = "`mailtrail log --status bounced` and `--status failed` show why";
+    "`mailtrail log --status complained` shows the recipients, `mailtrail stats --by tag` the mailing";
+const DELIVERY_RATE_ADVICE: &str = "`mailtrail log --status bounced` and `--status failed` show the reasons";

@@ -12,31 +12,31 @@ pub struct UpstreamActivity(Arc<Mutex<ActivityTable>>);
 #[derive(Debug, Default)]
 struct ActivityTable {
     by_upstream: BTreeMap<String, ActivityStats>,
-    /// Messages that do not count.
+    /// Messages without expected provider events, such as alarm mail.
     excluded: VecDeque<TrackingId>,
 }
 
 /// Activity of one upstream.
 #[derive(Clone, Debug, Default)]
 pub struct ActivityStats {
-    /// Mails that it took since its last event, and when the first of them went.
+    /// Number of messages relayed since the last event, and the time of the first.
     pub relayed_without_event: Option<(u64, Timestamp)>,
-    /// Reports refused for their signature since the last one with a good one, and when the first of them came.
+    /// Number of signature failures since the last valid signature, and the time of the first.
     pub signature_failures: Option<(u64, Timestamp)>,
-    /// The last mails: when they were taken, and how long after we took them.
+    /// Latest relayed messages: time, and delay since their acceptance.
     relay_latencies: VecDeque<(Timestamp, Duration)>,
-    /// The last good reports: when they came, and how long before, by the provider's clock, they were signed; negative
-    /// milliseconds are ahead of ours.
+    /// Latest validly signed events: time of receipt, and age of the signature in milliseconds by both clocks; negative
+    /// if the provider's clock is ahead.
     signature_ages: VecDeque<(Timestamp, i64)>,
 }
 
 impl UpstreamActivity {
-    /// That mail does not count: nobody is to miss its events.
+    /// Excludes a message from the counts, because none of its events is expected.
     pub fn exclude_message(&self, id: TrackingId) {
         push_bounded(&mut self.lock_table().excluded, id);
     }
 
-    /// The upstream took that mail at `now`.
+    /// Records that the upstream accepted a message at `now`.
     pub fn record_relayed(&self, upstream: &str, id: TrackingId, now: Timestamp) {
         if self.lock_table().excluded.contains(&id) {
             return;
@@ -48,26 +48,26 @@ impl UpstreamActivity {
         });
     }
 
-    /// Its provider reported.
+    /// Records a provider event, which ends the counts of messages without event and of signature failures.
     pub fn record_event(&self, upstream: &str) {
         self.update_stats(upstream, |stats| {
             (stats.relayed_without_event, stats.signature_failures) = (None, None)
         });
     }
 
-    /// Its provider brought something that is no report, and the signature was good.
+    /// Records a validly signed request without an event.
     pub fn record_valid_signature(&self, upstream: &str) {
         self.update_stats(upstream, |stats| stats.signature_failures = None);
     }
 
-    /// What its provider reported at `now` was signed at `signed_at`.
+    /// Records that a request received at `now` was signed at `signed_at`.
     pub fn record_signature_age(&self, upstream: &str, now: Timestamp, signed_at: Timestamp) {
         let age = i128::from(now.as_millis()) - i128::from(signed_at.as_millis());
         let age = i64::try_from(age).unwrap_or(i64::MAX);
         self.update_stats(upstream, |stats| push_bounded(&mut stats.signature_ages, (now, age)));
     }
 
-    /// Somebody reported in its name, and the signature or the secret was wrong.
+    /// Records a request with a wrong signature or secret.
     pub fn record_signature_failure(&self, upstream: &str, now: Timestamp) {
         self.update_stats(upstream, |stats| {
             stats.signature_failures = Some(bump_count(stats.signature_failures, now))
@@ -93,7 +93,7 @@ impl UpstreamActivity {
 }
 
 impl ActivityStats {
-    /// The time within which 95 of 100 mails went on their way since `since`; `None` where too few did to say.
+    /// Returns the 95th percentile of the relay latency since `since`; `None` if there are too few samples.
     pub fn relay_latency_p95(&self, since: Timestamp) -> Option<Duration> {
         let mut times: Vec<_> =
             self.relay_latencies.iter().filter(|(at, _)| *at >= since).map(|(_, waited)| *waited).collect();
@@ -104,8 +104,9 @@ impl ActivityStats {
         times.get(times.len() * 95 / 100).copied()
     }
 
-    /// How far the provider's clock is behind ours, negative when it is ahead, in milliseconds: what no report since
-    /// `since` was younger than, so that repetitions of old ones do not count. `None` where too few came to say.
+    /// Returns the milliseconds by which our clock is ahead of the provider's; negative if the provider's is ahead. It
+    /// is the minimum age of signatures since `since`, because retries of old events have a higher one. `None` if there
+    /// are too few samples.
     pub fn clock_lag(&self, since: Timestamp) -> Option<i64> {
         let ages = self.signature_ages.iter().filter(|(at, _)| *at >= since).map(|(_, age)| *age);
         (ages.clone().count() >= MIN_SAMPLES).then(|| ages.min()).flatten()
@@ -123,9 +124,9 @@ fn push_bounded<T>(last: &mut VecDeque<T>, one: T) {
     last.push_back(one);
 }
 
-/// Of the mails and of the reports that are remembered, and of the mails that do not count.
+/// Samples kept per upstream and kind, and excluded messages.
 const MAX_SAMPLES: usize = 500;
-/// Below that no figure is made.
+/// Minimum number of samples for a percentile or a clock lag.
 const MIN_SAMPLES: usize = 20;
 
 #[cfg(test)]

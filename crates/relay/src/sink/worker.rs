@@ -1,4 +1,4 @@
-use crate::alarms::{AlarmKind, AlarmRegistry};
+use crate::alarms::{AlarmKind, AlarmRegistry, DEAD_LETTER_ALARM_WINDOW};
 use crate::sink::event::SinkEvent;
 use crate::sink::{DeliveryResult, SinkBackend, SinkFilter, SinkSettings};
 use mailtrail_mail::{Clock, Timestamp};
@@ -380,7 +380,5 @@ const MIN_DELAY: Duration = Duration::from_secs(1);
 const MAX_DELAY: Duration = Duration::from_secs(300);
 /// Maximum number of delayed events of one sink.
 const MAX_DELAYED: usize = 10_000;
-/// Age up to which a dead letter raises the alarm.
-const DEAD_LETTER_ALARM_WINDOW: Duration = Duration::from_secs(86_400);
 /// Duration of an outage that raises an alarm.
 const DOWN_ALARM_AFTER: Duration = Duration::from_secs(60);

@@ -25,7 +25,7 @@ async fn mail_of_the_real_program_survives_a_clock_that_is_ahead_for_a_moment() 
     }
     clock.set_ahead(THREE_DAYS);
     process.wait_for_log("alarm=\"clock\" subject=\"machine\"").await;
-    assert!(process.log().contains("clock was set ahead by 259"), "{}", process.log());
+    assert!(process.log().contains("clock was set forward by 259"), "{}", process.log());
     // Mail that comes now gets its times from the wrong clock.
     ids.push(submit_message(&mut client).await.unwrap());
     // Longer than from one look for expired mail to the next.

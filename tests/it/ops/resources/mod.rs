@@ -174,7 +174,7 @@ async fn listens_on_occupied_port_once_it_is_free() {
         drop(listener);
         process.wait_for_log(&format!("listening place=\"{address}\"")).await;
         assert!(TcpStream::connect(address).await.is_ok());
-        process.wait_for_log(&format!("the alarm is over alarm=\"listener\" subject=\"{address}\"")).await;
+        process.wait_for_log(&format!("alarm cleared alarm=\"listener\" subject=\"{address}\"")).await;
     }
     let mut guarded = SmtpClient::connect(process.address(0)).await.unwrap();
     expect_code(221, guarded.command("QUIT").await.unwrap()).unwrap();
@@ -215,7 +215,7 @@ async fn expires_nothing_while_clock_is_briefly_ahead() {
     let now = || scene.time.clock().now();
     scene.time.set_wall_clock(now().saturating_add(THREE_DAYS));
     scene.let_time_pass(ONE_MINUTE / 5).await;
-    assert_eq!(log.lines("clock was set ahead by 259200 s").len(), 1, "{:#?}", log.lines("alarm="));
+    assert_eq!(log.lines("clock was set forward by 259200 s").len(), 1, "{:#?}", log.lines("alarm="));
     scene.time.set_wall_clock(now().saturating_sub(THREE_DAYS));
     server.serve(socket.listen(1024).unwrap());
     let corrected = now();
@@ -230,7 +230,7 @@ async fn expires_nothing_while_clock_is_briefly_ahead() {
         );
     }
     assert!(now().duration_since(corrected) < ONE_HOUR, "its breaker and its waits are as long as ever");
-    scene.wait_until("the alarm's end", || log.lines("the alarm is over alarm=\"clock\"").len() == 1).await;
+    scene.wait_until("the alarm's end", || log.lines("alarm cleared alarm=\"clock\"").len() == 1).await;
 }
 
 /// It is set right after it was behind, and mail seems old that has hardly waited.
