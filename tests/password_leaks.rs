@@ -52,8 +52,8 @@ async fn limits_rate_per_user() {
     }
 }
 
-/// Guesses at a user's name come from its own address after a restart, before it logs in for the first time: a second
-/// program behind the same gateway has an old password, and Odoo's mail goes on.
+/// After a restart, wrong guesses come from a user's own address before the user's first login: another program
+/// behind the same gateway has an old password. Odoo's mail continues.
 #[tokio::test]
 async fn a_restart_does_not_let_guesses_lock_out_a_user_that_logged_in_before() {
     let sink = SmtpSink::start().await;
@@ -109,7 +109,7 @@ async fn never_writes_passwords_and_counts_failed_logins() {
             }
         }
     }
-    // Where no login is expected, and in no form that it could have.
+    // On a listener without authentication, in a form that is no login.
     let mut client = secured().await;
     for line in [format!("AUTH PLAIN {PASSWORD}"), format!("AUTH {PASSWORD}"), PASSWORD.to_owned()] {
         assert!(client.command(&line).await.unwrap().0 >= 500);
@@ -158,7 +158,7 @@ fn sasl_plain(user: &str, password: &str) -> String {
     encode_base64(&format!("\0{user}\0{password}"))
 }
 
-/// How a password could be written: itself, and encoded as in each of the mechanisms.
+/// Returns the forms of a password: plain, and encoded as in each mechanism.
 fn password_encodings(password: &str) -> Vec<String> {
     vec![
         password.to_owned(),
@@ -168,7 +168,7 @@ fn password_encodings(password: &str) -> Vec<String> {
     ]
 }
 
-/// What is kept knows them neither.
+/// Checks that the stored files contain none of them.
 fn assert_absent_in_files(directory: &Path, forms: &[String]) {
     for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();

@@ -1,4 +1,4 @@
-//! A Chromium without a window, led by its DevTools protocol over two pipes: when they close, it ends. It reaches this
+//! Headless Chromium, controlled by the DevTools protocol over two pipes. It exits when they close, and reaches this
 //! machine only.
 
 use crate::WAIT_TIMEOUT;
@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// One page in a browser of its own.
+/// One page in a browser process of its own.
 pub struct Browser {
     child: Child,
     orders: PipeWriter,
@@ -22,7 +22,7 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// An empty page, so many pixels wide; `None` where there is no Chromium.
+    /// Opens an empty page of this width in pixels; `None` if Chromium is not installed.
     pub fn open(width: u32) -> Option<Self> {
         let profile = tempfile::tempdir().unwrap();
         let ((their_orders, orders), (answers, their_answers)) = (pipe().unwrap(), pipe().unwrap());
@@ -56,18 +56,18 @@ impl Browser {
         Some(browser)
     }
 
-    /// Leads the page there.
+    /// Navigates to a URL.
     pub fn navigate(&mut self, url: &str) {
         let gone = self.call("Page.navigate", &json!({"url": url}));
         assert_eq!(gone["errorText"], Value::Null, "{url}");
     }
 
-    /// Has each page run that first.
+    /// Adds a script that each page runs first.
     pub fn add_startup_script(&mut self, script: &str) {
         self.call("Page.addScriptToEvaluateOnNewDocument", &json!({"source": script}));
     }
 
-    /// What an expression comes to within the page.
+    /// Evaluates an expression in the page.
     pub fn evaluate_or_panic(&mut self, expression: &str) -> Value {
         self.evaluate(expression).unwrap_or_else(|fault| panic!("{expression}: {fault}"))
     }
@@ -81,7 +81,7 @@ impl Browser {
         }
     }
 
-    /// Waits until an expression is true within the page; one that is only just coming has not everything yet.
+    /// Waits until an expression is true in the page. An exception counts as false, because a page may still load.
     pub fn wait_until(&mut self, expression: &str) {
         let started = Instant::now();
         while self.evaluate(&format!("Boolean({expression})")) != Ok(Value::Bool(true)) {
@@ -94,7 +94,7 @@ impl Browser {
         }
     }
 
-    /// Strikes a key: `Tab` or `Enter`.
+    /// Presses a key: `Tab` or `Enter`.
     pub fn press(&mut self, key: &str) {
         let (code, text) = if key == "Enter" { (13, "\r") } else { (9, "") };
         for kind in ["keyDown", "keyUp"] {
@@ -106,7 +106,7 @@ impl Browser {
         }
     }
 
-    /// Strikes Tab until what fits `selector` has the focus.
+    /// Presses Tab until the focused element matches `selector`.
     pub fn tab_to(&mut self, selector: &str) {
         for _ in 0..MAX_TAB_PRESSES {
             if self.evaluate_or_panic(&format!("document.activeElement.matches({})", json!(selector))) == true
@@ -118,13 +118,13 @@ impl Browser {
         panic!("{selector} cannot be reached: {}", self.evaluate_or_panic("document.body.innerText"));
     }
 
-    /// Types into what has the focus, and strikes Enter.
+    /// Types text into the focused element and presses Enter.
     pub fn type_line(&mut self, text: &str) {
         self.call("Input.insertText", &json!({"text": text}));
         self.press("Enter");
     }
 
-    /// Calls a method of the protocol; its result.
+    /// Calls a method of the protocol and returns its result.
     pub fn call(&mut self, method: &str, parameters: &Value) -> Value {
         self.try_call(method, parameters).unwrap_or_else(|fault| panic!("{method}: {fault}"))
     }
@@ -148,7 +148,7 @@ impl Browser {
         }
     }
 
-    /// The parameters of all events of that name up to now.
+    /// Returns the parameters of all events with this name so far.
     pub fn events(&self, method: &str) -> Vec<&Value> {
         let of = self.events.iter().filter(|event| event["method"] == method);
         of.map(|event| &event["params"]).collect()
@@ -180,7 +180,7 @@ const PROGRAMS: [&str; 5] =
 const ARGUMENTS: [&str; 11] = [
     "--headless",
     "--remote-debugging-pipe",
-    // Root has no use for it, and elsewhere it needs a set-uid helper.
+    // Root needs no sandbox, and other users need a set-uid helper for it.
     "--no-sandbox",
     "--disable-gpu",
     "--disable-dev-shm-usage",
@@ -191,5 +191,5 @@ const ARGUMENTS: [&str; 11] = [
     "--disable-sync",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ];
-/// Strikes of Tab until something is reached.
+/// Maximum presses of Tab to reach an element.
 const MAX_TAB_PRESSES: usize = 60;

@@ -1,9 +1,9 @@
-//! What the neutral words of the recorded reports' `expected.json` are in our vocabulary.
+//! Event kinds for the neutral words in `expected.json` of the recorded events.
 #![allow(clippy::panic, reason = "a test that cannot go on has failed")]
 
 use mailtrail_trail::EventKind;
 
-/// The kind of an event, and whether software did it.
+/// Returns the kind of an event, and whether software caused it.
 pub fn event_kind(word: &str) -> (EventKind, bool) {
     match word {
         "accepted" => (EventKind::Accepted, false),

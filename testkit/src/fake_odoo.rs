@@ -1,5 +1,5 @@
-//! A small Odoo in a process of its own (`fake_odoo.py`), and a hand on its tables. It needs python3, which runs the server
-//! action's code as Odoo does.
+//! Fake Odoo in a process of its own (`fake_odoo.py`), with access to its tables. It needs python3, which runs the
+//! code of the server action as Odoo does.
 
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -29,17 +29,17 @@ impl FakeOdoo {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// All tables, by model and number.
+    /// Returns all tables, by model and id.
     pub fn state(&self) -> Value {
         self.request("GET", "/state", &Value::Null)
     }
 
-    /// The fields of a record.
+    /// Returns the fields of a record.
     pub fn record(&self, model: &str, id: u64) -> Value {
         self.state()[model][id.to_string()].clone()
     }
 
-    /// Makes a record.
+    /// Creates a record and returns its id.
     pub fn create(&self, model: &str, values: Value) -> u64 {
         self.request("PUT", "/record", &json!({ "model": model, "values": values })).as_u64().unwrap()
     }
@@ -49,18 +49,18 @@ impl FakeOdoo {
         self.request("PUT", "/change", &json!({ "model": model, "id": id, "values": values }));
     }
 
-    /// Misbehaves from now on.
+    /// Sets the faults of later calls.
     pub fn set_faults(&self, weather: Value) {
         self.request("PUT", "/weather", &weather);
     }
 
-    /// How often a method was called: `bot ir.actions.server.run`.
+    /// Returns the number of calls of a method, for example `bot ir.actions.server.run`.
     pub fn call_count(&self, call: &str) -> usize {
         let state = self.state();
         state["calls"].as_array().unwrap().iter().filter(|known| *known == call).count()
     }
 
-    /// Plain sockets: a test's time may stand still, this does not.
+    /// Sends a request over a blocking socket: the clock of a test may be paused, this is not.
     fn request(&self, method: &str, path: &str, body: &Value) -> Value {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         let body = body.to_string();
@@ -77,7 +77,7 @@ impl FakeOdoo {
 
 impl Drop for FakeOdoo {
     fn drop(&mut self) {
-        // It ends by itself when nobody can speak to it any more.
+        // The process exits at the end of its standard input.
         drop(self.child.stdin.take());
         let _ = self.child.wait();
     }

@@ -44,7 +44,7 @@ pub fn test_as_child(module: &str, test: &str) -> Command {
     command
 }
 
-/// The value of the first header line of that name in a message.
+/// Returns the value of the first header line with this name.
 pub fn header_value<'a>(message: &'a [u8], name: &str) -> Option<&'a str> {
     let end = message.windows(4).position(|four| four == b"\r\n\r\n").unwrap_or(message.len());
     let head = std::str::from_utf8(&message[..end]).ok()?;
@@ -54,7 +54,7 @@ pub fn header_value<'a>(message: &'a [u8], name: &str) -> Option<&'a str> {
     })
 }
 
-/// What a program is to read.
+/// Returns a file with these bytes, for the standard input of a program.
 pub fn stdin_file(bytes: &[u8]) -> File {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(bytes).unwrap();
@@ -62,7 +62,7 @@ pub fn stdin_file(bytes: &[u8]) -> File {
     file
 }
 
-/// Runs a program to its end; `None` where there is no such program.
+/// Runs a program until it exits; `None` if it is not installed.
 pub async fn run_if_installed(command: &mut Command) -> Option<Output> {
     let mut command = std::mem::replace(command, Command::new(""));
     let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap();

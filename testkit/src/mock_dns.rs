@@ -1,11 +1,11 @@
-//! A DNS server (RFC 1035) that knows a few records, and answers over UDP. It shares no code with the relay.
+//! DNS server over UDP (RFC 1035) with a few records. It shares no code with the relay.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
 
-/// What it knows: name without the last dot, `TXT` or `MX`, text or host.
+/// Records: name without the last dot, `TXT` or `MX`, text or host.
 pub type DnsRecords = Vec<(String, &'static str, String)>;
 
 pub struct MockDnsServer {
@@ -31,7 +31,7 @@ impl MockDnsServer {
         Self { address, records, task }
     }
 
-    /// Knows these from now on.
+    /// Replaces the records.
     pub fn set_records(&self, records: DnsRecords) {
         *self.records.lock().unwrap() = records;
     }

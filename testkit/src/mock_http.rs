@@ -1,4 +1,4 @@
-//! An HTTP server that does as it is told. It shares no code with the relay.
+//! Scripted HTTP server. It shares no code with the relay.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -6,39 +6,39 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-/// What the server does with a request.
+/// Reaction of the server to a request.
 pub enum HttpAction {
-    /// Answers with this status and body.
+    /// Sends this status and body.
     Respond(u16, String),
-    /// Answers with these bytes and closes.
+    /// Sends these bytes and closes.
     RespondRaw(String),
-    /// Closes without a word.
+    /// Closes without a response.
     Close,
-    /// Says nothing and stays.
+    /// Sends nothing and keeps the connection open.
     Hang,
-    /// Answers, and closes although it did not say so.
+    /// Sends a response and closes without announcing it.
     RespondAndClose(u16, String),
 }
 
-/// A request as it was heard.
+/// Received request.
 #[derive(Clone, Debug)]
 pub struct HttpRequest {
     /// The first line.
     pub line: String,
     /// The other lines of the head.
     pub head: Vec<String>,
-    /// What came behind; all of it, unless the server closed before.
+    /// The body; complete unless the server closed early.
     pub body: Vec<u8>,
 }
 
 impl HttpRequest {
-    /// The value of a header.
+    /// Returns the value of a header.
     pub fn header(&self, name: &str) -> Option<&str> {
         let fields = self.head.iter().filter_map(|line| line.split_once(": "));
         fields.filter(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value).next()
     }
 
-    /// The parts of a form: name, file name, content.
+    /// Returns the parts of a form: name, file name, content.
     pub fn parts(&self) -> Vec<(String, Option<String>, Vec<u8>)> {
         let kind = self.header("content-type").unwrap();
         let boundary = kind.strip_prefix("multipart/form-data; boundary=").unwrap();
@@ -56,13 +56,13 @@ impl HttpRequest {
         }
     }
 
-    /// The values of all parts of that name.
+    /// Returns the values of all parts with this name.
     pub fn values(&self, name: &str) -> Vec<String> {
         let parts = self.parts().into_iter().filter(|(known, ..)| known == name);
         parts.map(|(.., value)| String::from_utf8(value).unwrap()).collect()
     }
 
-    /// The message.
+    /// Returns the message, the last part of the form.
     pub fn message(&self) -> Vec<u8> {
         let mut parts = self.parts();
         let (name, file, content) = parts.pop().unwrap();
@@ -83,7 +83,7 @@ fn position(bytes: &[u8], what: &[u8]) -> Option<usize> {
     memchr::memmem::find(bytes, what)
 }
 
-/// A running server.
+/// Running server.
 #[derive(Clone)]
 pub struct MockHttpServer {
     pub address: SocketAddr,
@@ -91,17 +91,17 @@ pub struct MockHttpServer {
     connections: Arc<Mutex<usize>>,
 }
 
-/// Decides about the n-th request, counted from 1: first at its head, where anything but `None` leaves the body unread,
-/// then with its body.
+/// Chooses the action for the n-th request, counted from 1. The first call has only the start of the body; an action there
+/// leaves the rest unread. The second call has the whole body.
 type RequestHandler = Arc<dyn Fn(usize, &HttpRequest, bool) -> Option<HttpAction> + Send + Sync>;
 
 impl MockHttpServer {
-    /// Answers whole requests.
+    /// Starts a server that reacts to whole requests.
     pub async fn start(script: impl Fn(usize, &HttpRequest) -> HttpAction + Send + Sync + 'static) -> Self {
         Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), script).await
     }
 
-    /// The same, at an address.
+    /// Starts a server at an address.
     pub async fn start_at(
         address: SocketAddr,
         script: impl Fn(usize, &HttpRequest) -> HttpAction + Send + Sync + 'static,
@@ -110,7 +110,7 @@ impl MockHttpServer {
         Self::listen(TcpListener::bind(address).await.unwrap(), None, Arc::new(script))
     }
 
-    /// The same, over TLS.
+    /// Starts a server with TLS.
     pub async fn start_tls(
         tls: TlsAcceptor,
         script: impl Fn(usize, &HttpRequest) -> HttpAction + Send + Sync + 'static,
@@ -119,7 +119,7 @@ impl MockHttpServer {
         Self::listen(TcpListener::bind("127.0.0.1:0").await.unwrap(), Some(tls), Arc::new(script))
     }
 
-    /// May act on a request's head and the first bytes of its body.
+    /// Starts a server that may react before the whole body has arrived.
     pub async fn start_early(
         script: impl Fn(usize, &HttpRequest, bool) -> Option<HttpAction> + Send + Sync + 'static,
     ) -> Self {
@@ -152,7 +152,7 @@ impl MockHttpServer {
         server
     }
 
-    /// What was heard so far.
+    /// Returns the requests so far.
     pub fn requests(&self) -> Vec<HttpRequest> {
         self.requests.lock().unwrap().clone()
     }

@@ -1,4 +1,4 @@
-//! An SMTP server that does as it is told. It shares no code with the relay.
+//! Scripted SMTP server. It shares no code with the relay.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -11,51 +11,50 @@ use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-/// What the server does next where a command waits for an answer.
+/// Reaction of the server at one step.
 #[derive(Clone, Debug)]
 pub enum SmtpAction {
-    /// Says this.
+    /// Sends this reply line.
     Reply(&'static str),
-    /// Says this and closes.
+    /// Sends this reply line and closes.
     ReplyAndClose(&'static str),
-    /// Closes without a word.
+    /// Closes without a reply.
     Close,
-    /// Says this, however long it is.
+    /// Sends this text, of any length.
     ReplyText(String),
-    /// Closes with a reset: what is still on the way is lost.
+    /// Resets the connection; bytes in flight are lost.
     Reset,
-    /// Says nothing more, and hears nothing more, and stays.
+    /// Neither reads nor writes any more, and keeps the connection open.
     Hang,
-    /// The same, after taking the message.
+    /// Like [`Self::Hang`], after accepting the message.
     AcceptAndHang,
-    /// Hears a little every five seconds, up to the dot.
+    /// Reads a little every five seconds, up to the final dot.
     ReadSlowly,
-    /// Says what is friendly, a byte at a time, and goes on.
+    /// Sends the default reply byte by byte and continues.
     ReplySlowly,
-    /// Says nothing more, and goes on hearing.
+    /// Shuts down its sending side and continues to read.
     HalfClose,
-    /// Says one line of a reply without an end.
+    /// Sends one reply line without an end.
     EndlessLine,
-    /// Says a reply of lines without an end.
+    /// Sends reply lines without an end.
     EndlessReply,
-    /// Says what is friendly, in a code of another class.
+    /// Sends a positive reply of the wrong class.
     WrongClass,
-    /// Says what is friendly and throws away what was said behind the command.
+    /// Sends the default reply and discards the pipelined bytes.
     DropPipelined,
-    /// The same with the first half of it.
+    /// Sends the default reply and discards the first half of the pipelined bytes.
     DropHalfPipelined,
 }
 
-/// Where in a conversation.
+/// Step of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SmtpStep {
     Banner,
     Ehlo,
-    /// The answer to HELO.
     Helo,
-    /// The answer to STARTTLS.
+    /// The reply to STARTTLS, before the handshake.
     StartTls,
-    /// Behind that answer.
+    /// After the reply to STARTTLS.
     Handshake,
     Auth,
     Mail,
@@ -65,45 +64,45 @@ pub enum SmtpStep {
     Body,
     /// After the final dot.
     Dot,
-    /// Behind the answer to a final dot, unasked.
+    /// After the reply to a final dot, unsolicited.
     AfterReply,
     Rset,
-    /// The answer to QUIT.
     Quit,
 }
 
-/// What is known and told. Scripts are used up in order; without one the server is friendly.
+/// Scripted actions, limits and recorded traffic. Actions of a step are used up in order; afterwards the server sends its
+/// default replies, which accept everything.
 #[derive(Default)]
 pub struct SmtpScript {
     actions: Vec<(SmtpStep, VecDeque<Option<SmtpAction>>)>,
     recipients: Vec<(&'static str, VecDeque<SmtpAction>)>,
-    /// What is always done at a step of this sender's transactions.
+    /// Action at one step of every transaction of this sender.
     pub for_sender: Option<(&'static str, SmtpStep, SmtpAction)>,
-    /// The answer to EHLO without its greeting.
+    /// Lines of the EHLO reply after the first.
     pub capabilities: Vec<&'static str>,
-    /// The answer to RCPT is positive only for recipients with an `@`, the answer to DATA always.
+    /// Accepts DATA although no recipient was accepted.
     pub accepts_data_without_recipients: bool,
-    /// What is always done with a MAIL that more stands behind.
+    /// Action at every MAIL that is followed by pipelined commands.
     pub pipelined_after_mail: Option<SmtpAction>,
-    /// What is always done with a final dot that more stands behind.
+    /// Action at every final dot that is followed by pipelined commands.
     pub pipelined_after_dot: Option<SmtpAction>,
     /// Certificate for STARTTLS.
     pub tls: Option<TlsAcceptor>,
-    /// TLS comes first.
+    /// TLS from the first byte.
     pub implicit_tls: bool,
-    /// What stands behind the answer to STARTTLS, in clear.
+    /// Plaintext after the reply to STARTTLS.
     pub injected_plaintext: &'static str,
-    /// So many messages in so much time, and what is said to MAIL beyond that.
+    /// Messages per period, and the reply to MAIL beyond that.
     pub message_limit: Option<(usize, Duration, &'static str)>,
-    /// So many recipients of a transaction, and what is said to each beyond that at RCPT, or to all of them at DATA or
-    /// after the final dot.
+    /// Recipients of a transaction and the reply beyond that: at RCPT to each excess recipient, at DATA or after the final
+    /// dot to all.
     pub recipient_limit: Option<(SmtpStep, usize, &'static str)>,
     limit_window: Option<(Instant, usize)>,
-    /// Answers that were given while something behind the command had been heard already.
+    /// Replies that were sent after more pipelined bytes had arrived.
     pub early_replies: usize,
-    /// Final dots that more stood behind.
+    /// Final dots that were followed by pipelined commands.
     pub pipelined_transactions: usize,
-    /// Connections taken, things heard and bytes dribbled.
+    /// Number of accepted connections, reads and slowly sent bytes.
     pub events: usize,
     /// TLS handshakes in progress.
     pub handshakes: usize,
@@ -113,7 +112,7 @@ pub struct SmtpScript {
     hung_sessions: usize,
 }
 
-/// A message that got a positive answer to its dot.
+/// Message whose final dot got a positive reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AcceptedMail {
     pub connection: usize,
@@ -121,7 +120,7 @@ pub struct AcceptedMail {
     pub message: Vec<u8>,
 }
 
-/// The running server.
+/// Running server.
 #[derive(Clone)]
 pub struct MockSmtpServer {
     pub address: SocketAddr,
@@ -136,10 +135,10 @@ impl MockSmtpServer {
         server
     }
 
-    /// A server that refuses connections, and the socket that it would listen on.
+    /// Returns a server that refuses connections, and the socket for [`Self::serve`].
     pub fn refusing(script: SmtpScript) -> (Self, TcpSocket) {
         let socket = TcpSocket::new_v4().unwrap();
-        // So that little is on the way when it stops hearing.
+        // Few bytes are in flight when the server stops to read.
         socket.set_recv_buffer_size(1 << 16).unwrap();
         socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
         let address = socket.local_addr().unwrap();
@@ -147,7 +146,7 @@ impl MockSmtpServer {
         (Self { address, script: Arc::new(Mutex::new(script)), released }, socket)
     }
 
-    /// Takes the connections that come, and those that wait already.
+    /// Accepts connections, also those in the backlog.
     pub fn serve(&self, listener: TcpListener) {
         let listening = self.clone();
         tokio::spawn(async move {
@@ -162,7 +161,7 @@ impl MockSmtpServer {
         });
     }
 
-    /// Looks at, or changes, the script.
+    /// Reads or changes the script.
     pub fn with_script<T>(&self, look: impl FnOnce(&mut SmtpScript) -> T) -> T {
         look(&mut self.script.lock().unwrap())
     }
@@ -171,17 +170,17 @@ impl MockSmtpServer {
         self.with_script(|script| script.accepted.clone())
     }
 
-    /// Every command line that was heard, with the number of its connection.
+    /// Returns all received command lines, each after the number of its connection.
     pub fn commands(&self) -> Vec<String> {
         self.with_script(|script| script.commands.clone())
     }
 
-    /// Conversations in which nothing more is said.
+    /// Returns the number of hung sessions.
     pub fn hung_sessions(&self) -> usize {
         self.with_script(|script| script.hung_sessions)
     }
 
-    /// Ends these.
+    /// Closes all hung sessions.
     pub fn close_hung_sessions(&self) {
         self.released.notify_waiters();
     }
@@ -192,12 +191,12 @@ impl MockSmtpServer {
 }
 
 impl SmtpScript {
-    /// A server with PIPELINING and SIZE.
+    /// Script of a server with PIPELINING, SIZE and 8BITMIME.
     pub fn new() -> Self {
         Self { capabilities: vec!["PIPELINING", "SIZE 0", "8BITMIME"], ..Self::default() }
     }
 
-    /// The next times at `at`; `None` is the friendly answer.
+    /// Adds actions for a step; `None` is the default reply.
     pub fn on(mut self, at: SmtpStep, acts: impl IntoIterator<Item = Option<SmtpAction>>) -> Self {
         self.add_actions(at, acts);
         self
@@ -210,18 +209,18 @@ impl SmtpScript {
         }
     }
 
-    /// Whether everything at `at` was done.
+    /// Returns whether all actions of a step were used.
     pub fn is_done(&self, at: SmtpStep) -> bool {
         self.actions.iter().all(|(known, queue)| *known != at || queue.is_empty())
     }
 
-    /// Forgets what was still to be done at `at`; how many steps that was.
+    /// Removes the unused actions of a step and returns their number.
     pub fn take_pending(&mut self, at: SmtpStep) -> usize {
         let queue = self.actions.iter_mut().find(|(known, _)| *known == at);
         queue.map_or(0, |(_, queue)| std::mem::take(queue).len())
     }
 
-    /// The next answers to a recipient; the last one stays.
+    /// Sets the actions for a recipient; the last one repeats.
     pub fn on_recipient(
         mut self,
         recipient: &'static str,
@@ -231,7 +230,7 @@ impl SmtpScript {
         self
     }
 
-    /// The same, instead of what was said before.
+    /// Replaces the actions for a recipient.
     pub fn replace_recipient_actions(
         &mut self,
         recipient: &'static str,
@@ -241,7 +240,7 @@ impl SmtpScript {
         self.recipients.push((recipient, acts.into_iter().collect()));
     }
 
-    /// What is said when this message is one too many.
+    /// Returns the reply if this message exceeds the limit.
     fn limit_reply(&mut self) -> Option<&'static str> {
         let (most, time, refusal) = self.message_limit?;
         let (since, begun) =
@@ -266,7 +265,7 @@ impl SmtpScript {
 }
 
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
-    /// The socket below.
+    /// Returns the TCP socket below.
     fn socket(&self) -> &TcpStream;
 }
 
@@ -282,7 +281,7 @@ impl Stream for TlsStream<Box<dyn Stream>> {
     }
 }
 
-/// One connection; `None` anywhere is its end.
+/// Session of one connection. `None` as a result ends it.
 struct MockSession {
     server: MockSmtpServer,
     number: usize,
@@ -455,18 +454,18 @@ impl MockSession {
         }
     }
 
-    /// What is said at a step where so many recipients are too many.
+    /// Returns the reply if this number of recipients exceeds the limit at a step.
     fn recipient_limit_reply(&self, at: SmtpStep, recipients: usize) -> Option<&'static str> {
         let (step, most, refusal) = self.server.with_script(|script| script.recipient_limit)?;
         (step == at && recipients > most).then_some(refusal)
     }
 
-    /// What the script says for this step.
+    /// Returns the scripted action of a step.
     fn next(&self, at: SmtpStep) -> Option<SmtpAction> {
         self.server.with_script(|script| script.next_action(at, &self.sender))
     }
 
-    /// Answers as the script says, or in the friendly way; whether that was positive.
+    /// Sends the scripted or the default reply; true if it was positive.
     async fn answer(&mut self, stream: &mut Box<dyn Stream>, at: SmtpStep, friendly: &str) -> Option<bool> {
         match self.next(at) {
             Some(act) => self.perform(stream, act, friendly).await,
@@ -474,7 +473,7 @@ impl MockSession {
         }
     }
 
-    /// Whether the answer was positive; `None` when the conversation is over.
+    /// Performs an action; true if the reply was positive.
     async fn perform(
         &mut self,
         stream: &mut Box<dyn Stream>,
@@ -578,7 +577,7 @@ impl MockSession {
     }
 
     async fn read_more(&mut self, stream: &mut Box<dyn Stream>) -> Option<()> {
-        // What was said in one go is heard in one go.
+        // One write of the client is one read here.
         self.unread.reserve_exact(1 << 16);
         let read = stream.read_buf(&mut self.unread).await.ok()?;
         self.server.with_script(|script| script.events += 1);
@@ -591,7 +590,7 @@ async fn write_reply(stream: &mut Box<dyn Stream>, text: &str) -> Option<()> {
     stream.flush().await.ok()
 }
 
-/// As often as the other side takes it.
+/// Writes the text until the peer closes.
 async fn write_until_closed(stream: &mut Box<dyn Stream>, text: &str) -> Option<bool> {
     let text = text.repeat(500);
     while stream.write_all(text.as_bytes()).await.is_ok() {}
@@ -599,5 +598,5 @@ async fn write_until_closed(stream: &mut Box<dyn Stream>, text: &str) -> Option<
 }
 
 const SLOW_READ_INTERVAL: Duration = Duration::from_secs(5);
-/// How fast a dribble is.
+/// Time between two bytes of a slow reply.
 const SLOW_REPLY_INTERVAL: Duration = Duration::from_millis(500);

@@ -1,4 +1,4 @@
-//! A relay in this process in front of a scripted upstream, and the time that passes for both.
+//! In-process relay with a scripted upstream, and the clock of both.
 
 use crate::mock_smtp::{AcceptedMail, MockSmtpServer, SmtpScript};
 use bytes::Bytes;
@@ -17,22 +17,22 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// How time passes.
+/// Source of time.
 pub enum TestTime {
-    /// As it does.
+    /// Real time.
     Real,
-    /// In leaps, as far as nothing happens. For runtimes of one thread with paused time.
+    /// Manual time, which advances faster while nothing happens. It needs a runtime of one thread with paused time.
     Manual {
         moment: &'static ManualClock,
         now: Cell<Timestamp>,
         step: Cell<Duration>,
-        /// While it lives, time does not pass by itself: disk and sockets are waited for.
+        /// Keeps tokio's clock from advancing by itself while disk and sockets are in progress.
         _hold: mpsc::Sender<()>,
     },
 }
 
 impl TestTime {
-    /// Starts on a Monday.
+    /// Manual time that starts on a Monday.
     pub fn manual() -> Self {
         let (hold, held) = mpsc::channel();
         tokio::task::spawn_blocking(move || held.recv());
@@ -48,7 +48,7 @@ impl TestTime {
         }
     }
 
-    /// Lets what is under way come to rest, and a little time pass; more when it is `quiet` then, but not more than that.
+    /// Lets work in progress finish, then advances time a little, or more if `quiet` returns true, up to `at_most`.
     pub async fn advance_when_idle(&self, quiet: impl FnOnce() -> bool, at_most: Duration) {
         let Self::Manual { step, .. } = self else {
             return tokio::time::sleep(Duration::from_millis(2)).await;
@@ -58,13 +58,13 @@ impl TestTime {
         self.advance(step.get().min(at_most)).await;
     }
 
-    /// Lets what is under way come to rest, and no time pass.
+    /// Lets work in progress finish without advancing time.
     pub async fn settle(&self) {
         let rest = tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(1)));
         rest.await.unwrap();
     }
 
-    /// The clock is set to another time, and none passes.
+    /// Sets the wall clock; no time passes.
     pub fn set_wall_clock(&self, to: Timestamp) {
         if let Self::Manual { moment, now, .. } = self {
             now.set(to);
@@ -72,7 +72,7 @@ impl TestTime {
         }
     }
 
-    /// So much time passes.
+    /// Advances time.
     pub async fn advance(&self, duration: Duration) {
         let Self::Manual { moment, now, .. } = self else { return tokio::time::sleep(duration).await };
         now.set(now.get().saturating_add(duration));
@@ -81,7 +81,7 @@ impl TestTime {
     }
 }
 
-/// A relay, its upstream, and the directory of its store.
+/// Relay with its upstream and the directory of its store.
 pub struct QueueHarness {
     pub server: MockSmtpServer,
     pub config: Config,
@@ -99,7 +99,7 @@ impl QueueHarness {
         Self::with_config(provider, script, upstream, |_| {}).await
     }
 
-    /// `change` sets what the configuration's bounds do not let a test set.
+    /// Starts a relay; `change` sets values outside the bounds of the configuration.
     pub async fn with_config(
         provider: &str,
         script: SmtpScript,
@@ -111,17 +111,17 @@ impl QueueHarness {
         Self::build(TestTime::Real, server, provider, &text, change).await
     }
 
-    /// With the usual retries, while time passes in leaps.
+    /// Starts a relay with default retries and manual time.
     pub async fn with_manual_time(server: MockSmtpServer, upstream: &str) -> Self {
         Self::manual_time_with_provider("plain", server, upstream).await
     }
 
-    /// The same, with a provider.
+    /// Starts a relay with manual time and a provider.
     pub async fn manual_time_with_provider(provider: &str, server: MockSmtpServer, upstream: &str) -> Self {
         Self::build(TestTime::manual(), server, provider, upstream, |_| {}).await
     }
 
-    /// The same; `change` sets what the configuration's bounds do not let a test set.
+    /// Starts a relay with manual time; `change` sets values outside the bounds of the configuration.
     pub async fn manual_time_with_config(
         server: MockSmtpServer,
         upstream: &str,
@@ -168,19 +168,19 @@ impl QueueHarness {
         }
     }
 
-    /// Puts a message into the queue, where it can be looked at.
+    /// Stores a message and waits until its trail is readable.
     pub async fn enqueue(&self, number: u64, recipients: &[&str]) -> TrackingId {
         let id = self.store_message(number, recipients).await;
         self.wait_until("its trail", || self.find_trail(id).is_some()).await;
         id
     }
 
-    /// Puts a message into the queue.
+    /// Stores a message.
     pub async fn store_message(&self, number: u64, recipients: &[&str]) -> TrackingId {
         self.store_with_lane(number, recipients, Lane::default()).await
     }
 
-    /// Puts a message into a lane of the queue.
+    /// Stores a message in a lane of the queue.
     pub async fn store_in_lane(&self, number: u64, lane: Lane) -> TrackingId {
         self.store_with_lane(number, &["a@example.net"], lane).await
     }
@@ -189,7 +189,7 @@ impl QueueHarness {
         self.store_with(number, recipients, |send| send.lane = lane).await
     }
 
-    /// Puts a message into the queue, where it can be looked at, and whose send is a little different.
+    /// Stores a changed message and waits until its trail is readable.
     pub async fn enqueue_with(
         &self,
         number: u64,
@@ -240,7 +240,7 @@ impl QueueHarness {
         self.daemon.as_ref().unwrap().store().load_trail(id).unwrap()
     }
 
-    /// The trail when nobody waits any more.
+    /// Waits until no recipient is pending and returns the trail.
     pub async fn wait_for_result(&self, id: TrackingId) -> Trail {
         let done = || {
             self.find_trail(id)
@@ -250,7 +250,7 @@ impl QueueHarness {
         self.load_trail(id)
     }
 
-    /// Lets time pass until that holds. The limit is [`WAIT_TIMEOUT`] of real time.
+    /// Lets time pass until the condition holds. The limit is [`WAIT_TIMEOUT`] of real time.
     pub async fn wait_until(&self, what: &str, mut holds: impl FnMut() -> bool) {
         let (deadline, mut events) = (Instant::now() + WAIT_TIMEOUT, 0);
         while !holds() {
@@ -261,7 +261,7 @@ impl QueueHarness {
         }
     }
 
-    /// Lets so much time pass, with everything that happens in it.
+    /// Lets this time pass in steps, with all events in it.
     pub async fn let_time_pass(&self, duration: Duration) {
         let (end, mut events) = (self.time.clock().now().saturating_add(duration), 0);
         loop {
@@ -273,7 +273,7 @@ impl QueueHarness {
         }
     }
 
-    /// Lets time pass, little where the server had something to do since `events`.
+    /// Lets time pass, in small steps after activity of the server.
     async fn advance(&self, events: &mut usize, at_most: Duration) {
         let quiet = || {
             let (now, handshakes) = self.server.with_script(|script| (script.events, script.handshakes));
@@ -282,12 +282,12 @@ impl QueueHarness {
         self.time.advance_when_idle(quiet, at_most).await;
     }
 
-    /// Where clients hand mail in.
+    /// Returns the address for submissions.
     pub fn smtp_address(&self) -> std::net::SocketAddr {
         self.daemon.as_ref().unwrap().smtp_addresses()[0]
     }
 
-    /// Where the relay hears of events.
+    /// Returns the address for webhooks.
     pub fn http_address(&self) -> std::net::SocketAddr {
         self.daemon.as_ref().unwrap().http_address().unwrap()
     }
@@ -296,7 +296,7 @@ impl QueueHarness {
         self.daemon.as_ref().unwrap().store()
     }
 
-    /// How often a command was heard.
+    /// Returns the number of received commands with this verb.
     pub fn command_count(&self, verb: &str) -> usize {
         self.server.commands().iter().filter(|line| line.split(' ').nth(1) == Some(verb)).count()
     }
@@ -311,7 +311,7 @@ impl QueueHarness {
     }
 }
 
-/// Dots where they matter, and a length of its own.
+/// Returns a message with dots at the start of lines and a length of its own.
 pub fn sample_message(number: u64) -> String {
     if number == LONG_MESSAGE {
         return format!("Subject: long\r\n\r\n{}", format!("{}\r\n", "x".repeat(990)).repeat(12_000));
@@ -320,7 +320,7 @@ pub fn sample_message(number: u64) -> String {
     format!("Subject: {number}\r\n\r\n.first\r\n{lines}\r\n.\r\n")
 }
 
-/// Of every message.
+/// Returns the Message-ID of all sample messages.
 pub fn message_id() -> Option<MessageId> {
     MessageId::parse("<one@example.com>")
 }
@@ -337,7 +337,7 @@ pub fn recipient_states(trail: &Trail) -> Vec<RecipientState> {
     trail.recipients.iter().map(Recipient::state).collect()
 }
 
-/// What the attempts came to, oldest first.
+/// Returns the results of the attempts, oldest first.
 pub fn attempt_results(trail: &Trail) -> Vec<AttemptStatus> {
     let facts = trail.events.iter();
     let standings = facts.filter_map(|fact| match fact.kind {
@@ -347,12 +347,12 @@ pub fn attempt_results(trail: &Trail) -> Vec<AttemptStatus> {
     standings.collect()
 }
 
-/// A message that no buffer between relay and server holds.
+/// Message that exceeds all buffers between relay and server.
 pub const LONG_MESSAGE: u64 = 1_000_000;
 /// Longest wait for a state, in real time; only a failing test reaches it. Manual time advances with the processors, and
 /// other tests and builds share them.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
-/// How much time passes at once while something happens, and at most while nothing does: less than any wait for an
-/// upstream, so that one that began just before a leap does not end by it.
+/// Time per step after activity, and the maximum without. The maximum is below every timeout of an upstream, so that
+/// a wait that starts before a step does not time out in it.
 const MIN_ADVANCE: Duration = Duration::from_millis(100);
 const MAX_ADVANCE: Duration = Duration::from_secs(20);

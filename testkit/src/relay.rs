@@ -1,4 +1,4 @@
-//! A relay in this process, in a directory of its own.
+//! Relay in this process, with a directory of its own.
 
 use crate::smtp_sink::SmtpSink;
 use mailtrail::config;
@@ -14,14 +14,14 @@ use tokio_rustls::TlsConnector;
 pub const USER: &str = "odoo";
 pub const PASSWORD: &str = "lab-secret";
 
-/// A relay, and the directory that dies with it.
+/// Running relay and its directory, which is removed with it.
 pub struct Relay {
     daemon: Daemon,
     directory: TempDir,
 }
 
 impl Relay {
-    /// A relay with five doors, whose mail goes to `sink`.
+    /// Starts a relay with five listeners that sends its mail to `sink`.
     pub async fn start(sink: &SmtpSink, limits: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let text = configuration(directory.path().to_str().unwrap(), [0; 3], sink.port(), limits);
@@ -30,47 +30,47 @@ impl Relay {
         Self { daemon, directory }
     }
 
-    /// STARTTLS and a login are required.
+    /// Listener that requires STARTTLS and authentication.
     pub fn guarded(&self) -> SocketAddr {
         self.daemon.smtp_addresses()[0]
     }
 
-    /// Neither is.
+    /// Listener without TLS and authentication.
     pub fn open(&self) -> SocketAddr {
         self.daemon.smtp_addresses()[1]
     }
 
-    /// Nobody here may connect.
+    /// Listener that rejects clients on this machine.
     pub fn closed(&self) -> SocketAddr {
         self.daemon.smtp_addresses()[2]
     }
 
-    /// TLS from the first byte, and a login.
+    /// Listener with TLS from the first byte and authentication.
     pub fn implicit(&self) -> SocketAddr {
         self.daemon.smtp_addresses()[3]
     }
 
-    /// Where 127.0.0.1 is a proxy for 192.0.2.0/24 and 2001:db8::/32, and 192.0.2.7 may say XCLIENT.
+    /// Listener for which 127.0.0.1 is a proxy of 192.0.2.0/24 and 2001:db8::/32, and 192.0.2.7 may send XCLIENT.
     pub fn proxied(&self) -> SocketAddr {
         self.daemon.smtp_addresses()[4]
     }
 
-    /// Another one, by its place in the configuration.
+    /// Returns the address of a listener by its index in the configuration.
     pub fn listener_at(&self, place: usize) -> SocketAddr {
         self.daemon.smtp_addresses()[place]
     }
 
-    /// Where it keeps everything.
+    /// Returns its data directory.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    /// The certificate that the relay made for itself.
+    /// Returns the path of its self-signed certificate.
     pub fn certificate(&self) -> PathBuf {
         self.directory().join("tls/relay.pem")
     }
 
-    /// Trust in it.
+    /// Returns a client's connector that trusts this certificate.
     pub fn tls_connector(&self) -> TlsConnector {
         mailtrail_net::tls::build_connector(Some(&self.certificate())).unwrap()
     }
@@ -79,7 +79,7 @@ impl Relay {
         self.daemon.store()
     }
 
-    /// Stops; the store and its directory stay as long as what is returned.
+    /// Stops the relay. The returned values keep the store and its directory.
     pub async fn stop(self) -> (Store, TempDir) {
         let store = self.daemon.store().clone();
         self.daemon.stop().await;
@@ -87,15 +87,15 @@ impl Relay {
     }
 }
 
-/// Everything that a store holds, newest first.
+/// Returns the ids of all messages in a store, newest first.
 pub fn all_message_ids(store: &Store) -> Vec<TrackingId> {
     let low = TrackingId::new(Timestamp::from_millis(0), 0);
     let high = TrackingId::new(Timestamp::from_millis((1 << 48) - 1), u128::MAX);
     store.ids_in_range(low, high, usize::MAX).unwrap()
 }
 
-/// Five doors: with STARTTLS and login, with neither, for nobody here; and on any port with TLS from the first byte, and
-/// for proxies.
+/// Configuration of five listeners, in order: STARTTLS and authentication; neither; no client allowed; and on any port TLS
+/// from the first byte, and proxies.
 pub fn configuration(data_dir: &str, ports: [u16; 3], sink: u16, limits: &str) -> String {
     let [guarded, open, closed] = ports;
     format!(

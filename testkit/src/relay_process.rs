@@ -1,4 +1,4 @@
-//! A relay in a process of its own: the real program, to be killed or looked at from outside.
+//! Relay in a process of its own: the real program, which a test can kill and inspect.
 
 use crate::relay::configuration;
 use crate::smtp_sink::SmtpSink;
@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 
-/// What a command said.
+/// Result of a command.
 pub struct CommandOutput {
     pub code: i32,
     pub stdout: String,
@@ -23,39 +23,40 @@ pub struct CommandOutput {
 }
 
 impl CommandOutput {
-    /// Each line of it.
+    /// Parses each line of the standard output.
     pub fn json_lines(&self) -> Vec<Value> {
         self.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 }
 
-/// The real program, its files, its ports.
+/// Process of the program, with its files and ports.
 pub struct RelayProcess {
     directory: TempDir,
     ports: [u16; 3],
-    /// What it is called by.
+    /// Path that starts it.
     program: PathBuf,
     environment: Vec<(String, String)>,
     child: Option<Child>,
 }
 
 impl RelayProcess {
-    /// With the usual limits; it does not run yet.
+    /// Prepares a relay with default limits; it is not started.
     pub fn new(sink: &SmtpSink) -> Self {
         Self::with_limits(sink, "")
     }
 
-    /// With these `[limits]`.
+    /// Prepares a relay with these `[limits]`.
     pub fn with_limits(sink: &SmtpSink, limits: &str) -> Self {
         Self::with_upstream_port(sink.port(), limits)
     }
 
-    /// With another server behind it.
+    /// Prepares a relay with an upstream at this port.
     pub fn with_upstream_port(port: u16, limits: &str) -> Self {
         Self::with_configuration(|data_dir, ports| configuration(data_dir, ports, port, limits))
     }
 
-    /// With a configuration of its own, made of the data directory and three ports; the second takes mail in clear.
+    /// Prepares a relay with a configuration from the data directory and three ports. The second port accepts mail without
+    /// TLS.
     pub fn with_configuration(text: impl FnOnce(&str, [u16; 3]) -> String) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let ports = [(); 3].map(|()| free_port());
@@ -65,34 +66,34 @@ impl RelayProcess {
         process
     }
 
-    /// Under another name.
+    /// Sets the path that starts it.
     pub fn with_program(mut self, program: PathBuf) -> Self {
         self.program = program;
         self
     }
 
-    /// With another variable in its environment.
+    /// Adds a variable to its environment.
     pub fn with_environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// The text of its usual configuration.
+    /// Returns the text of the default configuration.
     pub fn configuration(&self, sink: u16, limits: &str) -> String {
         configuration(self.data_dir().to_str().unwrap(), self.ports, sink, limits)
     }
 
-    /// Writes another configuration; nobody is told.
+    /// Writes the configuration file without a reload.
     pub fn write_configuration(&self, text: &str) {
         std::fs::write(self.directory.path().join("mailtrail.toml"), text).unwrap();
     }
 
-    /// Starts it; returns when clients can connect.
+    /// Starts it and waits until it is ready.
     pub async fn start(&mut self) {
         self.start_command(&mut Command::new(&self.program)).await;
     }
 
-    /// Starts it; false where it refuses to start because its store is damaged, and says so.
+    /// Starts it; false if it refuses to start with an error about a damaged store.
     pub async fn start_or_refuse(&mut self, what: &str) -> bool {
         let path = self.directory.path();
         let log = File::options().create(true).append(true).open(path.join("log")).unwrap();
@@ -113,21 +114,21 @@ impl RelayProcess {
         ended == Some(0)
     }
 
-    /// Starts it with these words behind `serve`.
+    /// Starts it with these arguments after `serve`.
     pub async fn start_with_arguments(&mut self, words: &[&str]) {
         self.launch(&mut Command::new(&self.program), words).await;
     }
 
-    /// Starts it with a standard error that is not looked at; returns when clients can connect.
+    /// Starts it with this standard error and waits until clients can connect.
     pub async fn start_with_stderr(&mut self, whom: impl Into<Stdio>) {
         self.child = Some(self.command(&["serve"]).stderr(whom).spawn().unwrap());
         let address = self.address(1);
         crate::eventually("the relay is ready", || TcpStream::connect(address).ok()).await;
     }
 
-    /// Starts it as systemd does, with sockets that are open already.
+    /// Starts it with open sockets, by the protocol of systemd.
     pub async fn start_with_sockets(&mut self, sockets: &[&TcpListener]) {
-        // The protocol names the process, which is not known before.
+        // `LISTEN_PID` is the id of the process, which only the shell has.
         let mut command = Command::new("/bin/sh");
         command.args(["-c", "LISTEN_PID=$$ exec \"$0\" \"$@\""]).arg(&self.program);
         command.env("LISTEN_FDS", sockets.len().to_string());
@@ -137,12 +138,12 @@ impl RelayProcess {
         self.start_command(command.fd_mappings(mappings.collect()).unwrap()).await;
     }
 
-    /// Starts it with so many descriptors at most.
+    /// Starts it with a limit of open files.
     pub async fn start_with_descriptor_limit(&mut self, files: u64) {
         self.start_limited(&format!("ulimit -n {files}")).await;
     }
 
-    /// Starts it with so many bytes of memory of its own at most, stacks of its threads included.
+    /// Starts it with a limit of private memory in bytes, which includes the stacks of its threads.
     pub async fn start_with_memory_limit(&mut self, bytes: u64) {
         self.start_limited(&format!("ulimit -d {}", bytes >> 10)).await;
     }
@@ -153,14 +154,14 @@ impl RelayProcess {
         self.start_command(command.arg(&self.program)).await;
     }
 
-    /// Starts it within the user and mount namespaces of that process.
+    /// Starts it in the user and mount namespaces of a process and waits until it is ready.
     pub async fn start_in_namespace(&mut self, holder: u32) {
         let starts = self.ready_count();
         self.spawn_in_namespace(holder);
         self.wait_until_ready(starts + 1).await;
     }
 
-    /// The same; returns before it is ready.
+    /// Starts it in the user and mount namespaces of a process.
     pub fn spawn_in_namespace(&mut self, holder: u32) {
         let mut command = Command::new("nsenter");
         command.args(["--preserve-credentials", "--user", "--mount", "--target", &holder.to_string()]);
@@ -168,12 +169,12 @@ impl RelayProcess {
         self.spawn(&mut command, &[]);
     }
 
-    /// Whether it was started, and not ended again.
+    /// Returns whether it was started and not stopped by the test.
     pub fn is_running(&self) -> bool {
         self.child.is_some()
     }
 
-    /// Whether it ended by itself.
+    /// Returns whether the process has exited.
     pub fn has_ended(&mut self) -> bool {
         self.child.as_mut().unwrap().try_wait().unwrap().is_some()
     }
@@ -196,12 +197,12 @@ impl RelayProcess {
         self.child = Some(command.stderr(log).spawn().unwrap());
     }
 
-    /// How often it said so far that it is ready.
+    /// Returns the number of `ready` lines in its log.
     pub fn ready_count(&self) -> usize {
         self.log().matches(" ready ").count()
     }
 
-    /// Waits until it has said so often that it is ready.
+    /// Waits for this number of `ready` lines in its log.
     pub async fn wait_until_ready(&mut self, times: usize) {
         let log = self.directory.path().join("log");
         let child = self.child.as_mut().unwrap();
@@ -215,19 +216,19 @@ impl RelayProcess {
         crate::eventually("the relay is ready", up).await;
     }
 
-    /// Starts it and waits for its end.
+    /// Runs it until it exits.
     pub async fn run(&self) -> Output {
         let mut command = Command::new(&self.program);
         command.arg("--config").arg(self.directory.path().join("mailtrail.toml")).arg("serve");
         crate::run_if_installed(&mut command).await.unwrap()
     }
 
-    /// Runs another command under its configuration.
+    /// Runs a command with its configuration.
     pub async fn run_command(&self, arguments: &[&str]) -> CommandOutput {
         self.run_command_with_input(arguments, "").await
     }
 
-    /// The same, with something to read.
+    /// Runs a command with its configuration and this standard input.
     pub async fn run_command_with_input(&self, arguments: &[&str], stdin: &str) -> CommandOutput {
         let output =
             crate::run_if_installed(self.command(arguments).stdin(crate::stdin_file(stdin.as_bytes())))
@@ -241,25 +242,25 @@ impl RelayProcess {
         }
     }
 
-    /// Such a command, to be run.
+    /// Returns a command with its configuration.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(crate::mailtrail_program());
         command.arg("--config").arg(self.directory.path().join("mailtrail.toml")).args(arguments);
         command
     }
 
-    /// What it has logged.
+    /// Returns its log.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }
 
-    /// Waits until it has logged that.
+    /// Waits until the log contains this text.
     pub async fn wait_for_log(&self, words: &str) {
         let look = || self.log().contains(words).then_some(());
         crate::eventually(&format!("{words:?} in the log"), look).await;
     }
 
-    /// SIGKILL to our own child.
+    /// Kills the process with SIGKILL.
     pub fn kill(&mut self) {
         let mut child = self.child.take().unwrap();
         assert!(child.try_wait().unwrap().is_none(), "it ended before it was killed");
@@ -267,12 +268,12 @@ impl RelayProcess {
         child.wait().unwrap();
     }
 
-    /// SIGHUP to our own child.
+    /// Sends SIGHUP: reload.
     pub async fn send_sighup(&self) {
         self.signal("-HUP").await;
     }
 
-    /// SIGUSR2 to our own child.
+    /// Sends SIGUSR2: upgrade.
     pub async fn send_sigusr2(&self) {
         self.signal("-USR2").await;
     }
@@ -283,24 +284,24 @@ impl RelayProcess {
         assert!(told.is_some_and(|output| output.status.success()));
     }
 
-    /// SIGTERM to our own child; returns when it has ended.
+    /// Sends SIGTERM and waits for the exit.
     pub async fn terminate(&mut self) -> ExitStatus {
         self.signal("-TERM").await;
         self.wait_for_exit().await
     }
 
-    /// Tells it to end.
+    /// Sends SIGTERM.
     pub async fn send_sigterm(&self) {
         self.signal("-TERM").await;
     }
 
-    /// Waits for its end.
+    /// Waits for the exit.
     pub async fn wait_for_exit(&mut self) -> ExitStatus {
         let mut child = self.child.take().unwrap();
         crate::eventually_within(STOP_TIMEOUT, "it ends", || child.try_wait().unwrap()).await
     }
 
-    /// Lets it run until nothing waits any more; returns its store.
+    /// Restarts it until the queue is empty; returns its store, read-only.
     pub async fn drain(&mut self) -> Store {
         for _ in 0..MAX_RESTARTS {
             assert!(self.terminate().await.success());
@@ -320,12 +321,12 @@ impl RelayProcess {
         panic!("something waits for ever");
     }
 
-    /// The process.
+    /// Returns the process id.
     pub fn id(&self) -> u32 {
         self.child.as_ref().unwrap().id()
     }
 
-    /// Where its files are.
+    /// Returns the directory of its files.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
@@ -334,7 +335,7 @@ impl RelayProcess {
         self.directory.path().join("data")
     }
 
-    /// Bytes of memory that it held at most since its start.
+    /// Returns the peak of its resident memory in bytes.
     pub fn peak_memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.as_ref().unwrap().id()));
         let status = status.unwrap();
@@ -342,14 +343,14 @@ impl RelayProcess {
         peak.unwrap().trim().parse::<u64>().unwrap() << 10
     }
 
-    /// Of one of its three doors.
+    /// Returns the address of one of its three ports.
     pub fn address(&self, door: usize) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], self.ports[door]))
     }
 }
 
 impl Drop for RelayProcess {
-    /// A failed test leaves no process behind.
+    /// Kills the process, so that a failed test leaves none.
     fn drop(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
@@ -358,8 +359,8 @@ impl Drop for RelayProcess {
     }
 }
 
-/// A port outside the range that outgoing connections take theirs from: nobody takes it while the relay is dead. None
-/// is given twice: who got one may not listen there yet.
+/// Returns a free port outside the ephemeral range, so that no outgoing connection takes it while the relay is down. No
+/// port is returned twice, because its caller may not listen yet.
 pub fn free_port() -> u16 {
     static NEXT: LazyLock<AtomicUsize> = LazyLock::new(|| AtomicUsize::new(fastrand::usize(..12_000)));
     let next = || 20_000 + u16::try_from(NEXT.fetch_add(1, Ordering::Relaxed) % 12_000).unwrap();
@@ -367,7 +368,7 @@ pub fn free_port() -> u16 {
     std::iter::repeat_with(next).take(1000).find(free).expect("a free port")
 }
 
-/// No stop takes so long: it is over within 30 s.
+/// Longest wait for an exit. The program limits a stop to 30 s.
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
-/// How often it may be started again until nothing waits.
+/// Maximum number of restarts until the queue is empty.
 const MAX_RESTARTS: usize = 20;

@@ -1,4 +1,4 @@
-//! The real program and the sandbox as its provider.
+//! The real program with the sandbox as its provider.
 
 use crate::relay_process::{CommandOutput, RelayProcess};
 use mailtrail_mail::Clock;
@@ -17,9 +17,9 @@ pub struct SandboxHarness {
 }
 
 impl SandboxHarness {
-    /// It does not run yet; the provider tells it everything without being asked to.
+    /// Prepares a relay, not started, and a sandbox that posts all events to it.
     pub async fn new(profile: ProviderProfile) -> Self {
-        // The files stand beside the configuration, whose directory is not known before.
+        // The files are next to the configuration; its directory exists only now.
         let process = RelayProcess::with_configuration(|_, _| String::new());
         let here = process.directory();
         for (name, secret) in [("key", API_KEY), ("proof", WEBHOOK_SECRET)] {
@@ -46,7 +46,7 @@ impl SandboxHarness {
         Self { process, sandbox, configuration, profile }
     }
 
-    /// Asks the provider's API.
+    /// Sends a request to the provider's API.
     pub async fn call_api(&self, method: Method, path: &str, body: Option<Value>) -> (u16, Value) {
         let tls = tls::build_client_config(None).unwrap();
         let client = reqwest::Client::builder().tls_backend_preconfigured(tls).build().unwrap();
@@ -67,7 +67,7 @@ impl SandboxHarness {
         (status, serde_json::from_str(&answer.text().await.unwrap()).unwrap_or_default())
     }
 
-    /// Runs a command; no secret is ever said.
+    /// Runs a command and checks that its output contains no secret.
     pub async fn run_command(&self, arguments: &[&str]) -> CommandOutput {
         let said = self.process.run_command(arguments).await;
         for secret in [API_KEY, WEBHOOK_SECRET] {

@@ -1,4 +1,4 @@
-//! What holds for any bytes. Each function panics where it does not; `fuzz/` looks for such bytes with the same ones.
+//! Properties that hold for any input. Each function panics on a violation. The fuzz targets include this file.
 
 use mailtrail_mail::{
     BodyType, Envelope, HeaderCleanup, HeaderField, HeaderSection, Notify, Ret, Timestamp, is_usable_author,
@@ -12,8 +12,8 @@ use mailtrail_trail::provider::{Provider, TRACKING_ID_HEADER};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// A line is a command or it is not; what is one holds nothing that could break a line, and is the same when it is
-/// said again.
+/// Checks a command line: it parses or is rejected. A parsed command contains no line break and parses to itself
+/// again.
 pub fn command(line: &[u8]) {
     let Ok(command) = Command::parse(line) else { return };
     let again = match &command {
@@ -55,8 +55,8 @@ fn notify(notify: Notify) -> String {
     format!(" NOTIFY={}", if words.is_empty() { "NEVER".to_owned() } else { words.join(",") })
 }
 
-/// However the data is cut, the same comes out; it ends at the first CRLF.CRLF and nowhere else; what comes out goes
-/// through an upstream's encoder and any decoder as it is.
+/// Checks the data decoder. The result does not depend on the chunks, ends at the first CRLF.CRLF, and passes
+/// unchanged through an upstream's encoder and decoder.
 pub fn data(wire: &[u8], cuts: &[u8]) {
     let decoded = decode(pieces(wire, cuts), LIMIT);
     assert_eq!(decoded, decode([wire].into_iter(), LIMIT), "in pieces {cuts:?}");
@@ -70,8 +70,8 @@ pub fn data(wire: &[u8], cuts: &[u8]) {
     assert!(at == Some(end) && message.starts_with(&some) && some.len() <= message.len() / 2);
 }
 
-/// What an upstream gets of a message from that sender: our lines in front, foreign, hidden and unusable ones out, those of
-/// a mailbox file made fields, and not one other byte changed.
+/// Checks the relayed form of a message: our lines in front, foreign, hidden and unusable fields removed, mbox lines
+/// turned into fields, and no other byte changed.
 pub fn relayed(message: &[u8], relayed: &[u8], provider: Provider, sender: &str) {
     let message = &*with_mbox_fields(message);
     let block = HeaderSection::parse(message);
@@ -115,7 +115,7 @@ fn with_mbox_fields(message: &[u8]) -> Vec<u8> {
     whole
 }
 
-/// Where those fields stand that do not go out.
+/// Returns the ranges of the fields that are removed.
 fn unwanted(block: &HeaderSection<'_>, provider: Provider, has_sender: bool) -> Vec<Range<usize>> {
     let is = |field: &HeaderField<'_>, name: &str| field.name.eq_ignore_ascii_case(name);
     let usable = |field: &HeaderField<'_>| match () {
@@ -134,28 +134,28 @@ fn unwanted(block: &HeaderSection<'_>, provider: Provider, has_sender: bool) -> 
     block.fields().filter(goes).map(|field| field.span).collect()
 }
 
-/// What was said to one client.
+/// Replies and messages of one session.
 #[derive(Debug, Default)]
 pub struct Transcript {
-    /// The code of each reply.
+    /// Code of each reply.
     pub codes: Vec<u16>,
-    /// What was taken.
+    /// Accepted messages.
     pub accepted: Vec<AcceptedMail>,
 }
 
-/// A message that was taken.
+/// Accepted message.
 #[derive(Debug)]
 pub struct AcceptedMail {
     /// Empty for `<>`.
     pub sender: String,
-    /// In their order.
+    /// Recipients in order.
     pub recipients: Vec<String>,
-    /// As it must be relayed.
+    /// The message as it is relayed.
     pub message: Vec<u8>,
 }
 
-/// A whole session: there is one reply to each line, of whole lines and of our own words; no mail is taken before
-/// TLS, a greeting and a login where they are asked for, nor without recipients or with too many.
+/// Runs a whole session and checks it: each line gets one well-formed reply, and mail is accepted only after the
+/// required TLS, greeting and authentication, with an allowed number of recipients.
 pub fn session(input: &[u8], rules: SessionPolicy) -> Transcript {
     let rules = Arc::new(rules);
     let mut session = Session::new(rules.clone(), false, false);
@@ -297,7 +297,7 @@ fn finish(
     talk.codes.push(code(&reply));
 }
 
-/// The next line without its end, `None` in its place where it is too long, and what is behind it.
+/// Returns the next line without its end, `None` in its place if it is too long, and the rest.
 fn line(input: &[u8]) -> Option<(Option<&[u8]>, &[u8])> {
     let (line, rest) = match input.iter().position(|&byte| byte == b'\n') {
         Some(end) => (&input[..end], &input[end + 1..]),
@@ -308,14 +308,14 @@ fn line(input: &[u8]) -> Option<(Option<&[u8]>, &[u8])> {
     Some((short.then(|| line.strip_suffix(b"\r").unwrap_or(line)), rest))
 }
 
-/// A reply's code, if it is of the form that RFC 5321 section 4.2 gives it.
+/// Returns the code of a reply and checks its form (RFC 5321 section 4.2).
 fn code(reply: &Reply) -> u16 {
     let mut wire = Vec::new();
     reply.write_to(&mut wire);
     replies(&wire)[..].try_into().map(|[code]: [u16; 1]| code).expect("one reply")
 }
 
-/// The codes of whole, well-formed replies.
+/// Returns the codes of well-formed replies.
 pub fn replies(wire: &[u8]) -> Vec<u16> {
     let text = std::str::from_utf8(wire).expect("replies are text");
     let mut codes = Vec::new();
@@ -348,7 +348,7 @@ fn account(name: String) -> Account {
     }
 }
 
-/// What comes out of a decoder, and how much went in when the data ended.
+/// Decodes pieces; returns the message and the number of consumed bytes at the end of the data.
 fn decode<'a>(pieces: impl Iterator<Item = &'a [u8]>, limit: u64) -> (Vec<u8>, Option<usize>) {
     let (mut decoder, mut out, mut taken) = (Decoder::new(limit), Vec::new(), 0);
     for piece in pieces {
@@ -375,7 +375,7 @@ fn encode<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
     wire
 }
 
-/// Behind the first CRLF.CRLF; the data begins behind a CRLF.
+/// Returns the position after the first CRLF.CRLF. The data starts after a CRLF.
 fn end_of_data(wire: &[u8]) -> Option<usize> {
     if wire.starts_with(b".\r\n") {
         return Some(3);
@@ -383,8 +383,8 @@ fn end_of_data(wire: &[u8]) -> Option<usize> {
     wire.windows(5).position(|five| five == b"\r\n.\r\n").map(|at| at + 5)
 }
 
-/// The lines of a message, slowly: every line end is CRLF, and a dot in front of a longer line is taken out, but not
-/// behind a bare CR.
+/// Decodes a message line by line: every line end becomes CRLF, and a dot at the start of a longer line is removed,
+/// except after a bare CR.
 fn as_lines(wire: &[u8]) -> Vec<u8> {
     let (mut message, mut rest, mut behind) = (Vec::new(), wire, &b"\r\n"[..]);
     while !rest.is_empty() {
@@ -399,7 +399,7 @@ fn as_lines(wire: &[u8]) -> Vec<u8> {
     message
 }
 
-/// The bytes in pieces as long as `cuts` says, over and over.
+/// Returns the bytes in pieces; `cuts` are the lengths, repeated.
 fn pieces<'a>(bytes: &'a [u8], cuts: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
     let mut lengths = cuts.iter().map(|&cut| usize::from(cut) + 1).cycle();
     let mut rest = bytes;

@@ -1,4 +1,4 @@
-//! A client that does one thing at a time.
+//! SMTP client for one command at a time.
 
 use crate::relay::{PASSWORD, USER};
 use base64::Engine as _;
@@ -13,7 +13,7 @@ use tokio_rustls::TlsConnector;
 pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 
-/// One connection.
+/// Connection of a client.
 pub struct SmtpClient {
     stream: BufReader<Box<dyn ByteStream>>,
 }
@@ -22,12 +22,12 @@ pub struct SmtpClient {
 pub type ReplyLine = (u16, String);
 
 impl SmtpClient {
-    /// Connects and introduces itself.
+    /// Connects and sends EHLO.
     pub async fn connect(address: SocketAddr) -> io::Result<Self> {
         Self::from_stream(TcpStream::connect(address).await?).await
     }
 
-    /// Introduces itself on a connection.
+    /// Sends EHLO on a connection.
     pub async fn from_stream(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         let mut client = Self { stream: BufReader::new(Box::new(stream)) };
@@ -36,7 +36,7 @@ impl SmtpClient {
         Ok(client)
     }
 
-    /// Connects as a proxy that says this, a PROXY header first, and introduces itself.
+    /// Connects as a proxy, sends these lines, the PROXY header first, and then EHLO.
     pub async fn connect_through_proxy(address: SocketAddr, introduction: &[&str]) -> io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         let mut client = Self { stream: BufReader::new(Box::new(stream)) };
@@ -47,12 +47,12 @@ impl SmtpClient {
         Ok(client)
     }
 
-    /// Connects, speaks TLS and logs in.
+    /// Connects, starts TLS and authenticates.
     pub async fn log_in(address: SocketAddr, trust: &TlsConnector) -> io::Result<Self> {
         Self::log_in_as(USER, address, trust).await
     }
 
-    /// The same as somebody else with the usual password.
+    /// Connects, starts TLS and authenticates as a user with the default password.
     pub async fn log_in_as(user: &str, address: SocketAddr, trust: &TlsConnector) -> io::Result<Self> {
         let mut client = Self::connect(address).await?.start_tls(trust).await?;
         let token = BASE64_STANDARD.encode(format!("\0{user}\0{PASSWORD}"));
@@ -60,7 +60,7 @@ impl SmtpClient {
         Ok(client)
     }
 
-    /// Connects where TLS comes first, and introduces itself.
+    /// Connects with TLS from the first byte and sends EHLO.
     pub async fn connect_tls(address: SocketAddr, trust: &TlsConnector) -> io::Result<Self> {
         let name = ServerName::try_from("localhost").unwrap();
         let secured = trust.connect(name, TcpStream::connect(address).await?).await?;
@@ -70,7 +70,7 @@ impl SmtpClient {
         Ok(client)
     }
 
-    /// Speaks TLS, and introduces itself anew.
+    /// Starts TLS and sends EHLO again.
     pub async fn start_tls(mut self, trust: &TlsConnector) -> io::Result<Self> {
         expect_code(220, self.command("STARTTLS").await?)?;
         let name = ServerName::try_from("localhost").unwrap();
@@ -80,7 +80,7 @@ impl SmtpClient {
         Ok(client)
     }
 
-    /// Hands a message over and returns its tracking id. `message` needs no dots doubled and ends with CRLF.
+    /// Submits a message and returns its tracking id. `message` has no stuffed dots and ends with CRLF.
     pub async fn submit(&mut self, from: &str, to: &[&str], message: &str) -> io::Result<String> {
         expect_code(250, self.command(&format!("MAIL FROM:<{from}>")).await?)?;
         for recipient in to {
@@ -92,19 +92,19 @@ impl SmtpClient {
         Ok(id.to_owned())
     }
 
-    /// Says a line and hears the reply.
+    /// Sends a line and reads the reply.
     pub async fn command(&mut self, line: &str) -> io::Result<ReplyLine> {
         self.send(&format!("{line}\r\n")).await?;
         self.read_reply().await
     }
 
-    /// Says something that gets no reply yet.
+    /// Sends text without reading a reply.
     pub async fn send(&mut self, text: &str) -> io::Result<()> {
         self.stream.write_all(text.as_bytes()).await?;
         self.stream.flush().await
     }
 
-    /// Hears a reply.
+    /// Reads a reply.
     pub async fn read_reply(&mut self) -> io::Result<ReplyLine> {
         loop {
             let mut line = String::new();
@@ -120,7 +120,7 @@ impl SmtpClient {
     }
 }
 
-/// The text of a reply with that code.
+/// Returns the text of a reply, or an error if its code differs.
 pub fn expect_code(code: u16, answer: ReplyLine) -> io::Result<String> {
     if answer.0 == code { Ok(answer.1) } else { Err(io::Error::other(answer.1)) }
 }

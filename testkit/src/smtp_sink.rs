@@ -1,5 +1,5 @@
-//! A mail server that takes everything (or refuses whom it is told to) and remembers it. It is a second opinion:
-//! it shares no code with `crates/smtp`, and reads DATA by the letter of RFC 5321.
+//! Mail server that accepts and stores everything except configured rejections. It shares no code with `crates/smtp` and
+//! reads DATA by the letter of RFC 5321.
 
 use crate::{WAIT_TIMEOUT, eventually_within, header_value};
 use std::collections::HashMap;
@@ -10,38 +10,38 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 
-/// One message as it arrived.
+/// Message as it arrived.
 #[derive(Clone, Debug)]
 pub struct ReceivedMessage {
-    /// Between the brackets of MAIL FROM.
+    /// Address in the brackets of MAIL FROM.
     pub sender: String,
-    /// What stood behind, in capitals: `SIZE=1 SMTPUTF8`.
+    /// Parameters of MAIL in upper case: `SIZE=1 SMTPUTF8`.
     pub parameters: Vec<String>,
-    /// Those that were taken.
+    /// Accepted recipients.
     pub recipients: Vec<String>,
-    /// Without the doubled dots; otherwise every byte.
+    /// All bytes, with dot stuffing removed.
     pub message: Vec<u8>,
     /// The verb of the greeting: EHLO, or LHLO of LMTP.
     pub hello: String,
 }
 
 impl ReceivedMessage {
-    /// The tracking id it was stamped with.
+    /// Returns the tracking id in the header.
     pub fn tracking_id(&self) -> &str {
         header_value(&self.message, "X-Mailtrail-Id").expect("a relayed message names its id")
     }
 }
 
-/// How the server behaves.
+/// Behaviour of the server.
 #[derive(Clone, Debug, Default)]
 pub struct SinkOptions {
-    /// Recipients that are refused, with the reply.
+    /// Rejected recipients, each with its reply.
     pub rejections: HashMap<String, String>,
-    /// Time between having a message and saying so.
+    /// Time between the final dot and its reply.
     pub reply_delay: Duration,
 }
 
-/// A running server.
+/// Running server.
 #[derive(Clone)]
 pub struct SmtpSink {
     address: SocketAddr,
@@ -49,17 +49,17 @@ pub struct SmtpSink {
 }
 
 impl SmtpSink {
-    /// A server that takes everything.
+    /// Starts a server that accepts everything.
     pub async fn start() -> Self {
         Self::with_options(SinkOptions::default()).await
     }
 
-    /// A server on a free port.
+    /// Starts a server with options on a free port.
     pub async fn with_options(manners: SinkOptions) -> Self {
         Self::at(SocketAddr::from(([127, 0, 0, 1], 0)), manners).await
     }
 
-    /// The same, at an address.
+    /// Starts a server with options at an address.
     pub async fn at(address: SocketAddr, manners: SinkOptions) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let sink = Self { address: listener.local_addr().unwrap(), mails: Arc::default() };
@@ -67,7 +67,7 @@ impl SmtpSink {
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let guest = SinkSession::new(stream, mails.clone(), manners.clone());
-                // Who leaves in the middle has left nothing.
+                // A client that disconnects in a transaction leaves no message.
                 tokio::spawn(async move { guest.serve().await.ok() });
             }
         });
@@ -78,7 +78,7 @@ impl SmtpSink {
         self.address.port()
     }
 
-    /// What arrived so far, in the order of its arrival.
+    /// Returns the messages so far, in order of arrival.
     pub fn messages(&self) -> Vec<ReceivedMessage> {
         self.mails.lock().unwrap().clone()
     }
@@ -87,20 +87,20 @@ impl SmtpSink {
         self.mails.lock().unwrap().len()
     }
 
-    /// All mail, once there are so many.
+    /// Waits for this number of messages and returns all.
     pub async fn wait_for_count(&self, count: usize) -> Vec<ReceivedMessage> {
         let enough = || (self.count() >= count).then(|| self.messages());
         eventually_within(WAIT_TIMEOUT, &format!("{count} messages at the sink"), enough).await
     }
 
-    /// The mail with that tracking id.
+    /// Waits for the message with this tracking id.
     pub async fn wait_for_message(&self, id: &str) -> ReceivedMessage {
         let look = || self.messages().into_iter().find(|mail| mail.tracking_id() == id);
         eventually_within(WAIT_TIMEOUT, &format!("{id} at the sink"), look).await
     }
 }
 
-/// One connection.
+/// Session of one connection.
 struct SinkSession {
     heard: BufReader<OwnedReadHalf>,
     said: OwnedWriteHalf,
@@ -159,7 +159,7 @@ impl SinkSession {
         }
     }
 
-    /// Reads to CRLF.CRLF; false when the client left before.
+    /// Reads to CRLF.CRLF; false if the client disconnects before that.
     async fn receive_message(&mut self, mut mail: ReceivedMessage) -> std::io::Result<bool> {
         let mut at_line_start = true;
         loop {
@@ -199,7 +199,7 @@ fn new_message(line: &str, hello: &str) -> ReceivedMessage {
     }
 }
 
-/// What is in the brackets, and what is behind them.
+/// Splits a command into the address in brackets and the rest.
 fn split_path(line: &str) -> (&str, &str) {
     let (_, rest) = line.split_once('<').expect("an address stands in brackets");
     rest.rsplit_once('>').expect("an address stands in brackets")

@@ -1,51 +1,51 @@
-//! A program on a terminal of its own (`terminal.py`). It needs python3, which has what it takes.
+//! Program on a pseudo-terminal (`terminal.py`). It needs python3.
 
 use crate::run_if_installed;
 use serde_json::{Value, json};
 use std::process::Command;
 
-/// How a program is called, and what is typed.
+/// Terminal with its size, environment and scripted input.
 pub struct Terminal {
     columns: u16,
     environment: Vec<(String, String)>,
     steps: Vec<Value>,
 }
 
-/// What was to be seen.
+/// Output of a program on a terminal.
 #[derive(Debug)]
 pub struct TerminalOutput {
-    /// Everything, with its control sequences.
+    /// All output, with control sequences.
     pub text: String,
-    /// Whether the terminal echoed at each step.
+    /// State of the terminal's echo at each step.
     pub echo: Vec<bool>,
-    /// The exit code, or minus the signal.
+    /// Exit code, or the negative signal number.
     pub exit_code: i64,
 }
 
 impl Terminal {
-    /// One so wide.
+    /// Terminal with this number of columns.
     pub fn with_columns(columns: u16) -> Self {
         let environment = vec![("TERM".to_owned(), "xterm-256color".to_owned())];
         Self { columns, environment, steps: Vec::new() }
     }
 
-    /// With another variable in the environment.
+    /// Adds a variable to the environment.
     pub fn with_environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// Types this once that was shown.
+    /// Types keys after the text `see` was shown.
     pub fn type_after(self, keys: &str, see: &str) -> Self {
         self.step(json!({"see": see, "type": keys}))
     }
 
-    /// The same, once the terminal has stopped to echo.
+    /// Types keys after the text `see` was shown and the terminal has disabled echo.
     pub fn type_hidden_after(self, keys: &str, see: &str) -> Self {
         self.step(json!({"see": see, "type": keys, "hidden": true}))
     }
 
-    /// Makes a file once that was shown.
+    /// Creates a file after the text `see` was shown.
     pub fn create_file_after(self, file: &std::path::Path, see: &str) -> Self {
         self.step(json!({"see": see, "mark": file}))
     }
@@ -55,7 +55,7 @@ impl Terminal {
         self
     }
 
-    /// Runs a command to its end.
+    /// Runs a command until it exits.
     pub async fn run(&self, command: &Command) -> TerminalOutput {
         let words = std::iter::once(command.get_program()).chain(command.get_args());
         let words: Vec<_> = words.map(|word| word.to_str().unwrap()).collect();
@@ -79,12 +79,12 @@ impl Terminal {
 }
 
 impl TerminalOutput {
-    /// The lines as they were written.
+    /// Returns the lines of the output.
     pub fn lines(&self) -> Vec<&str> {
         self.text.lines().collect()
     }
 
-    /// Whether it was coloured.
+    /// Returns whether the output has colors.
     pub fn is_coloured(&self) -> bool {
         self.text.contains("\x1b[3") || self.text.contains("\x1b[1m") || self.text.contains("\x1b[2m")
     }

@@ -1,4 +1,4 @@
-//! A certificate authority of the tests' own.
+//! Certificate authority for tests.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -12,10 +12,10 @@ use std::path::Path;
 use std::sync::Arc;
 use tokio_rustls::TlsConnector;
 
-/// An authority that certifies servers and clients.
+/// Authority that issues certificates of servers and clients.
 pub struct TestCa(pub CertifiedIssuer<'static, KeyPair>);
 
-/// A certificate and its key.
+/// Certificate and its key.
 pub struct TestCertificate {
     pub certificate: CertificateDer<'static>,
     key: KeyPair,
@@ -39,12 +39,12 @@ impl TestCa {
         TestCertificate { certificate, key }
     }
 
-    /// A client's side, which trusts this authority.
+    /// Returns a client's connector that trusts this authority.
     pub fn connector(&self, identity: Option<&TestCertificate>) -> TlsConnector {
         TlsConnector::from(Arc::new(self.client_config(identity)))
     }
 
-    /// The same for a client that asks for these protocols (ALPN).
+    /// Returns a client's connector that trusts this authority and requests these protocols (ALPN).
     pub fn connector_with_alpn(&self, protocols: &[&str]) -> TlsConnector {
         let mut config = self.client_config(None);
         config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
@@ -76,12 +76,12 @@ impl TestCertificate {
     }
 }
 
-/// A host's name.
+/// Returns a DNS name for a certificate.
 pub fn dns_name(name: &str) -> SanType {
     SanType::DnsName(name.try_into().unwrap())
 }
 
-/// What a client says first that speaks at most version 3.`minor` (RFC 5246 section 7.4.1.2).
+/// Returns the ClientHello of a client whose highest version is 3.`minor` (RFC 5246 section 7.4.1.2).
 pub fn client_hello(minor: u8) -> Vec<u8> {
     let length = |bytes: usize| u16::try_from(bytes).unwrap().to_be_bytes();
     let extensions: [&[u8]; 4] = [
@@ -94,7 +94,7 @@ pub fn client_hello(minor: u8) -> Vec<u8> {
     let mut body = vec![3, minor];
     body.extend([7; 32]);
     body.push(0);
-    body.extend([0, 4, 0xc0, 0x2b, 0xc0, 0x09]); // ECDHE-ECDSA with AES-128: GCM, and CBC for the old
+    body.extend([0, 4, 0xc0, 0x2b, 0xc0, 0x09]); // ECDHE-ECDSA with AES-128: GCM, and CBC for old versions
     body.extend([1, 0]);
     body.extend(length(extensions.len()));
     body.extend(extensions);

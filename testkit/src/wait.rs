@@ -2,15 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-/// Longest wait for anything; reached only by a test that fails.
+/// Longest wait for a state; only a failing test reaches it.
 pub const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Looks until there is something to be seen.
+/// Calls `look` until it returns a value.
 pub async fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     eventually_within(WAIT_TIMEOUT, what, &mut look).await
 }
 
-/// The same, with another patience.
+/// Calls `look` until it returns a value, with a limit of its own.
 pub async fn eventually_within<T>(patience: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {

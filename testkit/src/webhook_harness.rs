@@ -1,4 +1,4 @@
-//! A relay in this process at a chosen time, to which anybody may report over HTTP. Its upstream cannot be reached.
+//! In-process relay with a chosen clock that receives webhooks. Its upstream is unreachable.
 
 use crate::{expected_events, test_as_child};
 use bytes::Bytes;
@@ -24,7 +24,7 @@ pub struct WebhookHarness {
 }
 
 impl WebhookHarness {
-    /// `more` begins with keys of the upstream, `up`, and may go on with sections.
+    /// `more` starts with keys of the upstream `up` and may continue with sections.
     pub async fn start_at(seconds: u64, provider: &str, more: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let (upstream, sections) = more.split_at(more.find("\n[").map_or(more.len(), |at| at + 1));
@@ -45,7 +45,7 @@ impl WebhookHarness {
         Self { daemon, client, config, clock, directory }
     }
 
-    /// Stops the relay and starts it anew, without its ledger.
+    /// Restarts the relay without its ledger.
     pub async fn rebuild_ledger(self) -> Self {
         let Self { daemon, client, config, clock, directory } = self;
         daemon.stop().await;
@@ -58,7 +58,7 @@ impl WebhookHarness {
         format!("http://{}/{path}", self.daemon.http_address().unwrap())
     }
 
-    /// Posts to the upstream's own path.
+    /// Posts to the path of the upstream.
     pub async fn post(&self, body: Vec<u8>) -> u16 {
         self.post_to("webhooks/up", body).await
     }
@@ -75,7 +75,7 @@ impl WebhookHarness {
         request.send().await.unwrap().status().as_u16()
     }
 
-    /// Puts a send into the store as if it had come before.
+    /// Stores a message with this tracking id.
     pub async fn store_message(&self, id: &str, recipients: &[&str]) {
         let id: TrackingId = id.parse().unwrap();
         let message = Message {
@@ -88,7 +88,7 @@ impl WebhookHarness {
         wait_until("the send", || self.daemon.store().load_trail(id).unwrap().is_some()).await;
     }
 
-    /// Submits a mail; its tracking id is in the answer.
+    /// Submits a message; returns its tracking id.
     pub async fn submit(&self, message_id: &str, recipients: &[&str]) -> String {
         let stream = TcpStream::connect(self.daemon.smtp_addresses()[0]).await.unwrap();
         let (read, mut write) = stream.into_split();
@@ -114,14 +114,14 @@ impl WebhookHarness {
         self.load_trail(id).recipients
     }
 
-    /// The marks of each recipient of [`SENT_ID`].
+    /// Returns the marks of each recipient of [`SENT_ID`].
     pub fn marks(&self) -> Vec<Vec<(MarkKind, u32)>> {
         let marks =
             |recipient: Recipient| recipient.marks.iter().map(|(kind, mark)| (*kind, mark.count)).collect();
         self.recipients(SENT_ID).into_iter().map(marks).collect()
     }
 
-    /// Whether these bytes stand in the journal.
+    /// Returns whether the journal contains these bytes.
     pub fn journal_contains(&self, bytes: &[u8]) -> bool {
         let files = std::fs::read_dir(self.journal()).unwrap().map(|file| file.unwrap().path());
         files
@@ -134,7 +134,7 @@ impl WebhookHarness {
     }
 }
 
-/// The mark that an event leaves which `expected.json` calls so.
+/// Returns the kind of mark for an event kind of `expected.json`.
 pub fn mark_kind(word: &str) -> MarkKind {
     match expected_events::event_kind(word) {
         (kind, false) => MarkKind::Person(kind),
@@ -142,13 +142,14 @@ pub fn mark_kind(word: &str) -> MarkKind {
     }
 }
 
-/// Whether this is the process whose disk is full, made with a limit on the size of files: it is the same test again.
+/// Returns whether this is the child process with the full disk; otherwise runs the test in such a child. A limit on
+/// the size of files stands in for a full disk.
 pub fn is_full_disk_child(module: &str, test: &str) -> bool {
     const ROLE: &str = "MAILTRAIL_TEST_FULL_DISK";
     if std::env::var_os(ROLE).is_some() {
         return true;
     }
-    // Without the trap the limit's signal would end the process; 8192 units of 512 bytes are 4 MiB.
+    // Without the trap, SIGXFSZ would end the process. The unit is 512 bytes; 8192 units are 4 MiB.
     let limited = "trap '' XFSZ; ulimit -f 8192; exec \"$0\" \"$@\"";
     let child = test_as_child(module, test);
     let mut shell = Command::new("sh");
@@ -167,6 +168,6 @@ pub async fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// The send that everything recorded is about.
+/// Tracking id of the message that the recorded events are about.
 pub const SENT_ID: &str = "01K54Z8Q3V7N5X9B2C6D8F0GHJ";
 pub const START_SECONDS: u64 = 1_789_387_203;

@@ -1,5 +1,4 @@
-//! The figures: what the code counts, what is written about it, what alert rules and dashboard ask for, and what a relay
-//! exposes are the same.
+//! Metrics: the code, the documentation, the alert rules, the dashboard and a running relay agree.
 
 use mailtrail::metrics::{METRICS, MetricKind};
 use regex::Regex;
@@ -115,7 +114,7 @@ impl MetricsRelay {
         Self { child: command.spawn().unwrap(), _folder: folder, smtp_address, metrics_address }
     }
 
-    /// What Prometheus would read.
+    /// Reads the metrics as Prometheus does.
     fn scrape(&self) -> Option<String> {
         let mut stream = TcpStream::connect(self.metrics_address).ok()?;
         stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").ok()?;
@@ -124,7 +123,7 @@ impl MetricsRelay {
         answer.split_once("\r\n\r\n").map(|(_, text)| text.to_owned())
     }
 
-    /// The same, read: name → kind and labels.
+    /// Returns the exposed metrics: name → kind and labels.
     fn exposed_metrics(&self) -> Option<BTreeMap<String, (String, Vec<String>)>> {
         let text = self.scrape()?;
         let (mut exposed, label) = (BTreeMap::new(), Regex::new(r#"[{,]([a-z_]+)=""#).unwrap());
@@ -171,7 +170,7 @@ fn source_files(folder: &Path) -> Vec<std::path::PathBuf> {
     entries.flat_map(|path| if path.is_dir() { source_files(&path) } else { vec![path] }).collect()
 }
 
-/// What users' monitoring relies on, whatever else is added.
+/// Metrics that users' monitoring relies on.
 const PROMISED_METRICS: [&str; 19] = [
     "smtp_sessions",
     "smtp_accepted_total",

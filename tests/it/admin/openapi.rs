@@ -1,5 +1,5 @@
-//! `docs/openapi.json` says of the API what is true: it has the routes that the router has and no more, each is asked of
-//! the real program over TCP, and every answer and order is as it says, with no field more or less.
+//! `docs/openapi.json` against the real program over TCP: the router has exactly the documented routes, and every
+//! request and response has exactly the documented fields.
 
 use mailtrail_mail::{Clock, Secret, Timestamp};
 use mailtrail_relay::admin;
@@ -53,7 +53,7 @@ fn operations_by_route() -> BTreeMap<(String, String), Value> {
     documented_operations().into_iter().map(of).collect()
 }
 
-/// What is written, every object closed: a field that it does not name is a fault.
+/// The document with every object closed: an undocumented field is a violation.
 struct SchemaChecker(Value);
 
 impl SchemaChecker {
@@ -64,10 +64,10 @@ impl SchemaChecker {
         Self(document)
     }
 
-    /// What is wrong with a value by the schema at that place of the document.
+    /// Returns the violations of the schema at a place of the document.
     fn schema_violations(&self, place: &str, value: &Value) -> Vec<String> {
         let mut schema = self.0.pointer(place).unwrap().clone();
-        // What it refers to.
+        // The schema refers to the components.
         schema["components"] = self.0["components"].clone();
         schema["$schema"] = "https://json-schema.org/draft/2020-12/schema".into();
         let validator = jsonschema::options().should_validate_formats(true).build(&schema).unwrap();
@@ -126,7 +126,7 @@ async fn every_response_matches_its_schema() {
     scene.get("/api/v1/queue/shape", &[]).await;
     let held = json!({"verb": "hold", "ids": [waiting[0]["id"]], "reason": "why", "dry_run": false});
     let hold = async {
-        // What is being sent right now is left alone.
+        // A message in delivery rejects actions.
         while scene.post_order("/api/v1/queue", &held).await[0]["done"] != true {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
@@ -188,7 +188,7 @@ async fn every_response_matches_its_schema() {
     assert_eq!(rebuilt.as_array().unwrap().last().unwrap()["step"], "rebuilt", "{rebuilt}");
     assert_eq!(scene.requested_routes, documented_operations(), "each was asked");
 
-    // Who did it is known, and why.
+    // The log has caller and reason.
     let log =
         scene.send_authorized(scene.request(Method::GET, "/api/v1/log")).await.json::<Value>().await.unwrap();
     let lines = log["lines"].as_array().unwrap().iter();
@@ -373,7 +373,7 @@ impl ApiHarness {
         }
         for parameter in parameters.iter().filter(|one| one["in"] == "query") {
             let given: Vec<_> = query.iter().filter(|(name, _)| parameter["name"] != *name).collect();
-            // What is required is asked for, and nothing else is.
+            // Only the required parameters are sent.
             let answer = self.send_authorized(self.request(Method::GET, path).query(&given)).await.status();
             assert_eq!(answer == 400, parameter["required"] == true, "{route} without {}", parameter["name"]);
         }
@@ -424,7 +424,7 @@ impl ApiHarness {
             );
             value
         };
-        // What is empty shows nothing.
+        // An empty value proves nothing.
         let some = |value: &Value| !value.as_array().is_some_and(Vec::is_empty);
         let part = ["lines", "trails", "entries"].into_iter().find_map(|name| value.get(name));
         assert!(some(&value) && part.is_none_or(some), "{method} {route}: {text}");
@@ -432,7 +432,7 @@ impl ApiHarness {
         value
     }
 
-    /// What is refused, and how.
+    /// Checks rejected requests and their responses.
     async fn check_rejections(&self, send: &str) {
         let trace = || self.request(Method::GET, &format!("/api/v1/trace?what={send}&limit=1"));
         let token = |request: RequestBuilder| request.bearer_auth(API_TOKEN);

@@ -26,7 +26,7 @@ async fn page_is_public_with_strict_security_headers() {
     for (path, kind, text) in
         [("/", "html", PAGE_HTML), ("/page.css", "css", PAGE_CSS), ("/page.js", "javascript", PAGE_JS)]
     {
-        // It holds nothing, so it may be asked for by any name; what it asks may not.
+        // The page contains no data, so any Host may load it; its requests are checked.
         let answer =
             scene.build_request(Method::GET, path).header("host", "evil.example").send().await.unwrap();
         assert_eq!(answer.status(), 200, "{path}");
@@ -61,7 +61,7 @@ async fn page_is_public_with_strict_security_headers() {
     }
     let answer = scene.build_request(Method::GET, "/api/v1/alarms").send().await.unwrap();
     assert_eq!(answer.status(), 401);
-    // The page knows by a 404 that no token is set.
+    // A 404 means that no token is set.
     scene.reload_without_token().await;
     assert_eq!(scene.build_request(Method::GET, "/").send().await.unwrap().status(), 200);
 }
@@ -144,7 +144,7 @@ fn script_queries(script: &str) -> Vec<(String, BTreeSet<String>)> {
     asks.captures_iter(script).map(question).collect()
 }
 
-/// What a script does that `docs/openapi.json` does not know as a question.
+/// Returns the requests of a script that are no documented queries.
 fn undocumented_queries(script: &str) -> Vec<String> {
     let document: Value = serde_json::from_str(OPENAPI_JSON).unwrap();
     let questions = script_queries(script);
@@ -193,7 +193,7 @@ async fn browser_shows_relay_data() {
     let id = scene
         .submit_message(&["ada@example.net", MALICIOUS_RECIPIENT, "bounce@example.net"], MALICIOUS_SUBJECT)
         .await;
-    // What the page waits for, by its length, and how often it asks.
+    // Records the page's timers by their length, and the number of its requests.
     page.add_startup_script(
         "window.waits = new Map(); window.asked = 0; const [wait, forget, load] = [setTimeout, clearTimeout, fetch];
         window.setTimeout = (f, ms) => { const id = wait(() => { waits.delete(id); f(); }, ms); waits.set(id, ms); return id; };
@@ -266,7 +266,7 @@ fn assert_overview(page: &mut Browser) {
     assert_ne!(page.evaluate_or_panic(ground), light);
 }
 
-/// What strangers wrote is text, and would be nothing else if the script made a mistake.
+/// Text from outside stays text, also if the script had a fault.
 fn assert_no_injected_markup(page: &mut Browser) {
     assert_eq!(page.evaluate_or_panic("window.broken === undefined && document.images.length"), 0);
     assert_eq!(page.evaluate_or_panic("document.scripts.length"), 1);
@@ -339,8 +339,7 @@ fn assert_search_finds(page: &mut Browser, id: &str) {
     }
 }
 
-/// One look in five seconds is waited for, and none while nobody can see the page, also not behind the one that was
-/// under way then.
+/// The page polls every five seconds, and not at all while it is hidden, not even after a request in progress.
 fn assert_polls_only_while_visible(page: &mut Browser) {
     let waits_for_one = "[...waits.values()].filter((ms) => ms === 5000).length === 1";
     page.evaluate_or_panic(
@@ -412,7 +411,7 @@ impl WebPageHarness {
         self.client.request(method, format!("http://{}{path}", self.harness.process.address(2)))
     }
 
-    /// Hands a mail in; its tracking id, once it can be found: what was answered with 250 is kept, and found a little later.
+    /// Submits a message; returns its tracking id when the API finds it: the ledger follows the 250 a little later.
     async fn submit_message(&self, to: &[&str], subject: &str) -> String {
         let mut client = smtp_client::SmtpClient::connect(self.harness.process.address(0)).await.unwrap();
         let message = format!(
@@ -451,7 +450,7 @@ impl WebPageHarness {
 }
 
 const API_TOKEN: &str = "0123456789abcdef";
-/// Pixels.
+/// Width in pixels.
 const NARROW_WIDTH_PX: u32 = 400;
 const MALICIOUS_SUBJECT: &str =
     "<script>window.broken = 1</script><img src=x onerror=\"window.broken = 1\"><b>Your order</b>";

@@ -1,4 +1,4 @@
-//! Whole configurations, from text to what is made of them or said about them.
+//! Whole configurations: parsed settings, rendered text and reported faults.
 
 use mailtrail::config;
 use mailtrail::config::{Config, ConfigError};

@@ -1,5 +1,5 @@
-//! `mailtrail doctor`: the real program looks at a real relay, at the sandbox as the provider, and at a DNS server, all
-//! well and with one thing wrong at a time.
+//! `mailtrail doctor`: the real program with a real relay, the sandbox as the provider and a DNS server, without
+//! faults and with one fault at a time.
 
 use mailtrail_mail::Clock;
 use mailtrail_mail::Secret;
@@ -203,7 +203,7 @@ async fn loopback_probe_detects_url_of_other_server() {
         (format!("http://{}", answers(502, "").await.address), "fail", "cannot reach its backend"),
         (format!("http://127.0.0.1:{}", free_port()), "warn", "from this machine"),
         (format!("https://localhost:{}", secured.address.port()), "fail", "public authority"),
-        // Ours under another path: nobody is at home there.
+        // Our server with another path, which has no handler.
         (scene.webhook_url().replace("/webhooks/up", "/mail"), "fail", "answers 404"),
     ] {
         let url = format!("{url}/webhooks/up");
@@ -215,7 +215,7 @@ async fn loopback_probe_detects_url_of_other_server() {
         assert_eq!(code, i32::from(expected == "fail"));
         assert_eq!(scene.request_webhooks_api(Method::DELETE, &format!("?url={url}")).await, 200);
     }
-    // One of several is enough, and what stands in front of us passes it on.
+    // One of several is enough, and a forwarder passes it on.
     let front = format!("http://{}/webhooks/up", start_tcp_forwarder(scene.process.address(1)).await);
     for url in [front, format!("http://127.0.0.1:{}/webhooks/up", free_port())] {
         scene.register_webhook(&url, &MAILGUN_EVENTS).await;
@@ -244,7 +244,7 @@ async fn unsigned_probe_is_neither_answered_nor_counted() {
         let question = format!("{}.{}", "0".repeat(32), "0".repeat(64));
         assert_eq!(ask(Some(&question)).await, (404, String::new()));
     }
-    // Whoever is refused so often is not looked at any more: 429.
+    // A client with too many rejections gets 429 without a check.
     assert_eq!(ask(None).await.0, 406);
     assert!(scene.process.terminate().await.success());
 }
@@ -338,7 +338,7 @@ async fn evaluates_each_dns_record() {
         let remedy = finding.map(|finding| finding["remedy"].as_str().unwrap()).unwrap_or_default();
         assert!(remedy.contains(words), "{remedy}");
     }
-    // Nobody answers there any more.
+    // No relay listens there any more.
     scene.dns.set_records(healthy_dns_records());
     let silent = free_port();
     let (code, findings) =
@@ -378,7 +378,7 @@ async fn skips_dns_when_no_mail_leaves_machine() {
     assert!(scene.process.terminate().await.success());
 }
 
-/// What the Debian package installs: the sandbox runs in place of a Mailgun that nobody has an account at.
+/// The configuration of the Debian package: the sandbox runs in place of Mailgun.
 #[tokio::test]
 async fn fresh_installation_with_sandbox_passes() {
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd/deb/mailtrail.toml");
@@ -446,7 +446,7 @@ async fn missing_config_fails() {
     assert!(code == 0 && text.contains("mailtrail doctor --nagios"), "{text}");
 }
 
-/// Where a server passes everything on to an address.
+/// Returns the address of a server that forwards all connections.
 async fn start_tcp_forwarder(address: SocketAddr) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let front = listener.local_addr().unwrap();
@@ -459,7 +459,7 @@ async fn start_tcp_forwarder(address: SocketAddr) -> SocketAddr {
     front
 }
 
-/// What was found not to be well, in a word each.
+/// Returns the checks that are not ok, by name.
 fn findings_not_ok(findings: &[Value]) -> Vec<String> {
     let bad = findings.iter().filter(|finding| finding["status"] != "ok");
     bad.map(|finding| format!("{} {}", finding["check"], finding["status"]).replace('"', "")).collect()
@@ -486,7 +486,7 @@ impl DoctorHarness {
     }
 
     async fn with_certificate(profile: ProviderProfile, pair: Option<tls::CertifiedKey>) -> Self {
-        // The files stand beside the configuration, whose directory is not known before.
+        // The files are next to the configuration; its directory exists only now.
         let process = RelayProcess::with_configuration(|_, _| String::new());
         let directory = process.directory();
         let own = tls::load_self_signed(&directory.join("sandbox"), "localhost").unwrap();
@@ -534,7 +534,7 @@ impl DoctorHarness {
         scene
     }
 
-    /// Has Mailgun tell that address these kinds of events, and no others.
+    /// Registers a webhook of Mailgun for these kinds of events only.
     async fn register_webhook(&self, url: &str, events: &[&str]) {
         let form: Vec<_> =
             std::iter::once(("url", url)).chain(events.iter().map(|e| ("event_types", *e))).collect();
@@ -546,7 +546,7 @@ impl DoctorHarness {
         assert_eq!(answer.status(), 200);
     }
 
-    /// Where the relay takes webhooks.
+    /// Returns the URL of the relay's webhook.
     fn webhook_url(&self) -> String {
         format!("http://{}/webhooks/up", self.process.address(1))
     }
@@ -644,7 +644,7 @@ level = "info"
     )
 }
 
-/// What the world is told about the domain when all is well.
+/// DNS records of a healthy domain.
 fn healthy_dns_records() -> DnsRecords {
     let record = |name: &str, kind, value: &str| (name.to_owned(), kind, value.to_owned());
     vec![

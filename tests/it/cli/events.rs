@@ -1,5 +1,5 @@
-//! The providers' reports as an operator meets them, with the real program: what came, what found no send, what cannot be
-//! understood, and reading them anew.
+//! The operator's view of provider events, with the real program: received, unmatched and undecodable events, and
+//! their replay.
 
 use bytes::Bytes;
 use mailtrail_mail::{Clock, Secret};
@@ -29,7 +29,7 @@ async fn lists_events_with_their_state() {
     }
     let poison = signed_event(99, &json!([]));
     assert_eq!((house.post_event(poison.clone()).await, house.post_event(poison.clone()).await), (200, 200));
-    // The same signature, also when a second has begun meanwhile.
+    // The same signature, also if another second has begun.
     let mut forged: Value = serde_json::from_slice(&poison).unwrap();
     forged["event-data"] = json!(null);
     let forged = forged.to_string().into_bytes();
@@ -257,7 +257,7 @@ async fn replay_applies_now_decodable_event_once() {
     let left = house.process.run_command(&["--json", "events", "dead"]).await.json_lines();
     assert_eq!(left.iter().map(|view| to_text(&view["id"])).collect::<Vec<_>>(), [poison]);
 
-    // All that came: what was read before says nothing new, and what was an unknown word is one no more.
+    // All events: known ones change nothing, and the unknown kind is decoded now.
     assert_eq!(marks(&trail)["unknown-by-machine"]["count"], 1, "{trail}");
     assert_eq!(
         house.replay_events(&["ALL", "--orphans"]).await,
@@ -333,7 +333,7 @@ impl ProviderEventHarness {
     async fn post_to(&self, path: &str, body: Vec<u8>) -> u16 {
         let url = format!("http://127.0.0.1:{}/webhooks/{path}", self.ports[0]);
         let status = self.client.post(url).body(body).send().await.unwrap().status().as_u16();
-        // Those of one millisecond have no order among them.
+        // Events of one millisecond have no order.
         tokio::time::sleep(Duration::from_millis(2)).await;
         status
     }
@@ -348,7 +348,7 @@ impl ProviderEventHarness {
         tokio::time::timeout(testkit::WAIT_TIMEOUT, said).await.expect(line);
     }
 
-    /// What happened to a mail, but for attempts, which come when they like.
+    /// Returns the trail without attempts, which come at any time.
     async fn trail_without_attempts(&self, id: &str) -> Value {
         let mut trail = self.process.run_command(&["--json", "trace", id]).await.json_lines().remove(0);
         let timeline =

@@ -1,5 +1,5 @@
-//! `--json`: one object a line, whose fields scripts may rely on. Fields are only ever added; whoever takes one away, or
-//! renames it, finds it here.
+//! `--json`: one object per line with fields that scripts rely on. Fields are only added; a removed or renamed field
+//! fails here.
 
 use mailtrail_mail::Secret;
 use mailtrail_sandbox::ProviderProfile;
@@ -33,7 +33,7 @@ async fn every_command_prints_json_objects_with_documented_fields() {
             let object: Result<Map<String, Value>, _> = serde_json::from_str(line);
             object.unwrap_or_else(|error| unreachable!("{words}: {error}: {line}"))
         });
-        // Whatever is always there.
+        // The fields that are always present.
         let fields = objects.map(|object| object.keys().cloned().collect::<BTreeSet<_>>());
         table.push(fields.reduce(|all, more| &all & &more).unwrap());
     }

@@ -1,4 +1,5 @@
-//! `export` and `erase` of an address, with the real program: what is known about it, and that no byte of it is left.
+//! `export` and `erase` of an address, with the real program: the exported data, and no byte of the address left
+//! after an erasure.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -90,7 +91,7 @@ async fn erased_address_is_in_no_byte_of_data_dir() {
         }
         assert_eq!(known.lines().count(), renamed.lines().count());
 
-        // It is in the log, and the list knows the address.
+        // The log has the erasure, and the list still recognizes the address.
         let log = house.run_command(&["--json", "log", "--status", "erased"]).await.json_lines();
         assert_eq!(log.len(), 1);
         assert!(to_text(&log[0]["name"]).starts_with("uid "), "{log:?}");
@@ -100,7 +101,7 @@ async fn erased_address_is_in_no_byte_of_data_dir() {
         assert_eq!(house.run_command(&["store", "verify"]).await.code, 0);
         for command in ["export", "erase"] {
             let again = house.run_command(&[command, ADA_ADDRESS]).await;
-            // What the list recognises is known.
+            // The export has the entry that the list recognizes.
             assert_eq!(
                 again.code,
                 i32::from(command == "erase"),
@@ -111,7 +112,7 @@ async fn erased_address_is_in_no_byte_of_data_dir() {
         }
         assert_eq!(find_mentions(&house.process.data_dir()), [""; 0]);
 
-        // After a restart, and with a ledger made from nothing, all is the same.
+        // A restart, also with a rebuilt ledger, changes nothing.
         for ledger_lost in [false, true] {
             if running || ledger_lost {
                 assert!(!running || house.process.terminate().await.success());
@@ -161,7 +162,7 @@ async fn refuses_to_erase_queued_mail() {
     }
     process.start().await;
     for id in &ids[..2] {
-        // What is being sent right now cannot be taken out.
+        // A message in delivery cannot be deleted.
         let deleted = async {
             while process.run_command(&["queue", "delete", id, "--reason", "asked for"]).await.code != 0 {}
         };
@@ -182,7 +183,7 @@ async fn interrupted_erasure_resumes() {
     house.process.start().await;
     let id = house.submit_message(ADA_ADDRESS, &["bob@example.org"], "8", "x").await;
     assert_eq!(house.recipient_states(&id).await, ["relayed"]);
-    // The second segment cannot be written anew.
+    // The second segment cannot be rewritten.
     let obstacle = house.process.data_dir().join("journal/0000000002.new");
     std::fs::create_dir(&obstacle).unwrap();
     let failed = house.run_command(&["erase", ADA_ADDRESS]).await;
@@ -221,8 +222,8 @@ async fn interrupted_erasure_resumes() {
     assert_eq!(house.run_command(&["erase", "bob@example.org"]).await.code, 0);
 }
 
-/// Mail from the address, to it and about it comes all the time. What was taken before is erased, what comes later is
-/// kept as ever, and nothing is lost.
+/// Mail from, to and about the address arrives throughout. The erasure removes earlier mail, later mail is stored as
+/// usual, and nothing is lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn erases_address_while_its_mail_arrives() {
     let sink = SmtpSink::start().await;
@@ -246,7 +247,7 @@ async fn erases_address_while_its_mail_arrives() {
     let until = traffic.accepted_counts().len();
     traffic.wait_for_count(until + 50).await;
     let all = traffic.stop().await;
-    // The next one after `until` was under way already.
+    // The next message after `until` was in progress.
     let after: BTreeMap<_, _> = all.iter().filter(|(_, number)| **number > until + 1).collect();
     assert!(before.len() >= 50 && after.len() >= 45, "{} {} {}", before.len(), until, all.len());
     assert!(erased["sends"].as_u64().unwrap() >= before.len() as u64, "{erased}");
@@ -290,7 +291,7 @@ async fn erases_address_while_its_mail_arrives() {
     }
 }
 
-/// One client whose mail has to do with Ada, each with a spelling of her address of its own, and one with other mail.
+/// One client with mail about Ada, in several spellings of her address, and one with other mail.
 struct EraseTraffic {
     /// Tracking ids of hers that were answered with 250, and the numbers of their messages.
     accepted_counts: Arc<Mutex<BTreeMap<String, usize>>>,
@@ -340,7 +341,7 @@ async fn send_about_ada(
         let message = format!("From: {from}\r\nSubject: about {ada}\r\n\r\nDear {ada},\r\n");
         let id = client.submit(from, to, &message).await.unwrap();
         promised.lock().unwrap().insert(id, number);
-        // So that now and then none of it waits.
+        // Sometimes no mail is queued.
         let pause = tokio::time::sleep(Duration::from_millis(40));
         if over.run_until_cancelled(pause).await.is_none() {
             return;
@@ -368,7 +369,7 @@ fn nth_spelling(number: usize) -> String {
     "ada.lovelace".chars().map(spell).chain("@example.net".chars()).collect()
 }
 
-/// What all files hold.
+/// Returns the contents of all files.
 fn read_all_files(directory: &Path) -> Vec<Vec<u8>> {
     let mut all = Vec::new();
     for entry in std::fs::read_dir(directory).unwrap() {
@@ -412,7 +413,7 @@ async fn log_hides_addresses_when_configured() {
     }
 }
 
-/// The real program, and who takes its mail.
+/// The real program with its upstream.
 struct ErasureHarness {
     process: RelayProcess,
     client: reqwest::Client,
@@ -529,7 +530,7 @@ impl ErasureHarness {
         client.submit(from, to, &message).await.unwrap()
     }
 
-    /// The states of a send's recipients once nobody waits any more.
+    /// Waits until no recipient is pending and returns their states.
     async fn recipient_states(&self, id: &str) -> Vec<String> {
         let settled = async {
             loop {
@@ -544,7 +545,7 @@ impl ErasureHarness {
         tokio::time::timeout(testkit::WAIT_TIMEOUT, settled).await.unwrap()
     }
 
-    /// What there is to know of sends, events, mail from outside and figures.
+    /// Returns all data about messages, events, inbound mail and statistics.
     async fn query_everything(&self, ids: &[String]) -> String {
         let mut known = String::new();
         for id in ids {
@@ -570,7 +571,7 @@ impl ErasureHarness {
     async fn post_event(&self, path: &str, body: Vec<u8>) -> u16 {
         let url = format!("http://127.0.0.1:{}/{path}", self.http);
         let status = self.client.post(url).body(body).send().await.unwrap().status().as_u16();
-        // Those of one millisecond have no order among them.
+        // Entries of one millisecond have no order.
         tokio::time::sleep(std::time::Duration::from_millis(2)).await;
         status
     }
@@ -598,7 +599,7 @@ fn find_mentions(directory: &Path) -> Vec<String> {
                 .map(str::to_owned)
                 .collect();
             for start in 0..3 {
-                // What is the same in base64 wherever the address begins.
+                // The part of the base64 text that does not depend on the position of the address.
                 let code = BASE64_STANDARD.encode(format!("{}ada.lovelace@example.net", "x".repeat(start)));
                 let core = &code[4..28];
                 ways.extend(contains_address(&bytes, b"", core.as_bytes()).then(|| core.to_owned()));
@@ -609,7 +610,7 @@ fn find_mentions(directory: &Path) -> Vec<String> {
     found
 }
 
-/// Whether it is there, but not as the end of somebody else's.
+/// Returns whether the bytes contain the address, but not as the end of another one.
 fn contains_address(bytes: &[u8], other: &[u8], wanted: &[u8]) -> bool {
     memchr::memmem::find_iter(bytes, wanted).any(|at| other.is_empty() || !bytes[..at + 2].ends_with(other))
 }

@@ -1,5 +1,5 @@
-//! What operators do to waiting mail and to breakers, with the real program: orders, their answers and exit codes, and
-//! what is left of them after a restart.
+//! Operator actions on queued mail and breakers, with the real program: actions, output, exit codes, and their state
+//! after a restart.
 
 use mailtrail_mail::Clock;
 use mailtrail_store::Store;
@@ -43,7 +43,7 @@ async fn actions_report_in_text_and_json_and_survive_restart() {
     let said = house.process.run_command(&["queue", "delete", text, "--reason", "late"]).await;
     assert_eq!((said.code, said.stdout.as_str()), (1, ""), "what has ended cannot be deleted");
     assert_eq!(said.stderr.trim(), format!("mailtrail: {text} is not in the queue"));
-    // Everything stands in the log, with its operator and its reason.
+    // The log has every action with its operator and its reason.
     let log =
         house.process.run_command(&["--json", "log", "-g", "\"source\":\"operator\""]).await.json_lines();
     let log = log.iter().filter(|line| line["id"] == **text);
@@ -89,7 +89,7 @@ async fn selects_messages_by_id_domain_upstream_or_all() {
         assert_eq!(house.recipient_state(id).await, "queued");
     }
     assert_eq!(house.process.run_command(&["log", "--status", "held"]).await.code, 1);
-    // What one command says another one takes.
+    // The output of one command is the input of another.
     let listed = house.process.run_command(&["queue", "list", "--ids"]).await;
     let mut sorted: Vec<_> = listed.stdout.lines().collect();
     sorted.sort_unstable();
@@ -359,7 +359,7 @@ async fn queue_list_says_when_truncated() {
     assert!(cells[9].contains("refused"), "{row}");
 }
 
-/// What changes no mail is noted, too.
+/// Actions that change no mail are logged too.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn logs_operator_actions_with_caller_and_reason() {
     let mut house = QueueHarness::new().await;
@@ -378,7 +378,7 @@ async fn logs_operator_actions_with_caller_and_reason() {
     ask(&test, 1).await;
     ask(&["suppress", "add", "ada@example.net", "--note", "she called"], 0).await;
     ask(&["suppress", "remove", "ada@example.net", "--note", "she called again"], 0).await;
-    // What is not done is not noted.
+    // A failed action is not logged.
     ask(&["sink", "replay", "nobody", "--since", "1 hour ago"], 2).await;
     ask(&["suppress", "sync", "--upstream", "nobody"], 2).await;
 
@@ -412,7 +412,7 @@ async fn logs_operator_actions_with_caller_and_reason() {
         "{said}"
     );
 
-    // Conditions on mail leave out what is about none.
+    // Conditions about mail exclude actions without mail.
     for condition in
         [["--to", "."], ["--from", "a"], ["--client", "default"], ["--tag", "x"], ["--upstream", "a"]]
     {
@@ -426,7 +426,7 @@ async fn logs_operator_actions_with_caller_and_reason() {
     ask(&["log", "--status", "send-test", "--to", "1@b.example", "--from", "app@"], 0).await;
     ask(&["log", "--status", "send-test", "--to", "2@b.example"], 1).await;
 
-    // A copy knows why it was made.
+    // A backup contains the reason for it.
     let (copied, _) = Store::open_read_only(&copy, Clock::System).unwrap();
     let first = copied.log_in_segment(1).unwrap().remove(0);
     assert_eq!(first.event.kind, TrailEventKind::OperatorAction(OperatorActionKind::StoreBackup));
@@ -434,7 +434,7 @@ async fn logs_operator_actions_with_caller_and_reason() {
 
     house.restart().await;
     assert_eq!(operator_log_lines(&house.process).await, log);
-    // While it stands its store is only read, unless something is done to it.
+    // Without a daemon the store is only read, except by actions.
     assert!(house.process.terminate().await.success());
     let second = house.process.directory().join("second");
     assert_eq!(house.process.run_command(&["store", "backup", second.to_str().unwrap()]).await.code, 0);
@@ -474,7 +474,7 @@ fn every_command_has_usage_examples() {
     }
 }
 
-/// A relay with the upstreams `a` and `b`, which refuse connections until they are opened. What was tried once waits
+/// Relay with the upstreams `a` and `b`, which refuse connections until they are opened. A failed message waits for
 /// an hour.
 struct QueueHarness {
     process: RelayProcess,
@@ -528,11 +528,11 @@ impl QueueHarness {
         ids
     }
 
-    /// Waits until a send was tried so often and nobody is at work on it.
+    /// Waits until a message has this number of attempts and none in progress.
     async fn wait_attempted(&self, id: &str, times: u64) {
         let tried = async {
             loop {
-                // What was just accepted may not be found yet.
+                // The ledger may not have a message that was just accepted.
                 let found = self.process.run_command(&["--json", "trace", id]).await.json_lines();
                 let trail = found.first().unwrap_or(&Value::Null);
                 if trail["attempts"] == times && trail["recipients"][0]["state"] == "queued" {
@@ -608,5 +608,5 @@ path = "events.jsonl"
     )
 }
 
-/// It does not open by itself.
+/// The breaker never opens by itself.
 const BREAKER_DISABLED: &str = "failures = 1000";

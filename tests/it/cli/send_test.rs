@@ -1,4 +1,4 @@
-//! `mailtrail send-test`: the real program, its daemon whose listener wants TLS and a login, and the sandbox as the
+//! `mailtrail send-test`: the real program, a listener that requires TLS and authentication, and the sandbox as the
 //! provider.
 
 use mailtrail_sandbox::ProviderProfile;
@@ -27,7 +27,7 @@ async fn follows_delivered_message_to_provider_event() {
         for expected in ["accepted by client", "relayed by smtp", "delivered by webhook"] {
             assert_eq!(facts.iter().filter(|fact| *fact == expected).count(), 1, "{expected}: {facts:?}");
         }
-        // It was taken in as any other mail.
+        // The message is accepted like any other.
         let trail = house.run_command(&["--json", "trace", id]).await.json_lines().remove(0);
         assert_eq!((&trail["client"], &trail["user"]), (&json!("mailtrail"), &json!("send-test")));
         assert_eq!(trail["message_id"], format!("{id}@relay.example.com"));
@@ -66,7 +66,7 @@ async fn reports_cause_of_undelivered_message() {
         assert!(verdict["verdict"].as_str().unwrap().contains(words), "{verdict}");
         assert_eq!(verdict["verdict"].as_str().unwrap().contains("`mailtrail doctor`"), state == "relayed");
     }
-    // Whoever follows a mail needs no report on it, and its sender may be nobody's mailbox.
+    // The message needs no DSN, because the command follows it and its sender may be no mailbox.
     assert_eq!(house.run_command(&["trace", "mailtrail@mg.example.com"]).await.code, 1);
     assert_eq!(house.run_command(&["breaker", "open", "up", "--reason", "moving"]).await.code, 0);
     let (code, verdict) = run_for_verdict(&house, &["ada@example.net", "--wait", "1s"]).await;

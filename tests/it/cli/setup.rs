@@ -113,7 +113,7 @@ async fn an_address_with_a_final_slash_is_not_registered_again() {
     }
 }
 
-/// Both addresses are ours: what one is told, the other is not told, too.
+/// Two URLs of ours: an event type at one is not registered at the other.
 #[tokio::test]
 async fn two_spellings_of_our_address_are_told_each_kind_once() {
     let house = SandboxHarness::new(ProviderProfile::Mailgun).await;
@@ -215,7 +215,7 @@ async fn registers_all_brevo_events_with_authentication() {
     );
     assert_eq!(brevo_webhooks(&house).await, all);
 
-    // Somebody changed it.
+    // The webhook was changed.
     let change =
         json!({ "events": ["spam", "sent"], "batched": true, "auth": { "type": "bearer", "token": "x" } });
     assert_eq!(house.call_api(Method::PUT, "/v3/webhooks/3", Some(change)).await.0, 204);
@@ -225,7 +225,7 @@ async fn registers_all_brevo_events_with_authentication() {
     assert_eq!(changed[11..], ["one event a request", "the bearer token"], "{changed:?}");
     let again = brevo_webhooks(&house).await;
     assert_eq!((&again[2]["auth"], &again[2]["batched"]), (&ours["auth"], &json!(false)));
-    // What it was told besides, it still is.
+    // Its other event types stay.
     assert_eq!(again[2]["events"].as_array().unwrap().len(), 13);
     assert_eq!(again[..2], before);
 
@@ -291,12 +291,12 @@ async fn registers_each_configured_brevo_authentication() {
     assert!(said.code == 1 && said.stderr.contains("openssl rand"), "{}", said.stderr);
 }
 
-/// What is registered at Mailgun.
+/// Returns the webhooks at Mailgun.
 async fn mailgun_webhooks(house: &SandboxHarness) -> Value {
     house.call_api(Method::GET, WEBHOOKS_V3_PATH, None).await.1["webhooks"].take()
 }
 
-/// What is registered at Brevo; when it was changed last does not matter.
+/// Returns the webhooks at Brevo, without the time of their last change.
 async fn brevo_webhooks(house: &SandboxHarness) -> Vec<Value> {
     let mut answer = house.call_api(Method::GET, "/v3/webhooks?type=transactional", None).await.1;
     let mut hooks = std::mem::take(answer["webhooks"].as_array_mut().unwrap());

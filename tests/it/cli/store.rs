@@ -52,7 +52,7 @@ async fn backup_under_traffic_has_all_accepted_messages() {
     assert_eq!(read_trails(&restored, &finished).await, read_trails(&process, &finished).await);
 }
 
-/// Root, who may, leaves nothing behind that the relay's user cannot read.
+/// Root may change the store, and leaves no file that the relay's user cannot read.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refuses_offline_changes_to_store_of_another_user() {
     if !rustix::process::geteuid().is_root() {
@@ -132,7 +132,7 @@ async fn verify_names_damage_and_its_consequences() {
         bytes
     };
     let length = whole[0].len() as u64;
-    // What is left of the segment; where the damage is, how much it is, and whom it costs.
+    // The remaining size of the segment; position, size and consequence of the damage.
     let cases = [
         ("a bit of a message", 1, Some(flipped(body)), 60..=body as u64, 1..=length, 0),
         ("the end", 1, Some(whole[0][..body].to_vec()), 60..=body as u64, 1..=length, 0),
@@ -182,7 +182,7 @@ async fn verify_names_damage_and_its_consequences() {
     assert_eq!((said.code, &said.json_lines()[0]["step"]), (0, &"rebuilt".into()), "{}", said.stderr);
     assert_eq!(process.run_command(&["trace", &ids[0]]).await.code, 1);
     assert_eq!(read_trails(&process, &ids[1..]).await.len(), 2);
-    // The daemon says the same of it.
+    // The daemon reports the same damage.
     process.start().await;
     let (code, found) = run_verify(&process).await;
     assert_eq!((code, found.len(), &found[0]["sends"]), (4, 1, &0.into()), "{found:?}");
@@ -203,7 +203,7 @@ async fn torn_tail_after_kill_is_no_damage() {
             bytes.extend_from_within(60..110);
             write_file(&path, &bytes);
         } else {
-            // A segment whose making was cut off.
+            // A segment whose creation was interrupted.
             write_file(&process.data_dir().join("journal/0000000002.seg"), &[0; 60]);
         }
         for _ in 0..2 {
@@ -236,7 +236,7 @@ async fn rebuild_under_traffic_keeps_all_trails() {
     assert!(process.log().contains("an operator has the ledger made anew"));
     let promised = traffic.stop().await;
     assert_all_relayed(process.drain().await, &promised);
-    // The same while it stands.
+    // While the daemon is down, the trails are the same.
     assert_eq!(read_trails(&process, &finished).await, before);
     assert_eq!(process.run_command(&["store", "rebuild"]).await.code, 0);
     assert_eq!(read_trails(&process, &finished).await, before);
@@ -264,7 +264,7 @@ async fn logs_unusable_ledger_once() {
     assert_eq!(run_verify(&process).await, (0, vec![]));
 }
 
-/// Clients that submit until they are told to end.
+/// Clients that submit until they are stopped.
 struct MaintenanceTraffic {
     shared: Arc<MaintenanceTrafficState>,
     clients: Vec<JoinHandle<()>>,
@@ -278,7 +278,7 @@ struct MaintenanceTrafficState {
 }
 
 impl MaintenanceTraffic {
-    /// It is under way on return.
+    /// Starts the traffic and waits until it flows.
     async fn start(process: &RelayProcess) -> Self {
         let (shared, address) = (Arc::new(MaintenanceTrafficState::default()), process.address(1));
         let client = |_| {
@@ -313,7 +313,7 @@ impl MaintenanceTraffic {
     }
 }
 
-/// The exit code, and what is wrong.
+/// Runs `store verify`; returns the exit code and the damage.
 async fn run_verify(process: &RelayProcess) -> (i32, Vec<Value>) {
     let said = process.run_command(&["--json", "store", "verify"]).await;
     let mut lines = said.json_lines();
@@ -322,7 +322,7 @@ async fn run_verify(process: &RelayProcess) -> (i32, Vec<Value>) {
     (said.code, lines)
 }
 
-/// Submits so many and waits until they are relayed.
+/// Submits this number of messages and waits until they are relayed.
 async fn submit_and_wait_relayed(process: &RelayProcess, messages: usize) -> Vec<String> {
     let mut ids = Vec::new();
     for _ in 0..messages {

@@ -1,4 +1,4 @@
-//! The commands as somebody sees them who sits before a terminal, and as the next program in a pipe does.
+//! Commands on a terminal and in a pipe.
 
 use jiff::{SignedDuration, Timestamp, tz::Offset};
 use mailtrail_sandbox::ProviderProfile;
@@ -14,7 +14,7 @@ use testkit::terminal::Terminal;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn prints_fitted_tables_on_terminals_only() {
     let (process, ids) = start_with_queued(2).await;
-    // The one that is tried next stands first.
+    // The message with the next attempt is the first row.
     let named = |lines: &[&str]| {
         let mut named: Vec<_> = lines.iter().map(|line| line.split([' ', '\t']).next().unwrap()).collect();
         named.sort_unstable();
@@ -25,7 +25,7 @@ async fn prints_fitted_tables_on_terminals_only() {
     assert!(named(&piped.stdout.lines().collect::<Vec<_>>()), "{}", piped.stdout);
     assert!(cells.iter().all(|row| row.len() == 10), "{}", piped.stdout);
     assert!(cells.iter().all(|row| row[8] == LONG_RECIPIENT), "{}", piped.stdout);
-    // Where a row has no room in one line it takes two: ids and times are always whole.
+    // A row that is too wide takes two lines: ids and times are never cut.
     let exact: Vec<_> = cells.iter().flat_map(|row| [row[0], row[2], row[3]]).collect();
     for (columns, lines_each, whole) in [(80, 2, false), (90, 2, false), (140, 1, false), (400, 1, true)] {
         let seen = Terminal::with_columns(columns).run(&process.command(&["queue", "list"])).await;
@@ -42,7 +42,7 @@ async fn prints_fitted_tables_on_terminals_only() {
         assert_eq!(lines[2 * lines_each - 1].contains(LONG_RECIPIENT), whole, "{columns}: {}", seen.text);
         assert_eq!(seen.text.contains('…'), !whole, "{columns}: {}", seen.text);
     }
-    // A terminal that does not say how wide it is.
+    // A terminal without a width.
     let seen = Terminal::with_columns(0).run(&process.command(&["queue", "list"])).await;
     assert!(seen.text.contains(LONG_RECIPIENT), "{}", seen.text);
 }
@@ -133,7 +133,7 @@ async fn shows_progress_on_terminals_only() {
             );
             let seen = Terminal::with_columns(100).run(&process.command(for_terminal)).await;
             assert!(seen.text.contains(bar) && seen.text.contains('%'), "{for_terminal:?}: {:?}", seen.text);
-            // The bar is wiped off before what is to stay.
+            // The progress bar is erased before the result.
             let left = seen.text.rsplit("\x1b[2K").next().unwrap().trim_start_matches('\r');
             assert_eq!(
                 mask_digits(&left.replace("\r\n", "\n").replace(shown, piped)),
@@ -143,7 +143,7 @@ async fn shows_progress_on_terminals_only() {
             );
             assert_eq!(seen.exit_code, i64::from(said.code), "{for_terminal:?}");
         }
-        // The same while the relay stands.
+        // Then with a stopped relay.
         if process.is_running() {
             assert!(process.terminate().await.success());
         }
@@ -214,7 +214,7 @@ async fn follows_log_until_interrupted() {
     assert!(!seen.text.contains("panic") && !seen.text.contains("mailtrail:"), "{}", seen.text);
 }
 
-/// `log -f | head -1`: it ends when its reader has, though no further line comes; and so while the relay stands.
+/// `log -f | head -1` exits with its reader although no further line comes, also with a stopped relay.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn log_ends_when_reader_closes_pipe() {
     let (mut process, _) = start_with_queued(1).await;
@@ -238,7 +238,7 @@ async fn log_ends_when_reader_closes_pipe() {
     }
 }
 
-/// Nobody hears standard error: no command breaks for that, and the exit code says the same.
+/// Without a reader of standard error, no command fails, and the exit codes are the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn closed_stderr_does_not_change_exit_codes() {
     let (process, _) = start_with_queued(1).await;
@@ -274,7 +274,7 @@ async fn closed_stderr_does_not_change_exit_codes() {
     }
 }
 
-/// A reader that has gone has seen enough; a disk that is full has not got what was asked for.
+/// A closed pipe is a normal end; a full disk is an error.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failed_write_is_an_error_but_closed_pipe_is_not() {
     let (process, ids) = start_with_queued(1).await;
@@ -314,7 +314,7 @@ async fn relay_continues_when_log_reader_closes() {
     assert!(process.terminate().await.success());
 }
 
-/// A pipe that nobody reads from.
+/// Returns a pipe without a reader.
 fn closed_pipe() -> PipeWriter {
     std::io::pipe().unwrap().1
 }
@@ -465,7 +465,7 @@ async fn shows_local_times_on_terminals() {
     }
 }
 
-/// What a command does stands in the journal, whose figures grow.
+/// Commands add records to the journal, so that its numbers grow.
 fn mask_digits(text: &str) -> String {
     let mut bare: String = text.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
     while bare.contains("00") {
@@ -474,7 +474,7 @@ fn mask_digits(text: &str) -> String {
     bare
 }
 
-/// So much mail that waits for its second attempt: nobody listens where it goes.
+/// Starts a relay with this number of messages that wait for their second attempt; no upstream listens.
 async fn start_with_queued(messages: usize) -> (RelayProcess, Vec<String>) {
     let mut process = RelayProcess::with_upstream_port(free_port(), "");
     let text =

@@ -1,4 +1,4 @@
-//! Mail from outside: over HTTP to a whole relay, and on to whoever is to get it.
+//! Inbound mail: over HTTP to a whole relay, and on to its target.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -99,7 +99,7 @@ async fn assembles_mail_from_parsed_form() {
         200
     );
     let multipart = read_fixture("route_forward_parsed_attachments.multipart");
-    // The same mail to the same address, a minute later: let it be another one.
+    // The same mail to the same address a minute later, as another one.
     let multipart = replace_bytes(&multipart, b"reply-1@mail", b"reply-2@mail");
     assert_eq!(scene.post_with("inbound/up", MULTIPART_HEADERS, multipart).await, 200);
     let mails = sink.wait_for_count(2).await;
@@ -140,7 +140,7 @@ async fn rejects_unsigned_mail_and_recognizes_duplicates() {
         ("other/mime", fields("t", &good), 404),
         ("up/mime/more", fields("t", &good), 404),
         ("up/mime", fields("t", &good), 200),
-        // The same again; then its token with another body; then the mail with another token.
+        // The same request again; then its token with another body; then the mail with another token.
         ("up/mime", fields("t", &good), 200),
         ("up", fields("t", &[("recipient", REPLY_ADDRESS), ("sender", "c@b"), ("body-mime", mail)]), 406),
         ("up", fields("t2", &good), 200),
@@ -283,7 +283,7 @@ async fn assembles_brevo_mail_with_attachments() {
         "Attachments": [{ "Name": "po.pdf", "ContentType": "application/pdf", "ContentLength": 8, "ContentID": "",
                           "DownloadToken": "tok/en" }],
     });
-    // One that is no JSON spoils no other, and neither do a mark in front and half a character.
+    // An item of invalid JSON damages no other, nor do a byte order mark and half a character.
     let item = item.to_string().replace("\"RawHtmlBody\"", "\"Odd\":\"\\ud83d \u{1}\",\"RawHtmlBody\"");
     let body =
         format!("\u{feff}{{\"items\": [{item}, {{\"Uuid\":[\"x\"]}}, {{\"Uuid\" \"y\"}}]}}").into_bytes();
@@ -298,13 +298,13 @@ async fn assembles_brevo_mail_with_attachments() {
     assert_eq!(message.header_values("Received").count(), 2);
     assert_eq!(message.body_text(0).unwrap().trim(), "Grüße");
     assert_eq!(message.attachments().next().unwrap().contents(), b"%PDF-1.4");
-    // What nobody understands is kept.
+    // Undecodable items are stored.
     assert_eq!(scene.daemon.store().count_unmatched().unwrap(), (0, 3));
     assert!(scene.journal_contains(b"{\"Uuid\":[\"x\"]}") && scene.journal_contains(b"{\"Uuid\" \"y\"}"));
     scene.daemon.stop().await;
 }
 
-/// What can never be fetched does not keep the rest of the mail away; what cannot be fetched now comes again.
+/// A part that is permanently missing does not hold up the rest of the mail; a temporary failure leads to a retry.
 #[tokio::test]
 async fn notes_attachments_that_brevo_does_not_return() {
     let busy = AtomicUsize::new(0);
@@ -362,7 +362,8 @@ async fn notes_attachments_that_brevo_does_not_return() {
     scene.daemon.stop().await;
 }
 
-/// Whatever stands in its header: names in other charsets, in the forms of RFC 2231 and RFC 5987, in encoded words, or none.
+/// Any header of an attachment: names in other charsets, in the forms of RFC 2231 and RFC 5987, in encoded words, or
+/// none.
 #[tokio::test]
 async fn treats_attachment_parts_as_files() {
     let sink = SmtpSink::start().await;
@@ -573,7 +574,7 @@ async fn classifies_odoo_faults() {
         )
     );
     assert_eq!((ends[1].0, ends[2].0), (InboundState::Delivered, InboundState::Delivered));
-    // A mail without a name has one there, the same each time.
+    // A mail without a Message-ID gets a stable one.
     let named: Vec<_> =
         odoo.received_messages().into_iter().filter(|mail| mail.ends_with(b"busy\r\n")).collect();
     assert!(named.len() == 2 && named.iter().all(|mail| *mail == named[0]));
@@ -681,7 +682,7 @@ async fn delivers_through_odoo_action_made_by_setup() {
     let state = odoo.state();
     let last = state["gateway"].as_array().unwrap().last().unwrap().as_str().unwrap().to_owned();
     assert_eq!(last, format!("Delivered-To: {REPLY_ADDRESS}\r\n{mail}"));
-    // Another set-up makes it anew, with another number.
+    // Another setup re-creates the action with another id.
     set_up(&["--remove"]);
     set_up(&["--user", "bot", "--inbound"]);
     post(&scene, 3).await;
@@ -716,7 +717,7 @@ async fn rebuild_keeps_delivered_state() {
     assert_eq!(sink.count(), 2);
 }
 
-/// A kill between the answer and the delivery; then operators look at what was refused.
+/// A kill between the response and the delivery; then the operator inspects rejected mail.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kill_after_response_loses_no_mail() {
     let (port, mut process) = start_process("");
@@ -760,12 +761,12 @@ async fn kill_after_response_loses_no_mail() {
         tokio::task::yield_now().await;
     }
     assert!(process.terminate().await.success());
-    // What is past can be asked for while nobody serves.
+    // Past mail is readable while no daemon runs.
     assert_eq!(run_json_command(&process, LIST_DELIVERED).await.len(), 21);
     assert_eq!(sink.count(), 21);
 }
 
-/// Through the real program, whose peak the kernel remembers.
+/// With the real program, because the kernel records the peak of its memory.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_mail_stays_within_memory_limit() {
     let (sink, (port, mut process)) = (SmtpSink::start().await, start_process(""));
@@ -800,7 +801,7 @@ struct FakeOdooGateway {
 }
 
 impl FakeOdooGateway {
-    /// `script` answers messages.
+    /// Starts an LMTP server; `script` returns the reply to each message.
     async fn start(script: impl Fn(&[u8]) -> String + Send + Sync + 'static) -> Self {
         let server = mock_http::MockHttpServer::start(move |_, request| {
             let answer = match xmlrpc_message(request) {
@@ -859,7 +860,7 @@ async fn start_relay(sections: &str) -> WebhookHarness {
     start_relay_with_provider("mailgun", "", sections).await
 }
 
-/// The same, with more keys of its upstream.
+/// Starts a relay with more keys of its upstream.
 async fn start_relay_with_provider(provider: &str, upstream: &str, sections: &str) -> WebhookHarness {
     let key = if provider == "mailgun" {
         format!("webhook_signing_key = {SIGNING_KEY:?}\n")
@@ -869,7 +870,7 @@ async fn start_relay_with_provider(provider: &str, upstream: &str, sections: &st
     WebhookHarness::start_at(NOW_SECONDS, provider, &format!("{key}{upstream}\n{sections}")).await
 }
 
-/// The keys of an upstream at Brevo whose API is `api`.
+/// Returns the keys of a Brevo upstream with this API.
 fn brevo_account(api: &mock_http::MockHttpServer) -> String {
     format!(
         "api_base_url = \"http://{}\"\napi_key = \"the-api-key\"\nwebhook_token = \"0123456789abcdef0123\"\n\
@@ -892,7 +893,7 @@ fn http_target(endpoint: &mock_http::MockHttpServer) -> String {
     )
 }
 
-/// The only mail that stands there, once it does.
+/// Waits for the only mail in this state.
 async fn wait_for_state(scene: &WebhookHarness, leg: InboundState) -> InboundSummary {
     let there = || scene.daemon.store().find_inbound(2, |mail| mail.state == leg).unwrap();
     wait_until("the mail's end", || !there().is_empty()).await;
@@ -919,7 +920,7 @@ fn with_delivered_to(mail: &[u8]) -> Vec<u8> {
     [format!("Delivered-To: {REPLY_ADDRESS}\r\n").as_bytes(), mail].concat()
 }
 
-/// What the recorded form brings.
+/// Returns the mail of the recorded form.
 fn raw_mail() -> Vec<u8> {
     let form = read_fixture("route_forward_mime.form");
     let mut fields = form_urlencoded::parse(&form);
@@ -947,7 +948,7 @@ fn signed_form(key: &str, at: u64, token: &str, fields: &[(&str, &str)]) -> Stri
     encode_form(&[fields, &own].concat())
 }
 
-/// Of each mail from outside, the newest first.
+/// Returns the counts of all inbound mail, newest first.
 fn missing_attachment_counts(scene: &WebhookHarness) -> Vec<u64> {
     let views =
         mailtrail_relay::admin::find_inbound(scene.daemon.store(), &InboundFilter::default()).unwrap();
@@ -958,7 +959,7 @@ fn missing_attachment_counts(scene: &WebhookHarness) -> Vec<u64> {
         .collect()
 }
 
-/// A form of Mailgun's with these parts: what stands behind `Content-Disposition: `, more header lines, and the bytes.
+/// Returns a Mailgun form with these parts: value of `Content-Disposition`, more header lines, bytes.
 fn multipart_form(token: &str, count: Option<&str>, parts: &[(&[u8], &[u8], Vec<u8>)]) -> Vec<u8> {
     let at = NOW_SECONDS.to_string();
     let signature = mailgun::sign_webhook(&Secret::new(SIGNING_KEY), &at, token);
@@ -1023,7 +1024,7 @@ async fn post_mail(port: u16, number: usize, mail: &str) -> u16 {
     request.header(FORM_HEADERS[0].0, FORM_HEADERS[0].1).body(body).send().await.unwrap().status().as_u16()
 }
 
-/// What a command says, a JSON object a line.
+/// Runs a command and parses its output, one JSON object per line.
 async fn run_json_command(process: &RelayProcess, arguments: &[&str]) -> Vec<Value> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mailtrail"));
     command.arg("--config").arg(process.directory().join("mailtrail.toml")).args(arguments);

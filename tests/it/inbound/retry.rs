@@ -1,4 +1,4 @@
-//! Mail from outside whose target is away: nothing is lost, all in order; and what is past its time.
+//! Inbound mail while its target is down: nothing is lost, the order is kept, and old mail expires.
 
 use mailtrail_mail::{MessageId, TrackingId};
 use mailtrail_trail::{InboundReceived, InboundState, InboundStep, TrailEventKind};
@@ -36,7 +36,7 @@ async fn delivers_in_order_after_target_outage_of_a_day() {
         || scene.store().find_inbound(100, |mail| mail.state == InboundState::Delivered).unwrap().len();
     scene.wait_until("the last", || delivered() == 24).await;
     let mut taken: Vec<_> = endpoint.requests()[vain..].iter().map(message_number).collect();
-    // While time leaps, an answer may come too late; what is posted again then has the same id.
+    // With manual time a response may come too late; a repeated request has the same id.
     taken.dedup();
     assert_eq!(taken, (0..24).collect::<Vec<_>>());
     let over = || log.lines("alarm=\"inbound\"").last().is_some_and(|line| line.contains("alarm cleared"));

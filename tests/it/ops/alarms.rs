@@ -1,4 +1,4 @@
-//! Alarms that reach somebody: by webhook, by mail, once, and when they are over.
+//! Alarm notifications: by webhook and by mail, once per alarm, with their resolution.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -25,7 +25,7 @@ use testkit::smtp_client::SmtpClient;
 use testkit::smtp_sink::SmtpSink;
 use testkit::{mock_http, relay_process};
 
-/// What a receiver was told, each once: it may have answered too late while time leapt.
+/// Returns the notifications of a receiver, each once: with manual time a response may come too late.
 fn notifications_of(receiver: &mock_http::MockHttpServer) -> Vec<Value> {
     let mut requests = receiver.requests();
     requests.dedup_by_key(|request| request.header("webhook-id").unwrap().to_owned());
@@ -55,14 +55,14 @@ fn assert_standard_webhooks_signature(request: &mock_http::HttpRequest) {
     assert_eq!(request.header("webhook-id"), body["id"].as_str());
 }
 
-/// `[alarms]` with a webhook; behind it stands what else belongs there.
+/// Returns `[alarms]` with a webhook, as the end of a configuration.
 fn alarm_webhook_config(receiver: SocketAddr) -> String {
     format!(
         "[alarms]\nwebhook_url = \"http://{receiver}/alarms\"\nwebhook_secret = \"{WEBHOOK_SECRET}\"\nallow_private = true\n"
     )
 }
 
-/// An upstream that is left alone at the first failure, and another one behind it.
+/// Returns an upstream whose breaker opens at the first failure, followed by another.
 fn two_upstream_config(second: &MockSmtpServer) -> String {
     format!(
         "host = \"127.0.0.1\"\ntls = \"none\"\n[upstream.breaker]\nfailures = 1\nsuccesses = 1\n\
@@ -107,7 +107,7 @@ async fn mails_open_breaker_and_its_end_through_other_upstream() {
     {
         assert!(text.contains(part), "{part} is not in\n{text}");
     }
-    // It stands in the ledger as all mail does, and asks for no report.
+    // The ledger has it like all mail, without a request for a DSN.
     let id: TrackingId = header("X-Mailtrail-Id").parse().unwrap();
     let send = scene.load_trail(id).message;
     assert_eq!(
@@ -124,7 +124,7 @@ async fn mails_open_breaker_and_its_end_through_other_upstream() {
         taken.map(|taken| testkit::header_value(&taken.message, "Subject").unwrap().to_owned()).collect()
     };
     assert_eq!(alarms(&other).len(), 1);
-    // The upstream is back, and the end is told: by it, for it is preferred and nothing is wrong with it.
+    // The first upstream is back and carries the resolution, because it is preferred and healthy.
     away.with_script(|script| script.take_pending(SmtpStep::Banner));
     scene.enqueue(9, &["a@example.net"]).await;
     scene.wait_until("the end", || alarms(&away) == ["[mailtrail relay.example.com] over: breaker up"]).await;
@@ -136,7 +136,7 @@ async fn mails_open_breaker_and_its_end_through_other_upstream() {
     scene.stop().await;
 }
 
-/// A receiver that is down at first, then hears of everything in its order, with the same id however often it is tried.
+/// A receiver that is down at first gets all notifications in order, each with one id for all attempts.
 #[tokio::test(start_paused = true)]
 async fn retries_notifications_in_order_until_receiver_is_up() {
     let log = LogCapture::default();
@@ -206,7 +206,7 @@ async fn logs_undeliverable_notification_once() {
     scene.stop().await;
 }
 
-/// Several alarms at once are one message; what lasts is told again.
+/// Several alarms at once are one notification; lasting alarms are repeated.
 #[tokio::test(start_paused = true)]
 async fn groups_alarms_and_repeats_while_they_last() {
     let _logging = LogCapture::default().install();
@@ -317,7 +317,7 @@ async fn alarm_mail_raises_no_alarm() {
     scene.wait_until("a day of mails", || server.accepted().len() == 24).await;
     let begun: Vec<_> = log.lines("alarm=");
     assert!(begun.len() == 1 && begun[0].contains("alarm=\"disk\""), "{begun:#?}");
-    // A mail of somebody else's is missed.
+    // A user's message is missing its event.
     scene.enqueue(1, &["a@example.net"]).await;
     scene.wait_until("the alarm", || log.lines("alarm=\"silence\"").len() == 1).await;
     assert!(log.lines("alarm=\"silence\"")[0].contains("1 messages were relayed"));
@@ -367,7 +367,7 @@ async fn raises_polls_alarm_until_provider_api_answers() {
     provider.stop().await;
 }
 
-/// The sandbox, whose API is there.
+/// Starts a sandbox with its API at this address.
 async fn start_sandbox(api_address: SocketAddr, clock: Clock, folder: &Path) -> Sandbox {
     let sandbox = mailtrail_sandbox::start(mailtrail_sandbox::SandboxSettings {
         profile: ProviderProfile::Mailgun,

@@ -1,7 +1,8 @@
-//! Damage at random: bits flip, files end too soon, blocks are zero, in the journal and the ledger. The relay starts, or
-//! says what is wrong with exit code 4; whatever was not hit arrives and has its trail; `store verify` names the damage.
+//! Random damage of journal and ledger: flipped bits, truncated files, zeroed blocks. The relay starts, or exits with
+//! code 4 and names the damage. Messages outside the damage arrive and have their trails; `store verify` names the
+//! damage.
 //!
-//! MAILTRAIL_TEST_DAMAGES (6) makes it longer, MAILTRAIL_TEST_SEED (0) another.
+//! MAILTRAIL_TEST_DAMAGES (6) sets the number of rounds, MAILTRAIL_TEST_SEED (0) the seed.
 
 use fastrand::Rng;
 use mailtrail_mail::{Clock, TrackingId};
@@ -25,11 +26,11 @@ async fn corruption_loses_only_the_records_it_hit() {
     }
     println!("{tally:?}");
     assert!(tally.hit_journal > 0 && tally.hit_ledger > 0 && tally.arrived > 0, "{tally:?}");
-    // So that it is seen that damage was done.
+    // Many rounds without a lost message would mean that nothing was damaged.
     assert!(damages < 20 || tally.missing > 0 && tally.named_damages > 0, "{tally:?}");
 }
 
-/// What came of all of them.
+/// Sums of all rounds.
 #[derive(Debug, Default)]
 struct DamageCounts {
     hit_journal: usize,
@@ -40,9 +41,9 @@ struct DamageCounts {
     missing: usize,
 }
 
-/// A store whose mail is in part relayed and in part waits, in several segments.
+/// Store with relayed and queued messages in several segments.
 struct PopulatedStore {
-    /// What each mail is known by, and its subject.
+    /// Tracking id and subject of each message.
     mails: Vec<(String, String)>,
     queued: BTreeSet<String>,
     process: RelayProcess,
@@ -69,7 +70,7 @@ impl PopulatedStore {
                 mails.push((id, subject));
             }
             if !waits {
-                // What waited from before is relayed now, too.
+                // Messages that were queued before are relayed now.
                 sink.wait_for_count(mails.len()).await;
                 queued.clear();
             }
@@ -127,7 +128,7 @@ impl PopulatedStore {
             expected.iter().all(|(id, _)| arrived.contains(**id)).then_some(())
         };
         testkit::eventually(&what, arrived).await;
-        // And what comes now is kept and sent.
+        // New messages are stored and sent.
         let mut client = SmtpClient::connect(process.address(1)).await.unwrap();
         let new =
             client.submit("a@example.com", &["b@example.net"], "Subject: new\r\n\r\nbody\r\n").await.unwrap();
@@ -146,8 +147,8 @@ impl PopulatedStore {
         tally.missing += self.mails.len() - spared.len();
     }
 
-    /// The mails none of whose records a damage of the journal can have hit. A record names its mail; it begins behind
-    /// whatever is named before it, and ends before what is named behind it.
+    /// Returns the messages without a record in a damaged range of the journal. A record contains its message's id;
+    /// it starts after the previous id and ends before the next.
     fn undamaged_mails(&self, damages: &[AppliedDamage]) -> BTreeMap<&str, &str> {
         let mut spared: BTreeMap<_, _> = self.mails.iter().map(|(id, subject)| (&**id, &**subject)).collect();
         for damage in damages.iter().filter(|damage| damage.in_journal) {
@@ -163,7 +164,7 @@ impl PopulatedStore {
             for (number, (_, id)) in named.iter().enumerate() {
                 let start = number.checked_sub(1).map_or(0, |before| named[before].0);
                 let end = named.get(number + 1).map_or(bytes.len(), |(place, _)| *place);
-                // Without its header a segment cannot be told from another one.
+                // Without its header a segment cannot be identified.
                 if damage.bytes.start < end && start < damage.bytes.end
                     || damage.bytes.start < SEGMENT_HEADER_BYTES
                 {
@@ -175,7 +176,7 @@ impl PopulatedStore {
     }
 }
 
-/// What was done to a file: bytes that are others now.
+/// Changed range of a file.
 struct AppliedDamage {
     /// Below the data directory.
     file: PathBuf,

@@ -1,5 +1,5 @@
-//! A disk that is full: a small one of the test's own. New mail is refused, what was promised stays, and once there is
-//! room again mail is taken without anybody's help.
+//! A full disk, on a small file system of the test. New mail is rejected, accepted mail stays, and the relay recovers
+//! by itself when there is space.
 
 use mailtrail_mail::{Clock, Secret};
 use mailtrail_trail::provider::generic;
@@ -114,8 +114,8 @@ async fn starts_on_full_disk_and_recovers() {
     assert!(process.terminate().await.success());
 }
 
-/// A first start finds a disk without a free byte, or without a free inode: clients are told to come again, and the
-/// relay begins its work when there is room.
+/// A first start on a disk without a free byte or inode: clients get a temporary rejection, and the relay starts to
+/// work when there is space.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_first_start_on_a_full_disk_answers_and_goes_on_by_itself() {
     for fill in [|disk: &SmallDisk| disk.fill(0), SmallDisk::take_inodes] {
@@ -164,7 +164,7 @@ async fn post_signed_event(http: SocketAddr) -> u16 {
     answer.split(' ').nth(1).unwrap().parse().unwrap()
 }
 
-/// A relay whose data directory is such a disk; nothing where this machine allows no mount.
+/// Starts a relay on a small disk; `None` if the machine permits no mount.
 async fn start_on_small_disk() -> Option<(SmallDisk, RelayProcess, SmtpSink)> {
     let sink = SmtpSink::with_options(SinkOptions {
         reply_delay: Duration::from_millis(5),
@@ -204,7 +204,7 @@ impl SmallDisk {
         Some(Self { namespace, root })
     }
 
-    /// Takes all of it but so many bytes.
+    /// Fills the disk except for `leave` bytes.
     fn fill(&self, leave: u64) {
         let mut filler = File::options().create(true).append(true).open(self.root.join("filler")).unwrap();
         loop {
@@ -222,7 +222,7 @@ impl SmallDisk {
         }
     }
 
-    /// Takes every inode.
+    /// Uses all inodes.
     fn take_inodes(&self) {
         let directory = self.root.join("filler");
         fs::create_dir(&directory).unwrap();
@@ -236,7 +236,7 @@ impl SmallDisk {
     }
 }
 
-/// Clients that send until they are told to stop, and remember what was answered.
+/// Clients that send until they are stopped and record the replies.
 struct FullDiskTraffic {
     with_results: Arc<Mutex<TrafficResults>>,
     stop_token: CancellationToken,
@@ -246,7 +246,7 @@ struct FullDiskTraffic {
 #[derive(Default)]
 struct TrafficResults {
     accepted_ids: Vec<String>,
-    /// What was refused how often, by the reply and the command.
+    /// Number of rejections by reply and command.
     rejections: BTreeMap<(String, &'static str), usize>,
 }
 

@@ -42,7 +42,7 @@ async fn sends_fields_with_redacted_addresses() {
         );
         assert_eq!((&*refused["MAILTRAIL_PEER"], &*refused["MAILTRAIL_REASON"]), ("127.0.0.1", "complaint"));
         assert_eq!(refused["PRIORITY"], "6");
-        // Nobody listens where mail goes.
+        // No upstream listens.
         client.submit("a@example.com", &["b@example.net"], "Subject: x\r\n\r\nbody\r\n").await.unwrap();
         let away = house.wait_for_event("the upstream cannot be used").await;
         assert_eq!((&*away["PRIORITY"], &*away["MAILTRAIL_UPSTREAM"]), ("4", "sink"));
@@ -56,7 +56,7 @@ async fn falls_back_to_stderr_when_journald_fails() {
     let mut house = JournaldHarness::new("hidden");
     house.start_relay().await;
     house.wait_for_event("ready").await;
-    // A journald that starts anew listens on another socket of the same name.
+    // A restarted journald listens on a new socket at the same path.
     std::fs::remove_file(&house.path).unwrap();
     house.provoke_log_line(2).await;
     let errors = house.relay.as_mut().unwrap().stderr.take().unwrap();
@@ -76,7 +76,7 @@ async fn falls_back_to_stderr_when_journald_fails() {
     assert_eq!(more, "");
     assert!(line.contains("outside the allowed networks") && line.contains("peer="), "{line}");
     assert!(line.contains("(the journal takes nothing: "), "{line}");
-    // Without one from the beginning it is as if nobody had asked for it.
+    // Without a socket at the start, the setting has no effect.
     std::fs::remove_file(&house.path).unwrap();
     house.process.start().await;
     assert!(house.process.log().contains("no journald listens; the log goes to standard error"));
@@ -111,16 +111,16 @@ impl JournaldHarness {
         self.relay = Some(self.process.command(&["serve"]).stderr(Stdio::piped()).spawn().unwrap());
     }
 
-    /// Has it log something, and waits until it did. Of an address it says so once in a minute.
+    /// Makes the relay log a line and waits for it. A line about one address appears once a minute.
     async fn provoke_log_line(&self, last: u8) {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind(([127, 0, 0, last], 0).into()).unwrap();
         let stream = socket.connect(self.process.address(2)).await.unwrap();
-        // Whoever comes here is turned away, behind the line in the log.
+        // The client is rejected after the line in the log.
         assert!(SmtpClient::from_stream(stream).await.is_err());
     }
 
-    /// The next event that says this.
+    /// Returns the next event with this text.
     async fn wait_for_event(&mut self, words: &str) -> JournaldEvent {
         loop {
             let mut datagram = vec![0; 1 << 18];

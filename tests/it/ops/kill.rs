@@ -1,7 +1,7 @@
-//! The promise at its hardest: `kill -9` in the middle of traffic, several times. Every message that was answered
-//! with 250 arrives; one that arrives twice has an `unknown` in its trail that says why.
+//! `kill -9` during traffic, several times. Every message with a 250 arrives; a duplicate has an `unknown` in its
+//! trail.
 //!
-//! MAILTRAIL_TEST_KILLS (3) and MAILTRAIL_TEST_MESSAGES (600) make it longer.
+//! MAILTRAIL_TEST_KILLS (3) and MAILTRAIL_TEST_MESSAGES (600) set the number of rounds and messages.
 
 use mailtrail_store::Store;
 use mailtrail_trail::{AttemptStatus, RecipientState, Trail, TrailEventKind};
@@ -21,7 +21,7 @@ use tokio_rustls::TlsConnector;
 async fn kill_loses_no_accepted_message() {
     let (kills, messages) =
         (env_number("MAILTRAIL_TEST_KILLS", 3), env_number("MAILTRAIL_TEST_MESSAGES", 600));
-    // So that attempts are always under way.
+    // The delay keeps attempts in progress.
     let manners = SinkOptions { reply_delay: Duration::from_millis(20), ..SinkOptions::default() };
     let sink = SmtpSink::with_options(manners).await;
     let mut process = RelayProcess::new(&sink);
@@ -45,8 +45,8 @@ async fn kill_loses_no_accepted_message() {
     KillResults::collect(&promised, &sink.messages(), &store).assert_nothing_lost(kills);
 }
 
-/// Killed at a known point of the way out: before the dot the mail is sent again as if nothing had been; behind it
-/// nobody knows, and the trail says so.
+/// A kill at a chosen step of the delivery: before the final dot the message is sent again; after it the result is
+/// unknown, and the trail has that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kill_before_end_of_data_resends_and_after_it_is_unknown() {
     for (at, act, arrivals, unknown) in [
@@ -57,7 +57,7 @@ async fn kill_before_end_of_data_resends_and_after_it_is_unknown() {
         (SmtpStep::Body, SmtpAction::Hang, 1..=1, 0..=0),
         (SmtpStep::Dot, SmtpAction::Hang, 1..=1, 1..=1),
         (SmtpStep::Dot, SmtpAction::AcceptAndHang, 2..=2, 1..=1),
-        // The answer and the signal are on their way at the same time.
+        // The reply and the signal are in flight at the same time.
         (SmtpStep::Dot, SmtpAction::Reply("250 taken"), 1..=2, 0..=1),
     ] {
         for offers in [vec!["PIPELINING"], vec![]] {
@@ -68,7 +68,7 @@ async fn kill_before_end_of_data_resends_and_after_it_is_unknown() {
             let mut process = RelayProcess::with_upstream_port(server.address.port(), "");
             process.start().await;
             let mut client = SmtpClient::connect(process.address(1)).await.unwrap();
-            // No buffer on the way holds a message whose end shall not be reached.
+            // The message is larger than all buffers, so that its end cannot be in flight.
             let text = sample_message(0)
                 + &"y".repeat(998).repeat(if at == SmtpStep::Body { 12_000 } else { 1 })
                 + "\r\n";
@@ -89,7 +89,7 @@ async fn kill_before_end_of_data_resends_and_after_it_is_unknown() {
     }
 }
 
-/// Clients that send until everything was taken, whatever happens to the relay.
+/// Clients that send until everything is accepted, across all kills.
 struct KillTraffic {
     shared: Arc<KillTrafficState>,
     clients: Vec<tokio::task::JoinHandle<()>>,
@@ -112,7 +112,7 @@ impl KillTraffic {
         let trust =
             mailtrail_net::tls::build_connector(Some(&process.data_dir().join("tls/relay.pem"))).unwrap();
         let client = |number: usize| {
-            // One in four as Odoo does it.
+            // One in four uses TLS and authentication, as Odoo does.
             let secure = number.is_multiple_of(4);
             let address = process.address(if secure { 0 } else { 1 });
             tokio::spawn(shared.clone().send_all(address, secure.then(|| trust.clone())))
@@ -173,7 +173,7 @@ async fn send_message(
     client.submit("a@example.com", &["b@example.net"], &sample_message(number)).await
 }
 
-/// Of sizes from nothing to some tens of kilobytes.
+/// Returns a message of up to some tens of kilobytes.
 fn sample_message(number: usize) -> String {
     let line = format!("{number} {}\r\n", "x".repeat(60));
     format!(
@@ -188,11 +188,11 @@ fn count_copies(mails: &[ReceivedMessage]) -> HashMap<String, usize> {
     copies
 }
 
-/// What became of everything.
+/// Results of all messages.
 #[derive(Debug, Default)]
 struct KillResults {
     accepted: usize,
-    /// Kept, though the client never heard so.
+    /// Stored messages whose reply did not reach the client.
     stored_unacknowledged: usize,
     arrived: usize,
     /// Sends that arrived more than once, each explained.

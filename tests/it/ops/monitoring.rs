@@ -1,4 +1,4 @@
-//! What watches over the mail: the auditor and the heartbeat.
+//! Monitoring of mail: the consistency checker and the heartbeat.
 
 use bytes::Bytes;
 use mailtrail_mail::{Secret, TrackingId};
@@ -10,7 +10,7 @@ use testkit::log_capture::LogCapture;
 use testkit::mock_smtp::{MockSmtpServer, SmtpAction, SmtpScript, SmtpStep};
 use testkit::queue_harness::{QueueHarness, recipient_states};
 
-/// Nobody expires a message that somebody holds in his hands; the auditor sees it in the store.
+/// The queue does not expire a message whose lock is held; the consistency checker finds it in the store.
 #[tokio::test(start_paused = true)]
 async fn raises_alarm_for_mail_past_deadline_until_finished() {
     let log = LogCapture::default();
@@ -71,7 +71,7 @@ async fn raises_alarm_for_heartbeat_without_events() {
     scene.stop().await;
 }
 
-/// It goes where other mail to that recipient goes.
+/// The heartbeat uses the route of other mail to its recipient.
 #[tokio::test(start_paused = true)]
 async fn heartbeat_follows_its_route() {
     let _logging = LogCapture::default().install();

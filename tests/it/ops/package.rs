@@ -1,4 +1,4 @@
-//! What an administrator gets beside the program: the package's files, the handbook.
+//! Files of the package and the alarm handbook.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -70,7 +70,7 @@ fn package_contains_all_files() {
     let deb = &manifest["package"]["metadata"]["deb"];
     let text = |value: &toml::Value| value.as_str().unwrap().to_owned();
     let assets = deb["assets"].as_array().unwrap();
-    // What ends in a slash is a folder.
+    // A target with a final slash is a directory.
     let target = |asset: &toml::Value| {
         let (source, target) = (text(&asset[0]), text(&asset[1]));
         let name = source.rsplit('/').next().unwrap_or_default();

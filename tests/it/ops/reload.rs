@@ -53,7 +53,7 @@ async fn rejects_invalid_config_and_keeps_running() {
     assert!(log.contains("server.hostnam") && log.contains("user[0].rate"), "all faults: {log}");
     let mut client = SmtpClient::log_in(process.address(0), &trust).await.unwrap();
     sink.wait_for_message(&submit_message(&mut client).await.unwrap()).await;
-    // What is good by itself and cannot be done here.
+    // A valid configuration that cannot be applied here.
     let (taken, text) = (std::net::TcpListener::bind("127.0.0.1:0").unwrap(), process.configuration(1, ""));
     let place = taken.local_addr().unwrap();
     process.write_configuration(&format!(

@@ -85,7 +85,7 @@ async fn upgraded_program_takes_over() {
 async fn failing_exec_of_successor_exits_with_error() {
     let sink = SmtpSink::start().await;
     let (mut process, _folder, program) = start_from_removed_program(&sink).await;
-    // It is gone when it has said that everything is fine.
+    // The program is removed once it has reported readiness.
     write_script(&program, "rm \"$0\"");
     process.send_sigusr2().await;
     assert_eq!(process.wait_for_exit().await.code(), Some(1));
@@ -120,13 +120,13 @@ async fn closes_and_logs_unused_inherited_socket() {
     SmtpClient::connect(process.address(0)).await.unwrap();
     SmtpClient::connect(process.address(1)).await.unwrap();
     assert!(process.terminate().await.success());
-    // The lent one stays: whoever comes now waits for the next process.
+    // The inherited socket stays open: a new client waits for the next process.
     TcpStream::connect(process.address(0)).await.unwrap();
     assert!(TcpStream::connect(process.address(1)).await.is_err());
 }
 
-/// To Odoo a 421 between two messages is two mails that failed for good, an end after a reply is one, and most of its
-/// queue runs end within the time that a stop may take.
+/// Odoo counts a 421 between two messages as two permanent failures and an end after a reply as one. Most of its
+/// queue runs end within the time limit of a stop.
 #[tokio::test]
 async fn stop_lets_active_sessions_finish_without_421() {
     let sink = SmtpSink::start().await;
@@ -147,7 +147,7 @@ async fn stop_lets_active_sessions_finish_without_421() {
     assert!(said.starts_with("421 4.3.2"), "{said}");
     let left = idle.read_reply().await.unwrap_err();
     assert_eq!(left.kind(), std::io::ErrorKind::UnexpectedEof, "it ends without a word");
-    // One that is within its first message, and ends it.
+    // A session in its first message finishes it.
     finish_message(&mut within).await.unwrap();
     // Each as long after the one before as a mail may take to be made.
     for number in 0..SLOW_MESSAGES {
@@ -251,7 +251,7 @@ async fn open_http_request_does_not_delay_stop() {
     assert!(held.read(&mut [0; 64]).await.map_or(true, |read| read == 0), "it was not answered");
 }
 
-/// Clients that send, in short sessions, until they are told to end.
+/// Clients that send in short sessions until they are stopped.
 struct RestartTraffic {
     shared: Arc<RestartTrafficState>,
     clients: Vec<JoinHandle<()>>,
@@ -316,20 +316,20 @@ impl RestartTrafficState {
             let id = finish_message(&mut client).await.expect("a message that was begun can be ended");
             self.accepted.lock().unwrap().push(id);
         }
-        // It has nothing more to say, and need not hear that.
+        // The session has no more mail, so that a failed QUIT does not matter.
         let _ = client.command("QUIT").await;
         Some(())
     }
 }
 
-/// What was promised to clients.
+/// Messages that clients got a 250 for.
 struct AcceptedMessages {
     ids: Vec<String>,
     dismissed: usize,
 }
 
 impl AcceptedMessages {
-    /// Everything arrives, and nothing twice but what is known to be unknown.
+    /// Checks that everything arrives, and that only messages with an unknown result arrive twice.
     async fn assert_all_arrived(self, sink: &SmtpSink, mut process: RelayProcess) {
         sink.wait_for_count(self.ids.len()).await;
         let store = process.drain().await;
@@ -359,7 +359,7 @@ async fn submit_message(client: &mut SmtpClient) -> std::io::Result<String> {
     finish_message(client).await
 }
 
-/// The rest of a message whose sender was taken; its id.
+/// Sends the rest of a message after MAIL; returns its id.
 async fn finish_message(client: &mut SmtpClient) -> std::io::Result<String> {
     expect_code(250, client.command("RCPT TO:<b@example.net>").await?)?;
     expect_code(354, client.command("DATA").await?)?;

@@ -1,4 +1,4 @@
-//! What systemd is told, heard on a socket as systemd listens on one; and the unit itself.
+//! Notifications to systemd, received on a socket in its place; and the unit files.
 
 use mailtrail_mail::Clock;
 use mailtrail_store::Store;
@@ -11,14 +11,14 @@ use testkit::relay_process::RelayProcess;
 use testkit::smtp_sink::SmtpSink;
 use tokio::net::UnixDatagram as Datagram;
 
-/// Where a relay tells what it does.
+/// Socket for the relay's notifications.
 struct NotifySocket {
     socket: Datagram,
     _folder: tempfile::TempDir,
 }
 
 impl NotifySocket {
-    /// A relay of this manager's, whose patience is `watchdog` microseconds; it does not run yet.
+    /// Prepares a relay with this notification socket and a watchdog timeout in microseconds.
     fn attach(process: RelayProcess, watchdog: u64) -> (Self, RelayProcess) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify");
@@ -30,7 +30,7 @@ impl NotifySocket {
         (Self { socket: Datagram::from_std(socket).unwrap(), _folder: folder }, process)
     }
 
-    /// The next message.
+    /// Returns the next message.
     async fn next_message(&self) -> String {
         let mut bytes = [0; 4096];
         let heard = tokio::time::timeout(testkit::WAIT_TIMEOUT, self.socket.recv(&mut bytes)).await;
@@ -49,7 +49,7 @@ impl NotifySocket {
         }
     }
 
-    /// Waits until nothing was heard for twenty times as long as usual.
+    /// Waits for a pause of twenty watchdog intervals.
     async fn wait_for_silence(&self) {
         let silence = async {
             let mut bytes = [0; 4096];
@@ -59,7 +59,7 @@ impl NotifySocket {
         tokio::time::timeout(testkit::WAIT_TIMEOUT, silence).await.expect("the signs of life end");
     }
 
-    /// Waits for so many signs of life in a row that do not ask for time.
+    /// Waits for this number of consecutive pings without a request for more time.
     async fn wait_for_pings(&self, signs: usize) {
         let mut heard = 0;
         while heard < signs {
@@ -69,7 +69,7 @@ impl NotifySocket {
 }
 
 const WATCHDOG_MESSAGE: &str = "WATCHDOG=1";
-/// Microseconds.
+/// Watchdog timeout in microseconds.
 const SHORT_WATCHDOG_USEC: u64 = 60_000;
 const LONG_WATCHDOG_USEC: u64 = 3_600_000_000;
 
@@ -134,10 +134,10 @@ async fn watchdog_pings_continue_while_store_answers() {
     store.ping().await.unwrap();
 }
 
-/// Whoever takes the disk away, until it is dropped.
+/// Process that suspends all writes to a disk, until it is dropped.
 struct HangingDisk {
     strace: Child,
-    /// It ends when nobody listens.
+    /// The process exits when its output is closed.
     _said: BufReader<ChildStderr>,
 }
 
@@ -201,7 +201,7 @@ fn units_are_valid_and_service_is_sandboxed() {
     if analyze(&["verify"]).is_err() {
         return eprintln!("there is no systemd-analyze: the units are not looked at");
     }
-    // Tenths: the README says which.
+    // The threshold is in tenths, as in the README.
     for words in [&["verify"][..], &["security", "--offline=true", "--threshold=15"]] {
         let output = analyze(words).unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -113,7 +113,7 @@ async fn refuses_newer_store_and_leaves_it_unchanged() {
             if ledger_lost {
                 fs::remove_dir_all(process.data_dir().join("ledger")).unwrap();
             } else {
-                // It has everything, so nothing of the journal would be read because of it.
+                // The ledger is complete, so that a start would not read the journal.
                 let ledger = sled::open(process.data_dir().join("ledger/1")).unwrap();
                 assert!(ledger.insert(b"kschema", &u32::MAX.to_be_bytes()).unwrap().is_some());
             }
@@ -133,7 +133,7 @@ async fn refuses_newer_store_and_leaves_it_unchanged() {
     }
 }
 
-/// Its checksum vouches for it, so no disk damaged it, and what it says was promised to somebody: it is not passed over.
+/// The checksum is valid, so that no disk damaged the record. It may be a promise, and is not skipped.
 #[tokio::test]
 async fn undecodable_record_stops_start_and_is_named() {
     let sink = SmtpSink::start().await;

@@ -89,8 +89,8 @@ async fn closes_connection_at_max_age() {
     }
 }
 
-/// A server that takes a message and hangs up on what is behind its dot; one that hangs up without an answer; those
-/// that forget what is behind it, or a part of that.
+/// Servers that close after the reply to a final dot, close without a reply, or discard all or a part of the
+/// pipelined commands after it.
 #[tokio::test(start_paused = true)]
 async fn stops_pipelining_envelopes_after_failures() {
     for (behind, in_vain) in [
@@ -149,7 +149,7 @@ async fn falls_back_to_single_commands_after_failures() {
     }
 }
 
-/// Each message arrives once, or again after an unknown end; no more than so many attempts are in vain.
+/// Checks that each message arrives once, or again after an unknown result, with at most `in_vain` failed attempts.
 async fn assert_delivered(
     scene: &QueueHarness,
     numbers: std::ops::RangeInclusive<u64>,

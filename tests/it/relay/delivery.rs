@@ -1,4 +1,4 @@
-//! The way out, against an upstream that does as it is told.
+//! Delivery to a scripted upstream.
 
 use bytes::Bytes;
 use mailtrail_mail::{Clock, Timestamp, TrackingId};
@@ -48,7 +48,8 @@ async fn each_recipient_has_its_own_result() {
     }
 }
 
-/// 250, 550, 450, 250, and the connection drops: with the fifth RCPT, or behind the dot that the fifth has no part in.
+/// Replies 250, 550, 450 and 250. The connection then closes at the fifth RCPT, or after the dot, when the fifth has
+/// no part in the transaction.
 #[tokio::test]
 async fn five_recipients_have_five_results() {
     let everybody = ["a@example.net", "b@example.net", "c@example.net", "d@example.net", "e@example.net"];
@@ -222,7 +223,7 @@ async fn ignores_plaintext_injected_after_starttls() {
     }
 }
 
-/// RFC 5321 section 3.2: a server that does not know EHLO is greeted with HELO.
+/// RFC 5321 section 3.2: the client sends HELO to a server that rejects EHLO.
 #[tokio::test]
 async fn falls_back_to_helo() {
     for refusal in [
@@ -347,7 +348,7 @@ async fn fifty_messages_arrive_exactly_once() {
         scene.assert_each_accepted_once(1..=50, mode);
         let (chained, ahead) =
             scene.server.with_script(|script| (script.pipelined_transactions, script.early_replies));
-        // The next envelope behind a dot is one round trip a message, an envelope in one go two.
+        // The next envelope after a dot costs one round trip a message, an envelope in one write two.
         assert_eq!(chained > 40, mode == PIPELINING_MODES[0], "{mode}: {chained} behind a dot");
         assert_eq!(ahead > 90, mode != PIPELINING_MODES[2], "{mode}: {ahead} in one go");
     }
@@ -542,7 +543,7 @@ async fn restart_resumes_queue() {
         }
     };
     store.record_attempt_start(begun.clone()).await.unwrap();
-    // What became of this one is known, by an event for example.
+    // The result of this one is recorded, for example by an event.
     store.record_attempt_start(AttemptStarted { id: known, ..begun.clone() }).await.unwrap();
     drop(store);
     scene.server.with_script(|script| *script = SmtpScript::new());
@@ -558,7 +559,7 @@ async fn restart_resumes_queue() {
     assert_eq!(attempt_results(&scene.wait_for_result(known).await), [AttemptStatus::Relayed]);
 }
 
-/// One flipped bit, wherever it is in a message that no buffer holds, and the upstream never sees its end.
+/// One flipped bit anywhere in a message larger than all buffers: the upstream never gets the end of the data.
 #[tokio::test]
 async fn corrupted_large_message_is_not_delivered() {
     for place in [100, 6_000_000, sample_message(LONG_MESSAGE).len() - 1] {
@@ -591,8 +592,8 @@ fn flip_bit(segment: &Path, message: &str, place: usize) {
 /// Short pauses, also after a refused login.
 const QUICK_BREAKER: &str = "[upstream.breaker]\npause = \"100ms\"\nlongest_pause = \"1s\"";
 
-/// A message that was sent whole and refused for now may have arrived all the same: the provider's event with our id
-/// says so, and it is not sent again.
+/// A message that was sent completely and rejected temporarily may have arrived: a provider event with our id proves
+/// it, and the message is not sent again.
 #[tokio::test(start_paused = true)]
 async fn event_with_tracking_id_settles_completely_sent_message() {
     for (act, kind, state) in [
@@ -624,8 +625,7 @@ async fn event_with_tracking_id_settles_completely_sent_message() {
     }
 }
 
-/// An event is no proof for a recipient that had no part in a transaction, and none where it may speak of another send
-/// with the same Message-ID.
+/// An event proves nothing for a recipient outside the transaction, nor if another message has the same Message-ID.
 #[tokio::test(start_paused = true)]
 async fn event_does_not_settle_recipient_without_transaction() {
     let script = SmtpScript::new()
@@ -655,7 +655,7 @@ async fn event_does_not_settle_recipient_without_transaction() {
     );
 }
 
-/// The first copy arrived, whatever became of the second.
+/// The first copy arrived, with any result of the second.
 #[tokio::test]
 async fn delivered_event_outlasts_rejection_of_next_attempt() {
     for act in [SmtpAction::Close, SmtpAction::Reply("451 4.3.0 try again later")] {
@@ -672,7 +672,7 @@ async fn delivered_event_outlasts_rejection_of_next_attempt() {
             })
             .await;
     }
-    // A clear no behind the dot of the only attempt stays one.
+    // A permanent rejection after the dot of the only attempt is final.
     let scene = QueueHarness::new(
         SmtpScript::new().on(SmtpStep::Dot, [Some(SmtpAction::Reply("550 5.7.1 spam"))]),
         "",
@@ -685,7 +685,7 @@ async fn delivered_event_outlasts_rejection_of_next_attempt() {
     assert_eq!(recipient_states(&scene.load_trail(id)), [RecipientState::Bounced]);
 }
 
-/// Whoever reads the report must not believe that nothing arrived.
+/// The DSN must not claim that nothing arrived.
 #[tokio::test]
 async fn dsn_of_rejected_retry_mentions_possible_copy() {
     for (first, refusal, says) in [
@@ -716,8 +716,8 @@ async fn dsn_of_rejected_retry_mentions_possible_copy() {
     }
 }
 
-/// RFC 5321 section 4.5.3.1.10: once some were taken, more than that is for another transaction, in whatever code that
-/// is said.
+/// RFC 5321 section 4.5.3.1.10: after some accepted recipients, any rejection code for too many recipients defers the
+/// rest to another transaction.
 #[tokio::test]
 async fn excess_recipients_go_in_next_transaction() {
     let recipients: Vec<_> = (0..60).map(|number| format!("r{number}@example.net")).collect();
@@ -745,7 +745,7 @@ async fn excess_recipients_go_in_next_transaction() {
     }
 }
 
-/// The same where the upstream refuses the whole transaction: halves of it follow at once, none of them twice.
+/// If the upstream rejects the whole transaction, halves of it follow at once, none of them twice.
 #[tokio::test]
 async fn a_transaction_that_has_too_many_recipients_is_split() {
     let recipients: Vec<_> = (0..60).map(|number| format!("r{number}@example.net")).collect();
@@ -797,7 +797,7 @@ async fn one_recipient_is_never_too_many() {
     }
 }
 
-/// The others go on while one of a crowd waits.
+/// The other recipients continue while one is deferred.
 #[tokio::test]
 async fn a_recipient_that_waits_holds_no_other_of_a_crowd() {
     let everybody = ["a@example.net", "b@example.net", "c@example.net", "d@example.net"];
@@ -820,7 +820,7 @@ async fn a_recipient_that_waits_holds_no_other_of_a_crowd() {
     }
 }
 
-/// The same where the transaction that took some comes to nothing.
+/// The rest is sent although the transaction with the accepted recipients failed.
 #[tokio::test]
 async fn excess_recipients_are_sent_after_failed_transaction() {
     let recipients: Vec<_> = (0..5).map(|number| format!("r{number}@example.net")).collect();
@@ -846,7 +846,7 @@ async fn excess_recipients_are_sent_after_failed_transaction() {
     }
 }
 
-/// Where nobody was taken, 552 is about the recipient: its mailbox is full.
+/// Without an accepted recipient, 552 means a full mailbox.
 #[tokio::test]
 async fn full_mailbox_rejects_one_recipient() {
     let script = SmtpScript::new()
@@ -863,7 +863,8 @@ async fn full_mailbox_rejects_one_recipient() {
     assert_eq!(scene.server.accepted().len(), 1);
 }
 
-/// A flag of the client's is no need (RFC 6531 section 3.4): Go's net/smtp says SMTPUTF8 wherever it is offered.
+/// The flag of a client is no requirement (RFC 6531 section 3.4): Go's net/smtp sends SMTPUTF8 to every server that
+/// offers it.
 #[tokio::test]
 async fn required_extensions_follow_message_content() {
     let ascii = "From: a@example.com\r\nSubject: a\r\n\r\ntext\r\n";
@@ -931,7 +932,7 @@ async fn submit_message(scene: &QueueHarness, mail: &str, recipient: &str, messa
     id
 }
 
-/// What may have arrived is sent again ever more seldom, not every half hour.
+/// A message with an unknown result is retried with growing delays, not every 30 minutes.
 #[tokio::test(start_paused = true)]
 async fn unanswered_message_is_retried_with_growing_delay() {
     let script = SmtpScript::new().on(SmtpStep::Dot, vec![Some(SmtpAction::Close); 500]);
@@ -974,8 +975,8 @@ async fn put_event(
     scene.store().put_event(notice, Bytes::new()).await.unwrap();
 }
 
-/// A property, tried on replies from seeds: what one recipient hears changes nothing for another of the same
-/// transaction. (A farewell or a broken connection is about all of them, and so is a reply that all get alike.)
+/// Property on seeded replies: the reply to one recipient changes nothing for another in the transaction. A 421, a
+/// broken connection or identical replies to all affect all.
 #[tokio::test]
 async fn reply_to_one_recipient_affects_no_other() {
     let mut script = SmtpScript::new();
@@ -1015,7 +1016,7 @@ async fn reply_to_one_recipient_affects_no_other() {
     }
 }
 
-/// What may be heard at RCPT. A 552 is about the transaction where others were taken, and is left out.
+/// Possible replies to RCPT. A 552 after an accepted recipient concerns the transaction and is left out.
 const RCPT_REPLIES: &[&str] = &[
     "250 2.1.5 ok",
     "251 forwarded",

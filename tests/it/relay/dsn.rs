@@ -1,4 +1,4 @@
-//! What senders are told (RFC 3464), read by a parser of its own: Python's, as Odoo reads it.
+//! DSNs to senders (RFC 3464), read by an independent parser: Python's, which Odoo uses.
 
 use mailtrail_trail::{DsnAction, TrailEventKind};
 use std::collections::HashMap;
@@ -19,7 +19,7 @@ async fn start_with_rejecting_sink() -> (SmtpSink, Relay) {
     (sink, relay)
 }
 
-/// The reports that came, in the order of whom they are about.
+/// Waits for DSNs and returns them in the order of their recipients.
 async fn wait_for_dsns(sink: &SmtpSink, count: usize) -> Vec<ReceivedMessage> {
     let is_report = |mail: &ReceivedMessage| mail.sender.is_empty();
     let arrived = || {
@@ -29,8 +29,8 @@ async fn wait_for_dsns(sink: &SmtpSink, count: usize) -> Vec<ReceivedMessage> {
     testkit::eventually("the reports", arrived).await
 }
 
-/// What Odoo reads: From, To, the first text, the recipient and the action of the second block, the message's id.
-/// `None`, with a note, where there is no Python.
+/// Returns the parts that Odoo reads: From, To, the first text, recipient and action of the second block, and the
+/// message's id. `None`, with a notice, if Python is not installed.
 async fn parse_as_odoo(mail: &ReceivedMessage) -> Option<Vec<String>> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("report.eml");
@@ -98,7 +98,7 @@ async fn sends_no_dsn_to_null_sender_or_when_not_requested() {
         client.command("DATA").await.unwrap();
         assert_eq!(client.command(&format!("{SAMPLE_MESSAGE}.")).await.unwrap().0, 250);
     }
-    // What is told is told in order: behind this one nothing is left to be told.
+    // DSNs are sent in order: after this one there is none left.
     let id = client.submit(SENDER, &["gone@example.net"], SAMPLE_MESSAGE).await.unwrap();
     assert_eq!(wait_for_dsns(&sink, 1).await.len(), 1);
     drop(client);

@@ -73,7 +73,7 @@ async fn reach(names: &MountNamespace, dead: IpAddr, alive: IpAddr, drops: bool)
     assert!(process.terminate().await.success());
 }
 
-/// A listener that drops connections while what is returned lives: its queue is full.
+/// Returns a listener that drops connections because its queue is full, while the returned values live.
 async fn full(address: SocketAddr) -> (TcpListener, Vec<TcpStream>) {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(address).unwrap();

@@ -1,4 +1,4 @@
-//! The way out over HTTP: against a server that does as it is told, and against the sandbox.
+//! Delivery over HTTP, to a scripted server and to the sandbox.
 
 use bytes::Bytes;
 use mailtrail::config;
@@ -105,7 +105,7 @@ async fn classifies_responses_and_missing_responses() {
         ("200 with an empty id", (200, "{\"id\":\"\"}".into()), &[Unknown, Relayed]),
         ("202 without a word", (202, String::new()), &[Unknown, Relayed]),
         ("303", (303, "+ Location: /done\n".into()), &[Unknown, Relayed]),
-        // A clear no, and not for good.
+        // A clear rejection, but a temporary one.
         ("408", (408, String::new()), &[Queued, Relayed]),
         ("409", json_response(409, "Conflict"), &[Queued, Relayed]),
         ("421", json_response(421, "Misdirected Request"), &[Queued, Relayed]),
@@ -150,7 +150,7 @@ async fn connection_lost_before_end_of_message_is_temporary_failure() {
     assert!(server.requests()[1].message().ends_with(sample_message(LARGE_MESSAGE).as_bytes()));
 }
 
-/// Whoever answers before the end of the message did not take it.
+/// A response before the end of the message accepts nothing.
 #[tokio::test]
 async fn early_response_is_temporary_failure() {
     for status in [502, 503, 200] {
@@ -166,7 +166,7 @@ async fn early_response_is_temporary_failure() {
     }
 }
 
-/// An event settles what was sent whole, whatever the answer was; it is not sent again.
+/// An event settles a completely sent message after any response; the message is not sent again.
 #[tokio::test]
 async fn event_settles_unclear_response() {
     for (status, body) in [
@@ -178,7 +178,7 @@ async fn event_settles_unclear_response() {
     ] {
         let server = MockHttpServer::start(move |number, request| {
             if !request.line.starts_with("POST") {
-                // It is asked for events now and then.
+                // The relay polls for events at intervals.
                 return HttpAction::Respond(200, "{\"items\":[],\"paging\":{}}".into());
             }
             let first = request.values("to") == ["a@example.net"];
@@ -536,7 +536,7 @@ async fn sandbox_rejects_with_mailgun_error_texts() {
     assert_eq!((taken.len(), taken[0].recipients.len()), (1, 2));
 }
 
-/// A relay whose upstream is an API, and the directory of its store.
+/// Relay with an API upstream, and the directory of its store.
 struct ApiTestRelay {
     daemon: Daemon,
     sandbox: Option<Sandbox>,
@@ -564,7 +564,7 @@ impl ApiTestRelay {
         Self { daemon, sandbox: None, _directory: directory }
     }
 
-    /// One that tries again after two seconds at the earliest.
+    /// Starts a relay that retries after two seconds at the earliest.
     async fn with_slow_retry(server: &MockHttpServer) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let upstream = upstream_config(&format!("http://{}", server.address), "");
@@ -656,14 +656,14 @@ impl ApiTestRelay {
         eventually("an attempt", || self.find_trail(id).filter(|trail| trail.attempts > 0)).await
     }
 
-    /// The trail when nobody waits any more.
+    /// Waits until no recipient is pending and returns the trail.
     async fn wait_settled(&self, id: TrackingId) -> Trail {
         let done = |trail: &Trail| !trail.recipients.iter().any(Recipient::is_pending) && !trail.is_sending;
         eventually("the end of a send", || self.find_trail(id).filter(done)).await
     }
 }
 
-/// A relay in a process of its own whose upstream is this server.
+/// Starts a relay in a process of its own with this server as upstream.
 fn start_process(server: &MockHttpServer) -> RelayProcess {
     RelayProcess::with_configuration(|data_dir, [_, open, _]| {
         let upstream = upstream_config(&format!("http://{}", server.address), "");
@@ -716,7 +716,7 @@ fn recipient_states(trail: &Trail) -> Vec<RecipientState> {
     trail.recipients.iter().map(Recipient::state).collect()
 }
 
-/// What the attempts came to, oldest first.
+/// Returns the results of the attempts, oldest first.
 fn attempt_statuses(trail: &Trail) -> Vec<AttemptStatus> {
     let standings = trail.events.iter().filter_map(|fact| match fact.kind {
         TrailEventKind::Attempted(standing) => Some(standing),
@@ -728,7 +728,7 @@ fn attempt_statuses(trail: &Trail) -> Vec<AttemptStatus> {
 const ACCEPTED_BODY: &str = "{\"id\":\"<1.2@mg.example.com>\",\"message\":\"Queued. Thank you.\"}";
 /// A message of 25 MB.
 const LARGE_MESSAGE: u64 = 1_000_000;
-/// A large message whose header takes several pieces.
+/// Number of a large message whose header spans several chunks.
 const LONG_HEADER_MESSAGE: u64 = 3_000_000;
 /// More than 52,428,800 bytes.
 const OVERSIZED_MESSAGE: u64 = 2_000_000;

@@ -1,4 +1,4 @@
-//! The client of the providers' management APIs: against the sandbox, and against a server that does as it is told.
+//! Clients of the providers' management APIs, with the sandbox and with a scripted server.
 
 use mailtrail_mail::Secret;
 use mailtrail_mail::{Clock, Timestamp};
@@ -189,7 +189,7 @@ async fn reads_mailgun_webhooks_in_both_shapes() {
     let found: Vec<_> = webhooks.iter().map(|webhook| (&*webhook.event, &*webhook.url)).collect();
     assert_eq!(found, [("clicked", "https://a"), ("opened", "https://a"), ("opened", "https://b")]);
     assert_eq!(server.requests()[0].line, "GET /v3/domains/mg.example.com/webhooks HTTP/1.1");
-    // It has webhooks, and is no domain.
+    // The account has webhooks, but not this domain.
     assert!(matches!(account.fetch_domain("mg.example.com").await, Err(ApiError::UnexpectedResponse { .. })));
     let server =
         MockHttpServer::start(|_, _| HttpAction::Respond(404, r#"{"message":"Domain not found"}"#.into()))
@@ -294,7 +294,7 @@ async fn registers_mailgun_webhooks_by_url_and_verifies_the_result() {
     ] {
         let server = MockHttpServer::start(move |number, _| match number {
             1 | 2 => HttpAction::Respond(200, registered.into()),
-            // So is answered what no path leads to.
+            // Mailgun's response for paths without a route.
             _ => HttpAction::Respond(200, "Mailgun Magnificent API".into()),
         })
         .await;

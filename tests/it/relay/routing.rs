@@ -1,4 +1,4 @@
-//! Several upstreams: who gets which mail, in which order and how fast, and what operators may do about it.
+//! Several upstreams: routing, order, rates, and operator actions.
 
 use bytes::Bytes;
 use mailtrail::config;
@@ -31,7 +31,7 @@ async fn fails_over_and_returns_to_first_upstream() {
     scene.wait_settled(scene.enqueue(99, |_| {}).await).await;
     assert_eq!(scene.received_numbers(1).len(), second);
     assert_eq!(scene.received_numbers(0).len() + second, 16);
-    // The trail names who took it, and that one's stamp is on it.
+    // The trail names the upstream, and the message has its header.
     assert_eq!(scene.trail(scene.find_id(99)).events.last().unwrap().upstream.as_deref(), Some("a"));
 }
 
@@ -84,7 +84,7 @@ async fn unknown_message_stays_with_its_upstream() {
     }
 }
 
-/// An attempt that fails for now says nothing about the one before it.
+/// A temporary failure reveals nothing about the attempt before it.
 #[tokio::test]
 async fn unknown_message_stays_unknown_after_failed_retry() {
     let mut script = SmtpScript::new().on(SmtpStep::Dot, [Some(SmtpAction::Close)]);
@@ -180,7 +180,7 @@ async fn adapts_to_hourly_limit_of_upstream() {
     assert!(asked < 2020 * 3, "asked {asked} times for 2020 messages");
 }
 
-/// The same where the rate is known: nothing is refused.
+/// With a configured rate, nothing is rejected.
 #[tokio::test(start_paused = true)]
 async fn configured_rate_avoids_rejections() {
     let hour = Duration::from_secs(3600);
@@ -199,7 +199,7 @@ async fn configured_rate_avoids_rejections() {
     for number in 1000..1020 {
         important.push(scene.store_in_lane(number, Lane::Transactional).await);
     }
-    // However slow disk and connections are, no time passes before all mail is in the ledger and the first has begun.
+    // No time passes until all mail is in the ledger and the first has begun, however slow disk and connections are.
     let all = || bulk.iter().chain(&important).all(|id| scene.find_trail(*id).is_some());
     while scene.command_count("MAIL") == 0 || !all() {
         scene.time.settle().await;
@@ -207,7 +207,7 @@ async fn configured_rate_avoids_rejections() {
     for id in &important {
         scene.wait_for_result(*id).await;
     }
-    // The first took what was to be had at once; behind them the important ones had every place.
+    // The first message used the available rate; after it, the transactional messages took every place.
     let before = scene.server.accepted().len() - important.len();
     assert!(before <= 20, "{before} went first");
     for id in bulk {
@@ -230,7 +230,7 @@ async fn exhausted_quota_sends_mail_to_other_upstream() {
     }
     assert_eq!(scene.received_numbers(0).len(), 3);
     scene.wait_settled(scene.enqueue(3, |_| {}).await).await;
-    // What is used outlives a restart.
+    // The used quota survives a restart.
     scene.restart().await;
     scene.wait_settled(scene.enqueue(4, |_| {}).await).await;
     assert_eq!((scene.received_numbers(0).len(), scene.received_numbers(1)), (3, vec![3, 4]));
@@ -311,7 +311,7 @@ async fn uses_second_upstream_when_first_lacks_capability() {
     assert_eq!((scene.received_numbers(0), scene.received_numbers(1)), (vec![], vec![1, 2, 3]));
 }
 
-/// A server that says it with a reply, and not in its answer to EHLO.
+/// A server that states a missing capability in a reply, not in its EHLO.
 #[tokio::test]
 async fn uses_second_upstream_after_capability_rejection() {
     for (at, refusal) in [
@@ -334,7 +334,7 @@ async fn uses_second_upstream_after_capability_rejection() {
         );
         let words = trail.events[1].diagnostic.to_line();
         assert_eq!(words.as_deref(), Some(refusal), "the trail has the upstream's words");
-        // Where there is no other, it is a refusal as any.
+        // Without another upstream it is a permanent rejection.
         let only = SmtpScript::new().on(at, vec![Some(SmtpAction::Reply(refusal)); 9]);
         let scene = MultiUpstreamRelay::new([only], [LONG_RETRY_DELAYS], "").await;
         let trail = scene.wait_settled(scene.enqueue(1, |_| {}).await).await;
@@ -373,7 +373,7 @@ async fn fails_when_no_upstream_of_route_is_capable() {
     }
 }
 
-/// What an upstream offers is learnt with each connection; and it is asked again now and then.
+/// Each connection reports the upstream's capabilities; a waiting message is retried at intervals.
 #[tokio::test]
 async fn retries_after_missing_capability_appears() {
     for other_mail in [true, false] {
@@ -405,7 +405,7 @@ async fn retries_after_missing_capability_appears() {
     }
 }
 
-/// Only those wait whom the upstream cannot be sent.
+/// Only the recipients that need the capability wait.
 #[tokio::test]
 async fn missing_capability_affects_only_one_recipient() {
     for (upstreams, expected) in [(2, RecipientState::Relayed), (1, RecipientState::Failed)] {
@@ -431,7 +431,7 @@ async fn missing_capability_affects_only_one_recipient() {
     }
 }
 
-/// Mail whose end is unknown at an upstream that was renamed or removed takes its route, and no other.
+/// Mail with an unknown result at a renamed or removed upstream follows its route, and no other.
 #[tokio::test]
 async fn unknown_mail_of_removed_upstream_follows_its_route() {
     for (renamed, route, expected) in
@@ -552,7 +552,7 @@ impl MultiUpstreamRelay {
         self.enqueue_to(number, &["a@example.net"], change).await
     }
 
-    /// The same to these recipients.
+    /// Stores a message to these recipients.
     async fn enqueue_to(
         &self,
         number: u64,
@@ -635,10 +635,10 @@ fn recipient_states(trail: &Trail) -> Vec<RecipientState> {
     trail.recipients.iter().map(|recipient| recipient.state()).collect()
 }
 
-/// Short pauses.
+/// Short pauses of the breaker.
 const SHORT_DELAYS: &str = "[upstream.breaker]\nfailures = 2\npause = \"100ms\"\nlongest_pause = \"1s\"\n\
                      [upstream.retry]\nfirst = \"100ms\"\nmax = \"1s\"\n";
-/// What fails for now waits for longer than a test.
+/// Delays longer than a test.
 const LONG_RETRY_DELAYS: &str = "[upstream.breaker]\nfailures = 2\npause = \"100ms\"\nlongest_pause = \"1s\"\n\
                            [upstream.retry]\nfirst = \"1h\"\nmax = \"1h\"\n";
 /// Left alone at the first failure, for the rest of the test.

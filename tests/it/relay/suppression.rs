@@ -1,4 +1,4 @@
-//! Who gets no mail: a whole relay, with providers' reports, both policies and the real program's command line.
+//! Suppression with a whole relay: provider events, both policies, and the commands of the real program.
 
 use bytes::Bytes;
 use mailtrail::config::Config;
@@ -22,7 +22,7 @@ use testkit::smtp_client::SmtpClient;
 #[tokio::test]
 async fn suppressed_recipient_is_skipped_and_others_are_delivered() {
     let scene = QueueHarness::with_provider("plain", SmtpScript::new(), "").await;
-    // Nobody here sent that mail: the domain's list knows the address all the same.
+    // The message is not ours, but the domain's list contains the address.
     put_sample_event(&scene, 1, "Gone@example.net", EventKind::Bounced, "no such user").await;
     let id = scene.enqueue(1, &["gone@example.net"]).await;
     let trail = scene.wait_for_result(id).await;
@@ -348,7 +348,7 @@ async fn send_and_wait_state(scene: &QueueHarness, number: u64, to: &str, lane: 
     recipient_states(&scene.wait_for_result(id).await)[0]
 }
 
-/// So many minutes ago.
+/// Returns an event from `minutes` ago.
 fn sample_event(
     scene: &QueueHarness,
     minutes: u64,
@@ -594,7 +594,7 @@ async fn exported_list_can_be_imported_elsewhere() {
         assert_eq!(there.process.run_command(&["suppress", "export", copy.to_str().unwrap()]).await.code, 0);
         assert_eq!(std::fs::read_to_string(copy).unwrap(), exported, "round {round}");
     }
-    // What was removed since then does not come back with an old file.
+    // An old file does not restore a removed entry.
     assert_eq!(there.process.run_command(&["suppress", "remove", "gone@example.net"]).await.code, 0);
     let said = there.process.run_command(&["suppress", "import", file]).await;
     assert_eq!((said.code, &*said.stdout), (0, "0 imported, 4 are as the file says already\n"));

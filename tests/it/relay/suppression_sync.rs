@@ -1,5 +1,5 @@
-//! Our suppression list and the provider's: the real program with its command line, against the sandbox's lists and
-//! against a server that does as it is told.
+//! Synchronization of our suppression list with the provider's: the real program with the sandbox's lists and with a
+//! scripted server.
 
 use mailtrail::config;
 use mailtrail::daemon::Daemon;
@@ -36,7 +36,7 @@ async fn sync_makes_both_lists_equal() {
         (&["bad@example.net", "--reason", "hard-bounce"][..], 0),
         (&["angry@example.net", "--reason", "complaint", "--upstream", "up"], 0),
         (&["off@example.net", "--reason", "unsubscribe", "--scope", "all"], 0),
-        // What the provider's lists cannot say stays here.
+        // A reason that the provider's lists lack is not exported.
         (&["news@example.net", "--reason", "unsubscribe"], 0),
         (&["note@example.net"], 0),
         (&["later@example.net", "--reason", "hard-bounce", "--until", "2999-01-01"], 0),
@@ -112,7 +112,7 @@ async fn local_removal_is_exported_but_newer_events_count() {
     assert_eq!(there.read_lists().await, [(SuppressionList::Bounces, string_set(&["b@example.net"]))].into());
     assert_eq!(house.run_sync(&[]).await, [""; 0]);
     assert_eq!(house.process.run_command(&["suppress", "check", "a@example.net"]).await.code, 1);
-    // It bounces once more.
+    // A later bounce.
     let later = Clock::System.now().saturating_add(Duration::from_secs(60));
     there.add_entries(SuppressionList::Bounces, &["a@example.net"], later).await;
     assert_eq!(house.run_sync(&[]).await, ["taken-in hard-bounce a@example.net"]);
@@ -126,7 +126,7 @@ async fn remote_removal_clears_only_provider_evidence() {
     there.add_entries(SuppressionList::Bounces, &["a@example.net", "b@example.net"], DAYS_AGO).await;
     there.add_entries(SuppressionList::Complaints, &["c@example.net"], DAYS_AGO).await;
     assert_eq!(house.run_sync(&[]).await.len(), 3);
-    // An operator who wants what the provider says wants it also when the provider no longer says so.
+    // An operator entry that confirms the provider's stays after the provider removes its own.
     let said = house
         .process
         .run_command(&["suppress", "add", "b@example.net", "--reason", "hard-bounce", "--upstream", "up"])
@@ -165,7 +165,7 @@ async fn remote_removal_clears_only_provider_evidence() {
     let ended = house.list_entries("provider").await;
     assert!(ended.iter().all(|entry| entry["state"] == "ended"), "{ended:?}");
     assert_eq!(ended[0]["words"], "no longer on the provider's list");
-    // The same entry comes back.
+    // The entry is added again.
     there.add_entries(SuppressionList::Complaints, &["c@example.net"], DAYS_AGO).await;
     assert_eq!(house.run_sync(&[]).await, ["taken-in complaint c@example.net"]);
     assert_eq!(house.process.run_command(&["suppress", "check", "c@example.net"]).await.code, 0);
@@ -217,7 +217,7 @@ async fn next_sync_completes_killed_one() {
             )
             .await;
     }
-    // Of the second page nothing comes.
+    // The second page fails.
     let items: Vec<_> = many[..1000]
         .iter()
         .map(|one| json!({"address": one, "created_at": "Thu, 15 Jan 2026 18:00:00 UTC"}))
@@ -335,8 +335,8 @@ async fn reads_brevo_lists_but_never_adds() {
     assert_eq!(house.run_sync(&["--dry-run"]).await, ["removed-there hard-bounce ada@example.net"]);
 }
 
-/// However an entry's time is written, it is that time; where it cannot be read nobody knows it, and a removal here is
-/// still a removal there.
+/// The time of an entry is read in every form; an unreadable time is unknown, and a removal here still removes the
+/// entry there.
 #[tokio::test]
 async fn reads_entry_times_in_every_form() {
     let at = DAYS_AGO;
@@ -412,7 +412,7 @@ async fn reads_entry_times_in_every_form() {
     assert_eq!(house.run_sync(&[]).await, [""; 0]);
 }
 
-/// One that nobody can read is named, and ends nobody else's: it may be anybody's.
+/// An unreadable entry is named and removes no other, because it may be any address.
 #[tokio::test]
 async fn unreadable_entry_does_not_affect_others() {
     let page = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
@@ -446,7 +446,7 @@ async fn unreadable_entry_does_not_affect_others() {
     }
 }
 
-/// What a removal here means at the provider is said, also where nobody can or will take it off there.
+/// The output states the effect of a removal at the provider, also if the entry stays there.
 #[tokio::test]
 async fn removal_states_what_happens_to_provider_entry() {
     let there = RemoteLists::new().await;
@@ -479,7 +479,7 @@ async fn removal_states_what_happens_to_provider_entry() {
     }
 }
 
-/// A reason that this version does not know is no unsubscription.
+/// An unknown reason is no unsubscription.
 #[tokio::test]
 async fn reports_and_ignores_unknown_reason() {
     let contacts = r#"{"contacts":[
@@ -583,13 +583,13 @@ async fn periodic_sync_skips_disabled_peers() {
             suppression::SuppressionSettings::default(),
             partners,
         );
-        // Where somebody is to be asked it does not end.
+        // A periodic sync with a peer does not end.
         syncer.run(every, AlarmRegistry::new(Clock::System), CancellationToken::new()).await;
     }
     store.checkpoint().await;
 }
 
-/// The sandbox, and its lists as somebody sees them who has the account's key.
+/// The sandbox with its lists, read over the API.
 struct RemoteLists {
     sandbox: Sandbox,
     api: ProviderApi,
@@ -668,7 +668,7 @@ async fn start_pair() -> (RemoteLists, SyncHarness) {
     (there, house)
 }
 
-/// The real program.
+/// The real program with the sandbox.
 struct SyncHarness {
     process: RelayProcess,
 }
@@ -685,7 +685,7 @@ impl SyncHarness {
         Self { process }
     }
 
-    /// What a sync did, or would do: the act, the reason and the address, sorted.
+    /// Runs a sync and returns its changes: action, reason and address, sorted.
     async fn run_sync(&self, arguments: &[&str]) -> Vec<String> {
         let said = self.process.run_command(&[&["--json", "suppress", "sync"], arguments].concat()).await;
         assert_eq!(said.code, 0, "{}{}", said.stdout, said.stderr);
@@ -706,7 +706,7 @@ impl SyncHarness {
             .json_lines()
     }
 
-    /// Waits until so many are on our list because the provider says so.
+    /// Waits until our list has this number of entries from the provider.
     async fn wait_for_entries(&self, count: usize) {
         for _ in 0..1000 {
             if self.list_entries("provider").await.len() == count {

@@ -1,9 +1,8 @@
-//! Odd replies of upstreams: whatever an upstream does to one message, no other message waits for it.
+//! Unusual replies of upstreams: no reply to one message delays another.
 //!
-//! Each scene is a route with one or two upstreams of its own. All scenes of a test share one relay, so they run side
-//! by side. The sender [`ODD`] or the recipient [`ODD_RECIPIENT`] meets the odd reply, always; the others are served.
-//! The breakers' longest pause and the waits that replies ask for are an hour, so a message that waits for them is
-//! seen.
+//! Each case is a route with one or two upstreams of its own. All cases of a test share one relay and run side by side.
+//! The sender [`ODD_SENDER`] or the recipient [`ODD_RECIPIENT`] always gets the unusual reply; the others are accepted.
+//! The longest pause of a breaker and the delays in replies are an hour, so that a delayed message is noticed.
 
 use bytes::Bytes;
 use mailtrail::config;
@@ -20,7 +19,7 @@ use testkit::log_capture::LogCapture;
 use testkit::mock_smtp::{MockSmtpServer, SmtpAction, SmtpScript, SmtpStep};
 use testkit::queue_harness::recipient_states;
 
-/// One of the kinds of issue: the connection breaks over one message while the breaker is half-open, again and again.
+/// The connection breaks over one message while the breaker is half-open, repeatedly.
 #[tokio::test]
 async fn connection_breaking_message_blocks_no_other_in_half_open() {
     let mut scenes = Vec::new();
@@ -165,7 +164,7 @@ async fn auth_error_for_one_recipient_affects_only_that_recipient() {
     world.stop().await;
 }
 
-/// One message is to wait for an hour.
+/// One message has to wait for an hour.
 #[tokio::test]
 async fn retry_delay_for_one_message_blocks_no_other() {
     let mut scenes = Vec::new();
@@ -244,7 +243,7 @@ fn case_index(world: &OddUpstreamRelay, play: &OddCase) -> usize {
     world.cases.iter().position(|known| known.description == play.description).unwrap()
 }
 
-/// An upstream that takes messages and says nothing more.
+/// An upstream that accepts messages and then hangs.
 #[tokio::test]
 async fn stuck_connections_open_breaker_of_hanging_upstream() {
     let log = LogCapture::default();
@@ -278,7 +277,7 @@ async fn stuck_connections_open_breaker_of_hanging_upstream() {
     for scene in 0..world.cases.len() {
         world.send_odd(scene).await;
     }
-    // Each says so once: none of their attempts ends before the end.
+    // Each upstream raises its alarm once: none of their attempts ends before the end.
     world.wait_until("an alarm each", || log.lines("alarm=\"stuck\"").len() == world.cases.len()).await;
     for scene in 0..world.cases.len() {
         world.send_others(scene).await;
@@ -289,7 +288,7 @@ async fn stuck_connections_open_breaker_of_hanging_upstream() {
     world.stop_hanging().await;
 }
 
-/// One message at which the upstream hangs leaves the other connections to the others.
+/// One message that makes the upstream hang leaves the other connections to the others.
 #[tokio::test]
 async fn hanging_message_leaves_other_connections_usable() {
     let log = LogCapture::default();
@@ -415,19 +414,19 @@ fn odd_actions() -> Vec<SmtpAction> {
     replies.into_iter().map(SmtpAction::Reply).chain(others).chain([farewell]).collect()
 }
 
-/// What happens in one scene.
+/// One route with its upstreams and expectations.
 struct OddCase {
     description: String,
     provider: &'static str,
     script: Option<SmtpScript>,
     settings: String,
     has_second_upstream: bool,
-    /// Odd messages.
+    /// Number of odd messages.
     odd_count: usize,
-    /// Whether its breaker is opened at the beginning.
+    /// Whether its breaker opens at the start.
     opens_breaker: bool,
     longest_pause: &'static str,
-    /// Where the odd message must end.
+    /// Expected final state of the odd message.
     expected_state: Option<RecipientState>,
 }
 
@@ -447,13 +446,13 @@ impl OddCase {
     }
 }
 
-/// What the odd message meets.
+/// Sets the action for the odd message.
 fn with_odd_action(mut script: SmtpScript, at: SmtpStep, act: SmtpAction) -> SmtpScript {
     script.for_sender = Some((ODD_SENDER, at, act));
     script
 }
 
-/// An upstream whose breaker opens at its first connections.
+/// Returns the script of an upstream whose breaker opens at the first connections.
 fn half_open_script() -> SmtpScript {
     SmtpScript::new().on(SmtpStep::Banner, [Some(SmtpAction::Close), Some(SmtpAction::Close)])
 }
@@ -534,7 +533,7 @@ impl OddUpstreamRelay {
         self.daemon.stop().await;
     }
 
-    /// Whether each scene's upstream hangs over an odd message.
+    /// Returns for each case whether its upstream hangs over an odd message.
     fn hanging(&self) -> Vec<bool> {
         self.servers.iter().map(|servers| servers[0].hung_sessions() > 0).collect()
     }
@@ -632,7 +631,7 @@ impl OddUpstreamRelay {
         self.wait_for_all("be tried again", |sent| {
             let trail = self.trail(sent.id);
             let open = trail.recipients.iter().any(Recipient::is_pending);
-            // It may be asked to wait for an hour.
+            // The reply may ask for a delay of an hour.
             let waits =
                 trail.next_attempt.is_some_and(|due| due.duration_since(Clock::System.now()) > TIMEOUT);
             !sent.is_odd || !open || trail.attempts >= 3 || waits
@@ -654,7 +653,7 @@ impl OddUpstreamRelay {
         }
     }
 
-    /// Every recipient has one state, and what the relay says was taken was taken.
+    /// Checks that every recipient has one state, and that the upstream has each message that was relayed.
     fn assert_states_match_receipts(&self) {
         for sent in self.sent.borrow().iter() {
             let (trail, what) = (self.trail(sent.id), &self.cases[sent.case_index].description);

@@ -1,5 +1,4 @@
-//! Whatever the upstream does, at whatever step: nothing is lost, nothing is stuck, nothing is silent. Time passes in
-//! leaps, so that what takes minutes takes none.
+//! Faults of the upstream at every step: no message is lost, stuck or without a record. Time is manual.
 
 use mailtrail_mail::TrackingId;
 use mailtrail_net::tls;
@@ -26,7 +25,7 @@ async fn no_message_is_lost_without_pipelining() {
     run_every_fault_at_every_stage("pipelining = \"off\"").await;
 }
 
-/// Three hours nobody listens, three hours whoever listens says nothing.
+/// For three hours the upstream refuses connections, for three more it hangs.
 #[tokio::test(start_paused = true)]
 async fn upstream_outage_of_six_hours_only_delays_mail() {
     let log = LogCapture::default();
@@ -63,7 +62,7 @@ async fn upstream_outage_of_six_hours_only_delays_mail() {
     for (text, times) in [("the breaker opened", 1), ("the breaker closed", 1)] {
         assert_eq!(log.lines(text).len(), times, "{text}: {:#?}", log.lines("breaker"));
     }
-    // Those that were tried in vain have their own time; all others go as they came.
+    // Messages with a failed attempt have their own time; all others leave in their order.
     let order: Vec<_> = server.accepted().iter().map(|taken| message_number(&taken.message)).collect();
     let far = order.iter().zip(0..).filter(|(number, place)| number.abs_diff(*place) > 200).count();
     assert!(far <= tried, "{far} mails went far out of their order");
@@ -78,8 +77,8 @@ fn message_number(message: &[u8]) -> u64 {
     subject.expect("nothing arrives that was not sent").parse().unwrap()
 }
 
-/// A message that no buffer on the way holds: whatever stops it, its dot was not said, and nobody has it. Half of what
-/// the upstream can do there is to say why.
+/// A message larger than all buffers: after any fault its dot was not sent, and no server has it. Half of the faults
+/// there are replies.
 #[tokio::test(start_paused = true)]
 async fn interrupted_large_message_is_never_unknown() {
     let refused = &[AttemptStatus::Bounced][..];
@@ -118,7 +117,7 @@ async fn interrupted_large_message_is_never_unknown() {
     }
 }
 
-/// How an upstream can go wrong, wherever it is to say something.
+/// Faults of an upstream at any reply.
 const FAULT_ACTIONS: [SmtpAction; 12] = [
     SmtpAction::Hang,
     SmtpAction::Reply("450 4.7.9 seeded"),
@@ -156,7 +155,7 @@ async fn run_every_fault_at_every_stage(mode: &str) {
         let (mut scene, _certificate) = relay_for_stage(stage, mode).await;
         for fault in FAULT_ACTIONS {
             faults.extend(FaultCase { relay: &scene, stage, fault, mode }.run_and_collect_violations().await);
-            // Connections are closed by then, and what was learnt is forgotten.
+            // Connections are closed by then, and learned capabilities are discarded.
             scene.time.advance(Duration::from_secs(3700)).await;
         }
         scene.stop().await;
@@ -181,7 +180,7 @@ async fn relay_for_stage(at: SmtpStep, mode: &str) -> (QueueHarness, Option<Temp
     (QueueHarness::with_manual_time(MockSmtpServer::start(script).await, &text).await, certificate)
 }
 
-/// One fault at one step, twice, while mail is under way.
+/// One fault at one step, twice, with mail in progress.
 struct FaultCase<'a> {
     relay: &'a QueueHarness,
     stage: SmtpStep,
@@ -210,7 +209,7 @@ impl FaultCase<'_> {
         if self.stage == SmtpStep::Quit {
             self.relay.let_time_pass(Duration::from_secs(120)).await;
         }
-        // What is left of the script needs more connections than there was mail for.
+        // The unused actions would need more connections than there is mail.
         let pending = self.relay.server.with_script(|script| script.take_pending(self.stage));
         assert!(pending < 3, "{self}: the fault did not come: this has tested nothing");
         let mut arrived: BTreeMap<(u64, String), usize> = BTreeMap::new();
@@ -230,7 +229,7 @@ impl FaultCase<'_> {
         faults
     }
 
-    /// Waits for the end of all sends; on the way nobody may be without a next step.
+    /// Waits for the results of all messages and checks that each pending recipient has a next step.
     async fn wait_all_settled(&self, sends: &[TrackingId]) -> Vec<Trail> {
         let what = format!("{self}: the end of all sends");
         let done = || {
@@ -250,7 +249,7 @@ impl FaultCase<'_> {
         sends.iter().map(|id| self.relay.load_trail(*id)).collect()
     }
 
-    /// What is wrong with the fate of a recipient whose mail arrived so often.
+    /// Describes a wrong state of a recipient whose mail arrived this number of times.
     fn describe_violation(&self, trail: &Trail, place: u16, arrived: usize) -> Option<String> {
         let recipient = &trail.recipients[usize::from(place)];
         let about = |fact: &&mailtrail_trail::TrailEvent| {
@@ -284,7 +283,7 @@ impl FaultCase<'_> {
         ))
     }
 
-    /// Whether the fault is a refusal of mail for good.
+    /// Returns whether the fault rejects mail permanently.
     fn may_bounce(&self) -> bool {
         let refusal = matches!(self.fault, SmtpAction::Reply(text) if text.starts_with('5'));
         refusal
@@ -301,9 +300,9 @@ impl std::fmt::Display for FaultCase<'_> {
     }
 }
 
-/// It does not say that there is no such address: then it would be asked only once.
+/// The reply does not report an unknown address, which would end the attempts.
 const REJECTED_REPLY: &str = "550 5.7.1 nobody here";
-/// Who gets what: alone, among others, refused, refused for now.
+/// Recipients of the messages: accepted alone, with others, rejected, deferred.
 const RECIPIENT_SETS: [&[&str]; 8] = [
     &["ada@example.net"],
     &["nobody@example.net"],

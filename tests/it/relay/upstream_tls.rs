@@ -1,5 +1,5 @@
-//! TLS to the upstream: nothing is said to whom the certificate does not vouch for, and nothing in clear; the operator
-//! is told at once, the mail waits, and goes when all is well again.
+//! TLS to the upstream: no data to a server without a valid certificate and none in plaintext. The alarm comes at
+//! once, and the mail waits until the fault is mended.
 
 use mailtrail_net::tls;
 use mailtrail_trail::{AttemptStatus, RecipientState};
@@ -64,7 +64,7 @@ async fn sends_nothing_to_server_with_invalid_certificate() {
     }
 }
 
-/// A server's own certificate anchors trust as an authority's does; without it, nobody is trusted.
+/// The certificate of a server anchors trust like an authority's; without it, no server is trusted.
 #[tokio::test(start_paused = true)]
 async fn trusts_only_configured_ca_file() {
     let own = tempfile::tempdir().unwrap();
@@ -92,7 +92,7 @@ async fn trusts_only_configured_ca_file() {
     }
 }
 
-/// Somebody in between takes STARTTLS away.
+/// An attacker removes STARTTLS from the reply.
 #[tokio::test(start_paused = true)]
 async fn missing_starttls_holds_mail_and_raises_alarm() {
     let log = LogCapture::default();

@@ -1,4 +1,4 @@
-//! Who is told what becomes of the mail: nothing is lost, and all in order.
+//! HTTP and file sinks: nothing is lost, and the order is kept.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -20,7 +20,7 @@ fn read_json_lines(path: &Path) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// What a mail's whole way is called, in its order.
+/// Returns the event types of a message in order.
 fn event_types_of(items: &[Value], id: &str) -> Vec<String> {
     let own = items.iter().filter(|item| item["data"]["id"] == id);
     own.map(|item| item["type"].as_str().unwrap().to_owned()).collect()
@@ -40,7 +40,7 @@ async fn file_sink_has_every_event_once_in_order_over_restarts() {
     let path = folder.path().join("events.jsonl");
     let settings = format!("[[sink]]\nkind = \"file\"\npath = {:?}", path.display().to_string());
     let mut scene = QueueHarness::new(SmtpScript::new(), &settings).await;
-    // One that is new hears of what comes.
+    // A new sink receives later events only.
     let stands = || scene.store().sink_position("file").unwrap().is_some();
     scene.wait_until("the sink", stands).await;
     let mut ids = Vec::new();
@@ -105,7 +105,7 @@ async fn http_sink_delivers_in_order_after_outage_of_a_day() {
     scene.wait_until("the last", || endpoint.requests().iter().any(names)).await;
     let heard: Vec<HttpRequest> = endpoint.requests();
     let mut taken: Vec<_> = heard[..1].iter().chain(&heard[1 + vain..]).collect();
-    // While time leaps, an answer may come too late; what is posted again then has the same id.
+    // With manual time a response may come too late; a repeated request has the same id.
     taken.dedup_by_key(|request| request.header("webhook-id").unwrap().to_owned());
     let items: Vec<Value> =
         taken.iter().map(|request| serde_json::from_slice(&request.body).unwrap()).collect();

@@ -1,4 +1,4 @@
-//! What Odoo shows of its mail: a whole relay in front of a small Odoo that runs the real server action.
+//! Odoo sink: a whole relay with a fake Odoo that runs the real server action.
 
 use bytes::Bytes;
 use mail_parser::{MessageParser, MimeHeaders, PartType};
@@ -25,7 +25,7 @@ use testkit::mock_smtp::{MockSmtpServer, SmtpAction, SmtpScript, SmtpStep};
 use testkit::queue_harness;
 use testkit::queue_harness::QueueHarness;
 
-/// Odoo with the server action, whose group `bot` is in.
+/// Starts Odoo with the server action for the group of `bot`.
 fn odoo_with_action() -> FakeOdoo {
     let odoo = FakeOdoo::start();
     let group = odoo.create("res.groups", json!({ "name": GROUP_NAME }));
@@ -47,7 +47,7 @@ fn sink_config(odoo: &FakeOdoo, more: &str) -> String {
     )
 }
 
-/// What a configuration makes of a sink.
+/// Returns the settings of a configured sink.
 fn sink_settings(odoo: &FakeOdoo, more: &str) -> OdooSettings {
     let text = format!(
         "[server]\nhostname = \"relay.example.com\"\n[[listener]]\naddress = \"127.0.0.1:0\"\ntls = \"none\"\nauth = \"none\"\n\
@@ -61,7 +61,7 @@ fn sink_settings(odoo: &FakeOdoo, more: &str) -> OdooSettings {
     *settings
 }
 
-/// A mail that Odoo made, and what Odoo knows of it.
+/// Message from Odoo, with its records there.
 struct OdooMail {
     id: TrackingId,
     email: String,
@@ -152,7 +152,7 @@ async fn enqueue(scene: &QueueHarness, number: u64, email: &str, message_id: &st
 async fn wait_sink_caught_up(scene: &QueueHarness) {
     scene.store().checkpoint().await;
     let store = scene.store();
-    // Behind what it was handed stands its own note of that, and nothing to tell.
+    // After the delivered events the log has only the sink's own record.
     let is_told =
         |(until, _)| store.read_from(until, 500).unwrap().0.iter().all(|parcel| parcel.entries.is_empty());
     scene.wait_until("the sink", || store.sink_position("odoo").unwrap().is_some_and(is_told)).await;
@@ -217,7 +217,7 @@ async fn event_order_does_not_change_the_result() {
             scene.wait_until("its trail", || scene.find_trail(mail.id).is_some()).await;
             scene.wait_for_result(mail.id).await;
         }
-        // The sink hears of each step before the next one.
+        // The sink receives each step before the next.
         for step in 0..kinds.len() {
             for (mail, order) in &mails {
                 mail.put_event(&scene, order[step]).await;
@@ -335,7 +335,7 @@ async fn applied_event_without_response_is_not_applied_twice() {
             (&shown["status"], &shown["bounces"], &shown["trace"]),
             (&json!("bounce"), &json!(1), &json!("bounce"))
         );
-        // A sink that begins again tells it again.
+        // A sink that restarts sends it again.
         assert!(odoo.state()["gateway"].as_array().unwrap().len() <= 1);
         scene.stop().await;
     }
@@ -539,11 +539,11 @@ async fn dsn_has_form_that_odoo_reads() {
     );
     let original = report.split("text/rfc822-headers").nth(1).unwrap();
     assert!(original.contains("\r\n\r\nMessage-ID: <1.2.2-openerp-2-crm.lead@vm>\r\n"), "{original}");
-    // Odoo has it: told again, nothing is counted again.
+    // Odoo has the event: a repetition counts nothing twice.
     lost.put_event(&scene, EventKind::Bounced).await;
     wait_sink_caught_up(&scene).await;
     assert_eq!(odoo.state()["gateway"].as_array().unwrap().len(), 1);
-    // What the user may not see would be counted and not be shown.
+    // An event of an invisible record would be counted and not shown.
     enqueue(&scene, 3, "p2@example.net", "<3-openerp-7-hr.applicant@vm>").await;
     scene.stop().await;
 }
@@ -616,7 +616,7 @@ async fn trail_and_log_link_to_odoo_record() {
     scene.stop().await;
 }
 
-/// The command with a password on its standard input; what it said, and whether it went well.
+/// Runs the command with a password on its standard input; returns its output and whether it succeeded.
 fn run_setup(odoo: &FakeOdoo, arguments: &[&str], password: &str) -> (String, bool) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_mailtrail"))
         .args(["setup", "odoo", "--url", &odoo.url(), "--database", "prod"])
@@ -659,7 +659,7 @@ fn setup_creates_updates_and_removes_action() {
     ready().unwrap();
     let (said, _) = run_setup(&odoo, &[], "admin-key");
     assert!(said.contains("kept: group 1") && said.contains("kept: server action 1"), "{said}");
-    // Somebody changed it, or it is of another version.
+    // The action was changed, or it has another version.
     let mut settings = sink_settings(&odoo, "");
     (settings.login.username, settings.login.api_key) = ("admin".into(), Secret::new("admin-key"));
     let mut client = OdooClient::new(settings.login, tls::build_client_config(None).unwrap()).unwrap();
@@ -680,7 +680,7 @@ fn setup_creates_updates_and_removes_action() {
         "{said}"
     );
     assert!(odoo.record("res.groups", 1)["comment"].as_str().unwrap().ends_with(" events=1 inbound=2"));
-    // What is there is brought up to date unasked.
+    // An existing action is updated without a question.
     let (said, good) = run_setup(&odoo, &[], "admin-key");
     assert!(good && said.contains("kept: server action 2") && !said.contains("updated"), "{said}");
     let (said, good) = run_setup(&odoo, &["--remove", "--dry-run"], "admin-key");
@@ -746,7 +746,7 @@ fn failed_setup_leaves_nothing_behind() {
     let (said, good) = run_setup(&odoo, &["--user", "bot"], "admin-key");
     assert!(!good && said.contains("removed: group"), "{said}");
     assert_eq!(left(), [0, 0], "{said}");
-    // What was there before stays.
+    // The existing action stays.
     odoo.set_faults(json!({}));
     assert!(run_setup(&odoo, &[], "admin-key").1);
     odoo.set_faults(json!({ "unwritable": ["ir.actions.server"] }));
@@ -860,7 +860,7 @@ async fn locked_row_does_not_block_others_in_same_call() {
     let state = odoo.state();
     let shown = |number: u64| state["mail.notification"][number.to_string()]["failure_reason"].clone();
     let delivered = json!("mailtrail: delivered");
-    // What was begun for one that comes again is taken back.
+    // The changes for an event that is retried are rolled back.
     assert_eq!([1, 2, 3, 4].map(shown), [delivered.clone(), json!(false), json!(false), delivered]);
 }
 
@@ -964,12 +964,12 @@ async fn event_of_earlier_message_keeps_newer_status() {
     mail.put_event(&scene, EventKind::Bounced).await;
     wait_sink_caught_up(&scene).await;
     assert_eq!(mail.shown_in_odoo(&odoo.state())["bounces"], 1);
-    // Odoo's Resend: the same Message-ID.
+    // Odoo's Resend uses the same Message-ID.
     let none = json!({ "notification_status": "sent", "failure_type": false, "failure_reason": false });
     odoo.write("mail.notification", mail.notification, none);
     odoo.write("mailing.trace", mail.trace, json!({ "trace_status": "sent", "open_datetime": false }));
     let message_id = "<1.2.1-openerp-1-crm.lead@vm>";
-    // To another recipient of the same message it is sent once.
+    // The message to another recipient is sent once.
     let other = enqueue(&scene, 8, "other@example.net", message_id).await;
     let again = enqueue(&scene, 9, &mail.email, message_id).await;
     scene.wait_for_result(other).await;

@@ -13,14 +13,14 @@ use testkit::smtp_sink::{ReceivedMessage, SmtpSink};
 const SENDER: &str = "ada@example.com";
 const RECIPIENT: &str = "bob@example.net";
 
-/// How a client gets in.
+/// Way in which a client connects.
 #[derive(Clone, Copy, PartialEq)]
 enum Access {
     /// STARTTLS and a login.
     StartTls,
     /// TLS from the first byte and a login.
     Implicit,
-    /// Neither.
+    /// Neither TLS nor authentication.
     Open,
 }
 
@@ -43,7 +43,7 @@ impl Access {
         }
     }
 
-    /// What the Received line says (RFC 3848).
+    /// Protocol in the Received line (RFC 3848).
     fn protocol(self) -> &'static str {
         if self == Self::Open { "ESMTP" } else { "ESMTPSA" }
     }
@@ -201,7 +201,7 @@ fn stdin_of(text: &str) -> Stdio {
     testkit::stdin_file(text.as_bytes()).into()
 }
 
-/// One mail by each way, each with its text and nothing more.
+/// Checks for one message for each way of access, with its text and nothing more.
 async fn assert_one_mail_per_access(relay: Relay, sink: &SmtpSink) {
     sink.wait_for_count(Access::ALL.len()).await;
     relay.stop().await;

@@ -1,24 +1,24 @@
-//! Whole conversations with the front door, written down in `tests/dialogues/*.txt`.
+//! SMTP sessions as text, in `tests/dialogues/*.txt`.
 //!
-//! Each is held three times on a real socket: *whole* (everything up to TLS or the end in one write, then all
-//! replies), *line by line*, and *byte by byte*. Each time the messages at the server behind the relay, what the
-//! store holds, and what was logged are compared too: what a dialogue does not mention must not happen.
+//! Each runs three times on a real socket: *whole* (everything up to TLS or the end in one write, then all replies),
+//! *line by line*, and *byte by byte*. The messages at the upstream, the store and the log are compared each time. An
+//! effect that the dialogue does not list is a failure.
 //!
-//! The first lines of a file say `listener: guarded|open|closed|proxied` (see `testkit::relay::configuration`) and maybe
-//! `only: whole`. Then, in this order of talk:
+//! The first lines of a file are `listener: guarded|open|closed|proxied` (see `testkit::relay::configuration`) and
+//! optionally `only: whole`. The steps follow in order:
 //!
 //! ```text
-//! C: text          the client says this line
-//! c: bytes         the client says exactly this, without a line end
-//! S: text          the relay says exactly this line; `...` at the end: it begins so
-//! ** TLS **        both speak TLS from here on
-//! ** drop **       the client closes without a goodbye
-//! ** closed **     the relay has said everything and closed
+//! C: text          the client sends this line
+//! c: bytes         the client sends exactly these bytes, without a line end
+//! S: text          the relay sends exactly this line; with `...` at the end, a line with this start
+//! ** TLS **        both sides start TLS
+//! ** drop **       the client closes without QUIT
+//! ** closed **     the relay has sent everything and closed
 //! ** arrives: T ** (at the end) a message arrives that ends with T, in the order of the dialogue
 //! ** warns: T **   (at the end) a warning is logged that contains T
 //! ```
 //!
-//! `C:`, `c:` and `arrives:` know `\r`, `\n`, `\t`, `\0`, `\\`, `\xNN` and `{x*100}`, a hundred times x.
+//! `C:`, `c:` and `arrives:` expand `\r`, `\n`, `\t`, `\0`, `\\`, `\xNN` and `{x*100}`, a hundred times x.
 
 use rustls::pki_types::ServerName;
 use std::io;
@@ -106,7 +106,7 @@ dialogues! {
 const TEST_LIMITS: &str =
     "message_size = \"2KiB\"\nrecipients = 3\nlogin_failures = 3\nrate_per_ip = \"5/day\"";
 
-/// How the client's bytes are cut.
+/// Division of the client's bytes into writes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum WriteMode {
     AllAtOnce,
@@ -213,7 +213,8 @@ impl Dialogue {
     }
 }
 
-/// In one piece everything is said first and heard afterwards, from one change of the connection to the next.
+/// Orders the steps: in one piece, the client writes everything before it reads, between two changes of the
+/// connection.
 fn order_steps(turns: &[DialogueStep], cut: WriteMode) -> Vec<DialogueStep> {
     if cut != WriteMode::AllAtOnce {
         return turns.to_vec();
@@ -238,7 +239,7 @@ fn order_steps(turns: &[DialogueStep], cut: WriteMode) -> Vec<DialogueStep> {
 struct DialogueClient {
     stream: BufReader<Box<dyn ByteStream>>,
     write_mode: WriteMode,
-    /// Tracking ids that were heard.
+    /// Received tracking ids.
     ids: Vec<String>,
 }
 
@@ -272,7 +273,7 @@ impl DialogueClient {
             DialogueStep::ExpectClose => {
                 let mut rest = Vec::new();
                 let read = timeout(testkit::WAIT_TIMEOUT, self.stream.read_to_end(&mut rest)).await;
-                // Within TLS the end is an error unless the relay says goodbye there too.
+                // In TLS, the end of the stream is an error without a close notification.
                 read.expect("the relay closes").unwrap();
                 assert_eq!(rest.escape_ascii().to_string(), "", "{:?}: more was said", self.write_mode);
             }

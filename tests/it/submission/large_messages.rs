@@ -39,7 +39,7 @@ async fn normalizes_line_ends_of_large_message() {
     assert!(sink.wait_for_message(&id).await.message.ends_with(expected.as_bytes()));
 }
 
-/// Through the real program, whose peak the kernel remembers.
+/// With the real program, because the kernel records the peak of its memory.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_large_messages_stay_within_memory_limit() {
     let (sink, process) = start_process().await;

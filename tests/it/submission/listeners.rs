@@ -1,4 +1,4 @@
-//! What the front door does beyond words: duplicates, proxies, wishes for reports.
+//! Listeners beyond dialogues: duplicates, proxies, requests for DSNs.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -26,7 +26,7 @@ async fn wait_for_trail(relay: &Relay, id: &str) -> Trail {
     testkit::eventually("its trail", || relay.store().load_trail(id).unwrap()).await
 }
 
-/// How often a trail says that the mail was handed in again, and for whom.
+/// Returns the recipients of each duplicate submission in a trail.
 fn duplicate_recipients(trail: &Trail) -> Vec<Vec<u16>> {
     let facts = trail.events.iter().filter(|fact| fact.kind == TrailEventKind::Resubmitted);
     facts.map(|fact| fact.recipients.clone()).collect()
@@ -50,7 +50,7 @@ async fn resubmitted_message_is_not_sent_again() {
         let again = client.submit(SENDER, &["C@example.net"], &sample_message("1", "text")).await.unwrap();
         assert_eq!(again, first);
     }
-    // Somebody new beside somebody known: only the new one gets it.
+    // A new recipient next to a known one: only the new one gets the message.
     let more = client
         .submit(SENDER, &["b@example.net", "d@example.net"], &sample_message("1", "text"))
         .await
@@ -164,7 +164,7 @@ async fn stores_dsn_parameters() {
     assert_eq!(dsn.recipients[0].1.orcpt.as_deref(), Some("rfc822;x@example.net"));
 }
 
-/// One login on a connection of its own; the code of the last reply, whichever came.
+/// Logs in on a connection of its own; returns the code of the last reply.
 async fn login_code(relay: &Relay, user: &str, password: &str) -> u16 {
     let Ok(client) = SmtpClient::connect(relay.guarded()).await else { return 421 };
     let mut client = client.start_tls(&relay.tls_connector()).await.unwrap();
@@ -234,14 +234,14 @@ async fn submit_and_receive(
     (id, String::from_utf8(arrived.message).unwrap())
 }
 
-/// What is said to a message that is not taken.
+/// Returns the reply to a rejected message.
 async fn rejection_of(client: &mut SmtpClient, to: &[&str], message: &str) -> String {
     client.submit(SENDER, to, message).await.unwrap_err().to_string()
 }
 
 const LOOP_REPLY: &str = "554 5.4.6 ";
 
-/// `message` without the fields whose names begin with that.
+/// Returns `message` without the fields whose names begin with `name`.
 fn without_fields(message: &str, name: &str) -> String {
     let (head, body) = message.split_once("\r\n\r\n").unwrap();
     let mut fields: Vec<String> = Vec::new();
@@ -259,7 +259,7 @@ fn without_fields(message: &str, name: &str) -> String {
 #[tokio::test]
 async fn accepts_redirected_message_for_new_recipient() {
     let (sink, relay, mut client) = start_and_connect().await;
-    // Forwarders keep what they get, or take out what says where it has been.
+    // A forwarder keeps all fields, or removes the ones that record its path.
     for (round, kept) in ["", "Received:", "X-Mailtrail-Id:", "X-Mailtrail-Via:"].into_iter().enumerate() {
         let to: Vec<_> = ["b", "c", "d", "e"].map(|name| format!("{name}{round}@example.net")).into();
         let original = sample_message(&format!("r{round}"), "text");
@@ -278,7 +278,7 @@ async fn accepts_redirected_message_for_new_recipient() {
         }
         let (_, third) = submit_and_receive(&mut client, &sink, &[&to[2]], &second).await;
         let third = if kept.is_empty() { third } else { without_fields(&third, kept) };
-        // Three rounds are enough, whoever is next.
+        // Three rounds are enough, whatever the next hop is.
         assert!(
             rejection_of(&mut client, &[&to[3]], &third).await.starts_with(LOOP_REPLY),
             "{kept}: {third}"
@@ -313,7 +313,7 @@ async fn unknown_tracking_id_is_no_loop() {
     relay.stop().await;
 }
 
-/// Of several recipients only those that had the mail are refused, by the report that each refused recipient gets.
+/// With several recipients, only the looped ones are rejected, each by a DSN.
 #[tokio::test]
 async fn looped_recipient_does_not_affect_others() {
     let (sink, relay, mut client) = start_and_connect().await;
@@ -332,7 +332,7 @@ async fn looped_recipient_does_not_affect_others() {
     assert_eq!(trail.recipients[1].diagnostic.enhanced_status.as_deref(), Some("5.4.6"));
 }
 
-/// What a client does wrong at a door.
+/// Mistake of a client at a listener.
 #[derive(Clone, Copy, Debug)]
 enum ClientMistake {
     Sends(fn(&Relay) -> SocketAddr, &'static [u8]),
@@ -341,7 +341,7 @@ enum ClientMistake {
 }
 
 async fn make_mistake(mistake: ClientMistake, relay: &Relay) {
-    // It trusts nothing that this relay has.
+    // The client trusts no certificate of this relay.
     let trust = mailtrail_net::tls::build_connector(None).unwrap();
     match mistake {
         ClientMistake::Sends(door, words) => {
@@ -444,7 +444,7 @@ async fn warns_about_silent_client_but_not_health_check() {
     assert_eq!(log.lines("set it to SSL/TLS").len(), 1);
 }
 
-/// What an upstream gets of a message, behind our own lines in front, and what the trail says about it.
+/// Returns the relayed message after our own lines, and the removed fields of the trail.
 async fn submit_and_split(
     relay: &Relay,
     sink: &SmtpSink,
@@ -583,7 +583,7 @@ async fn keeps_nonempty_header_fields() {
         let (out, said) = submit_and_split(&relay, &sink, &mut client, &message).await;
         assert_eq!((out, said.as_str()), (message, ""), "{line:?}");
     }
-    // Of several only those go that say nothing.
+    // Of several fields, only the empty ones are removed.
     for (twice, left) in [
         ("Message-ID:\r\nMessage-ID: <2@example.com>\r\n", "Message-ID: <2@example.com>\r\n"),
         ("Message-ID: <2@example.com>\r\nMessage-ID: <>\r\n", "Message-ID: <2@example.com>\r\n"),
@@ -592,7 +592,7 @@ async fn keeps_nonempty_header_fields() {
         let (out, said) = submit_and_split(&relay, &sink, &mut client, &format!("{twice}{rest}")).await;
         assert_eq!((out, said.as_str()), (format!("{left}{rest}"), "Message-ID removed"), "{twice:?}");
     }
-    // Nobody is known who could be the author.
+    // The null sender names no author.
     client.command("MAIL FROM:<>").await.unwrap();
     client.command("RCPT TO:<b@example.net>").await.unwrap();
     client.command("DATA").await.unwrap();
@@ -626,7 +626,7 @@ async fn mbox_from_line_does_not_end_header() {
                 assert_eq!(said, format!("{EXPECTED_CHANGE}; Bcc removed"));
             }
         }
-        // There may be no header behind it.
+        // The rest may have no header.
         for (message, expected) in [
             (
                 format!("{MBOX_LINE}hello\r\nTo: x\r\n"),
@@ -680,7 +680,7 @@ async fn leaves_header_unchanged_when_configured() {
 
 const DATE_LINE: &str = "Date: Mon, 30 Nov 2026 12:00:00 +0000\r\n";
 
-/// Requests of a client to the provider: those that could harm pass only for a user who may make them.
+/// A client's requests to the provider: harmful ones pass only for a user with permission.
 #[tokio::test]
 async fn passes_safe_provider_headers_of_users() {
     let sink = SmtpSink::start().await;
@@ -710,7 +710,7 @@ async fn passes_safe_provider_headers_of_users() {
         |seconds: u64| Timestamp::from_millis(Clock::System.now().as_millis() + 1000 * seconds).to_rfc5322();
     let (soon, late) = (later(3600), later(4 * 86_400));
     let ours = format!("X-Mailgun-Variables: {}", r#"{"mailtrail": "01K54Z8Q3V7N5X9B2C6D8F0GHJ", "a": 1}"#);
-    // Who may send it: without a login, by default, with more, with the tag alone, with none.
+    // Permissions: without authentication, default, extended, the tag alone, none.
     for (field, passes) in [
         ("X-Mailgun-Tag: spring", "01110"),
         ("X-MAILGUN-TAG : \u{e9}", "00010"),

@@ -1,5 +1,5 @@
-//! What a real Odoo sent (`tests/fixtures/odoo`, captured from Odoo 18) goes through a relay: submitted by the library
-//! that Odoo uses, compared byte by byte at the server behind.
+//! Captured mail of a real Odoo 18 (`tests/fixtures/odoo`) through a relay: submitted by the library that Odoo uses,
+//! compared byte by byte at the upstream.
 
 use mailtrail_trail::RecipientState;
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use testkit::relay::{PASSWORD, Relay, USER};
 use testkit::smtp_client::SmtpClient;
 use testkit::smtp_sink::{ReceivedMessage, SinkOptions, SmtpSink};
 
-/// One captured message.
+/// Captured message.
 struct OdooCapture {
     name: String,
     directory: PathBuf,
@@ -81,7 +81,7 @@ fn header_names(front: &[u8]) -> Vec<&str> {
     lines.filter(|line| !line.starts_with([' ', '\t'])).map(|line| line.split_once(':').unwrap().0).collect()
 }
 
-/// The message with a `List-Unsubscribe` that can be read: what the link in its text says, taken out of encoded words.
+/// Returns the message with a readable `List-Unsubscribe`: the link in its text, without encoded words.
 fn decode_unsubscribe(message: &[u8]) -> Vec<u8> {
     let text = String::from_utf8(message.to_vec()).unwrap();
     let Some(start) = text.find("\r\nList-Unsubscribe: =?") else { return text.into_bytes() };
@@ -150,7 +150,7 @@ async fn odoo_messages_arrive_unchanged() {
         let text = result["data"][1].as_str().unwrap();
         let id = text.strip_prefix("2.0.0 Queued as ").expect("the reply names the id");
         capture.assert_arrived_unchanged(&sink.wait_for_message(id).await);
-        // The trail tells of the header that was written plainly and of the one that was taken out, and of no other.
+        // The trail lists the decoded field and the removed one, and no other.
         let repaired = memchr::memmem::find(&capture.message, b"List-Unsubscribe: =?").is_some();
         let trail = relay.store().load_trail(id.parse().unwrap()).unwrap().unwrap();
         let returns = memchr::memmem::find(&normalize_line_ends(&capture.message), RETURN_PATH).is_some();

@@ -54,8 +54,8 @@ fn sessions_obey_policy() {
     });
 }
 
-/// A relay says over its socket, whatever the pieces, what a session without one says, and its upstream gets what was
-/// taken.
+/// A relay replies over its socket, for any chunks, like a session without one, and its upstream gets the accepted
+/// messages.
 #[tokio::test]
 async fn relay_matches_session_byte_for_byte() {
     let sink = SmtpSink::start().await;
@@ -95,7 +95,7 @@ fn tracking_id_of(message: &[u8]) -> &[u8] {
     &message[at..at + TrackingId::ENCODED_LEN]
 }
 
-/// Says all of it in pieces and hears all of the answers.
+/// Writes the input in pieces and reads all replies.
 async fn exchange_in_pieces(relay: &Relay, input: &[u8], random: &mut Rng) -> Vec<u8> {
     let stream = TcpStream::connect(relay.open()).await.unwrap();
     stream.set_nodelay(true).unwrap();
@@ -125,7 +125,7 @@ fn session_policy(offer_starttls: bool, login: bool, max_recipients: usize) -> S
     }
 }
 
-/// What a client may say: for the most part sense.
+/// Returns random input of a client, mostly valid commands.
 fn random_script(random: &mut Rng) -> Vec<u8> {
     let mut script = b"EHLO client.example.com\r\n".to_vec();
     for _ in 0..random.usize(1..6) {

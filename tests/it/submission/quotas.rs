@@ -1,4 +1,4 @@
-//! Quotas of users, with the real program: what is refused and when, who is told before, and what a restart knows.
+//! Quotas of users with the real program: rejections, warnings, restarts.
 
 use testkit::relay::USER;
 use testkit::relay_process::{RelayProcess, free_port};
@@ -18,7 +18,7 @@ async fn user_quota_warns_rejects_and_survives_restart() {
     process.start().await;
     assert_eq!(process.log().matches("more than 80 %").count(), 2, "{}", process.log());
     let mut shop = log_in_as(&process, "shop").await;
-    // What finds something left is taken whole: nobody of it is left out without a word.
+    // A message that starts below the quota is accepted for all its recipients.
     submit_to_recipients(&mut shop, 3).await;
     process.wait_for_log("the user's quota is used up").await;
     assert_quota_exhausted(&mut shop).await;
@@ -85,7 +85,7 @@ async fn duplicate_submission_counts_once() {
     assert!(code == 452 && text.contains("next month"), "{code} {text}");
 }
 
-/// A message to so many.
+/// Submits a message to this number of recipients.
 async fn submit_to_recipients(client: &mut SmtpClient, recipients: usize) {
     let to: Vec<_> = (0..recipients).map(|number| format!("{number}@example.net")).collect();
     let to: Vec<_> = to.iter().map(|to| &**to).collect();

@@ -10,7 +10,7 @@ use testkit::smtp_sink::{ReceivedMessage, SinkOptions, SmtpSink};
 
 const SERVER_VARIABLE: &str = "MAILTRAIL_SENDMAIL_SERVER";
 
-/// Exit code and what was said.
+/// Returns the exit code and the output.
 async fn run_program(
     program: &Path,
     server: Option<SocketAddr>,
@@ -33,7 +33,7 @@ async fn run_sendmail(server: SocketAddr, words: &[&str], text: &str) -> (i32, S
     run_program(Path::new(env!("CARGO_BIN_EXE_mailtrail")), Some(server), &words, text).await
 }
 
-/// What arrives when it is sent; the message begins behind the relay's own lines.
+/// Returns the received message. It starts after the relay's own lines.
 async fn submit_and_receive(words: &[&str], text: &str) -> (ReceivedMessage, String) {
     let sink = SmtpSink::start().await;
     let relay = Relay::start(&sink, "").await;
@@ -77,7 +77,7 @@ async fn qualifies_addresses_of_cron() {
     let (mail, message) = submit_and_receive(&words, text).await;
     assert_eq!(mail.sender, "root@relay.example.com");
     assert_eq!(mail.recipients, ["root@relay.example.com", "ops@relay.example.com", "web@relay.example.com"]);
-    // What has no domain gets one, as Postfix and sendmail do it; everything else stays as it was.
+    // Addresses without a domain get one, as in Postfix and sendmail; all others are unchanged.
     let expected = text.replace("<root>", "<root@relay.example.com>").replace(
         "root, Ops <ops>, web\n",
         "root@relay.example.com, Ops <ops@relay.example.com>, web@relay.example.com\n",
@@ -125,7 +125,7 @@ async fn speaks_smtp_on_stdin() {
         );
         assert!(mail.message.ends_with(b"\r\n\r\n.\r\nhi\r\n"));
     }
-    // A message whose end never came is not taken.
+    // A message without an end is not accepted.
     let (code, _) = run_sendmail(relay.open(), &["-bs"], talk.trim_end_matches(".\r\n")).await;
     assert_eq!(code, 0);
     relay.stop().await;
@@ -157,7 +157,7 @@ async fn speaks_smtp_line_by_line_on_stdin() {
             say.write_all(format!("{line}\r\n").as_bytes()).unwrap();
             codes.push(lines.next().unwrap().unwrap()[..3].to_owned());
         }
-        // It ends although its input does not.
+        // The program exits although its input is open.
         assert!(lines.next().is_none());
         (codes, child.wait().unwrap().code())
     };

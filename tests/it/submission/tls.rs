@@ -221,7 +221,7 @@ async fn exports_and_logs_certificate_expiry() {
     assert!(said[0].contains("expiry=2027-01-02T00:00:00.000Z days=12"), "{}", said[0]);
 }
 
-/// 2027-01-02.
+/// 2027-01-02, in Unix seconds.
 const EXPIRY_SECONDS: u64 = 1_798_848_000;
 
 #[tokio::test]
@@ -235,7 +235,7 @@ async fn rejects_versions_below_tls_1_2() {
         stream.write_all(&client_hello(minor)).await.unwrap();
         let mut answer = [0; 7];
         stream.read_exact(&mut answer).await.unwrap();
-        // Behind the type: version and length of the record.
+        // The type is followed by version and length of the record.
         let seen = if answer[0] == 0x15 { [answer[0], answer[6]] } else { [answer[0], answer[5]] };
         assert_eq!(seen, expected, "TLS 1.{}", minor - 1);
     }

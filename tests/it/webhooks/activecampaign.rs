@@ -1,4 +1,4 @@
-//! What ActiveCampaign tells about contacts: from the sandbox to a whole relay, or to a server that does as it is told.
+//! ActiveCampaign contact events: from the sandbox to a whole relay, or to a scripted server.
 
 use mailtrail_mail::Clock;
 use mailtrail_mail::Secret;
@@ -44,7 +44,7 @@ async fn contact_hints_arrive_without_changing_messages() {
     expected.sort_unstable();
     assert_eq!(kinds, expected, "all but the campaign's, which names nobody");
     assert_eq!(relay.marks(), [[]]);
-    // With another secret nobody is believed, and nobody is told to go away for good.
+    // A wrong secret is rejected, but never with a status that ends the webhook permanently.
     sandbox.set_contact_webhook_url(relay.url("webhooks/campaigns/another-secret"));
     assert_eq!(
         sandbox.send_contact_event(ContactEvent::Bounce, "bob@example.org").await,
@@ -79,7 +79,7 @@ async fn sends_each_hint_once_and_stops_after_410() {
     let requests = server.requests();
     let kind = requests[2].header("content-type");
     assert_eq!((requests.len(), kind), (4, Some("application/x-www-form-urlencoded")));
-    // Made anew it works again.
+    // After it is re-created it works again.
     sandbox.set_contact_webhook_url(format!("http://{}/secret", server.address));
     assert_eq!(tell().await, PostResult::Answered(410));
     sandbox.stop().await;

@@ -57,7 +57,7 @@ async fn records_block_reason_and_server_reply() {
     ] {
         let scene = start_brevo_relay().await;
         scene.store_message(SENT_ID, &["ada@example.net"]).await;
-        // It went out before: what waits stays as it is.
+        // The message is relayed first, because a pending one would stay unchanged.
         let upstream = mailtrail_trail::AttemptOutcome {
             id: SENT_ID.parse().unwrap(),
             at: mailtrail_mail::Timestamp::from_secs(START_SECONDS),
@@ -126,7 +126,7 @@ async fn accepts_each_configured_authentication_and_no_other() {
             404
         );
     }
-    // Nobody can be known: an operator has until the last repetition.
+    // Without credentials no request is genuine: the operator has time until the last retry.
     assert_eq!(scene("").await.post(read_fixture("click.json")).await, 429);
 }
 
@@ -191,7 +191,7 @@ async fn accepts_undecodable_body_as_dead_letter() {
         scene.post_with("webhooks/up", BEARER_HEADER, read_fixture("bad_not_an_event.json")).await,
         200
     );
-    // One for each but the empty list, and two of one.
+    // One line for each but the empty list, and two for one.
     assert_eq!(log.lines_with(&["cannot be understood"]).len(), odd.len() + 1, "{:.5000}", log.text());
     let mixed = format!("[1, {}]", String::from_utf8(read_fixture("delivered.json")).unwrap());
     assert_eq!(scene.post_with("webhooks/up", BEARER_HEADER, mixed.into_bytes()).await, 200);
@@ -263,7 +263,7 @@ async fn requests_retry_only_when_event_cannot_be_stored() {
         let answer = scene.post_with("webhooks/up", BEARER_HEADER, batch(number)).await;
         answers.push(answer);
         if answer == 429 {
-            // What was kept of it is known when it comes again.
+            // The stored part is a duplicate in the next request.
             answers.push(scene.post_with("webhooks/up", BEARER_HEADER, batch(number)).await);
         }
     }

@@ -1,4 +1,4 @@
-//! The sandbox as Brevo, behind a whole relay or alone: webhooks and their repetitions, batches, statistics, blocked
+//! The sandbox as Brevo, with a whole relay or alone: webhooks and their retries, batches, statistics, blocked
 //! contacts.
 
 use bytes::Bytes;
@@ -203,7 +203,7 @@ async fn batch_is_one_authenticated_request() {
         ];
         eventually("the events", || (scene.sandbox.counters().events == 11).then_some(())).await;
         scene.sandbox.set_faults(FaultInjection { wrap, ..no_rate_limit() });
-        // Nobody asked for the complaint.
+        // No webhook subscribes to complaints.
         eventually("the batch", || (scene.sandbox.counters().accepted_events == 10).then_some(())).await;
         assert_eq!(scene.sandbox.counters().webhook_requests, 1);
         let states = ids.map(|id| scene.recipients(id).iter().map(Recipient::state).collect::<Vec<_>>());
@@ -411,7 +411,7 @@ async fn creates_updates_and_deletes_webhooks() {
     assert_eq!(ask(Method::PUT, "/v3/webhooks/1", Some(json!({}))).await.0, 404);
 }
 
-/// A relay and the sandbox behind it.
+/// Relay with the sandbox as its provider.
 struct BrevoSandboxRelay {
     sandbox: Sandbox,
     daemon: Daemon,
@@ -427,7 +427,7 @@ impl BrevoSandboxRelay {
         scene
     }
 
-    /// The same without webhooks.
+    /// Starts a relay and a sandbox without webhooks.
     async fn without_webhooks(clock: Clock, keys: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let (sandbox, of_sandbox) = start_sandbox(clock, 0.0).await;
@@ -453,7 +453,7 @@ impl BrevoSandboxRelay {
         Self { sandbox, daemon, clock, _directories: [directory, of_sandbox] }
     }
 
-    /// Where the relay takes reports.
+    /// Returns the URL of the relay's webhook.
     fn webhook_url(&self) -> String {
         format!("http://{}/webhooks/up", self.daemon.http_address().unwrap())
     }
@@ -496,7 +496,7 @@ impl BrevoSandboxRelay {
         eventually("the poll", || (cursor() == Some(end)).then_some(())).await;
     }
 
-    /// What was reported in a trail, and how it came.
+    /// Counts the events in a trail by kind and source.
     fn count_events(&self, id: TrackingId) -> BTreeMap<(EventKind, &'static str), u64> {
         let mut reports: BTreeMap<(EventKind, &'static str), u64> = BTreeMap::new();
         for fact in self.daemon.store().load_trail(id).unwrap().unwrap().events {
@@ -575,7 +575,7 @@ fn manual_clock() -> (&'static ManualClock, Clock) {
     (moment, Clock::Manual(moment))
 }
 
-/// Weather in which everybody may ask as much as he likes.
+/// Returns faults without rate limits.
 fn no_rate_limit() -> FaultInjection {
     FaultInjection { requests: u32::MAX, ..FaultInjection::default() }
 }

@@ -1,4 +1,4 @@
-//! What Brevo's statistics tell and what its webhooks bring are the same events.
+//! Brevo's statistics and its webhooks report the same events.
 
 use mailtrail_trail::{EventKind, MarkKind, TrailSource};
 use std::path::Path;
@@ -51,7 +51,7 @@ async fn wait_polled(scene: &WebhookHarness) {
     wait_until("the poll", || scene.daemon.store().poll_cursor("up").unwrap().is_some()).await;
 }
 
-/// What was reported of both recipients, and how it came.
+/// Returns kinds and sources of the events of both recipients.
 fn mark_sources(scene: &WebhookHarness) -> Vec<(EventKind, TrailSource)> {
     let (delivered, bounced) = (MarkKind::Person(EventKind::Delivered), MarkKind::Person(EventKind::Bounced));
     assert_eq!(scene.marks(), [[(delivered, 1)], [(bounced, 1)]]);

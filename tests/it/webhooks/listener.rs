@@ -1,4 +1,4 @@
-//! What the listener of webhooks does with those who are too many, too slow or not believed.
+//! Webhook listener with too many, too slow or unauthenticated clients.
 
 use futures_util::future::join_all;
 use mailtrail_mail::Secret;
@@ -28,7 +28,7 @@ async fn rate_limits_address_after_repeated_rejections() {
             fields.iter().map(|(name, value)| (*name, &**value)).chain(from(address)).collect::<Vec<_>>()
         };
         assert_eq!(scene.post_with(&path, &fields_from("192.0.2.7"), body.clone()).await, 429, "{source}");
-        // Everybody else is served: others, other paths, and who comes straight from a proxy.
+        // Other clients, other paths and direct connections from a proxy are served.
         assert_eq!(scene.post_with(&path, &fields_from("192.0.2.8"), body.clone()).await, 200, "{source}");
         assert_eq!(scene.post_with("webhooks/nobody", &from("192.0.2.7"), body).await, 404);
         assert_eq!(
@@ -76,7 +76,7 @@ async fn over_limit_client_gets_provider_specific_retry_status() {
     assert_eq!(send_request(&mut second, "GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n").await, 200);
 }
 
-/// Time passes at once whenever nobody does anything.
+/// Time advances at once while no task is active.
 #[tokio::test(start_paused = true)]
 async fn slow_requests_time_out() {
     let scene = start_with_all_sources("").await;
@@ -106,7 +106,7 @@ async fn limits_header_and_body_size() {
     let mut stream = connect_http(&scene).await;
     let request = format!("POST /webhooks/up HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "y".repeat(100_000));
     assert_eq!(send_request(&mut stream, &request).await, 431);
-    // Whatever it says about its length.
+    // With any declared length.
     let mut stream = connect_http(&scene).await;
     stream
         .write_all(b"POST /webhooks/up HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -239,7 +239,7 @@ async fn stop_answers_requests_in_progress() {
     stream.write_all(head.as_bytes()).await.unwrap();
     let (first, rest) = body.split_at(10);
     stream.write_all(first).await.unwrap();
-    // It has begun when the one behind it is answered.
+    // The request is in progress once the one after it has its response.
     assert_eq!(scene.post(signed_event("up", "2").1).await, 200);
     let WebhookHarness { daemon, .. } = scene;
     let stopped = tokio::spawn(daemon.stop());
@@ -249,7 +249,7 @@ async fn stop_answers_requests_in_progress() {
     stopped.await.unwrap();
 }
 
-/// Mailgun is upstream, and everybody else reports beside it.
+/// Starts a relay with Mailgun as upstream and all other sources.
 async fn start_with_all_sources(http: &str) -> WebhookHarness {
     let more = format!(
         "webhook_signing_key = \"key\"\n\n\
@@ -282,7 +282,7 @@ async fn connect_http(scene: &WebhookHarness) -> TcpStream {
     TcpStream::connect(scene.daemon.http_address().unwrap()).await.unwrap()
 }
 
-/// Sends a request and reads the head of the answer, and `ok` or `ready` behind it.
+/// Sends a request; reads the head of the response and the body `ok` or `ready`.
 async fn send_request(stream: &mut TcpStream, request: &str) -> u16 {
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();

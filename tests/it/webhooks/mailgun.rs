@@ -49,7 +49,7 @@ async fn accepts_duplicate_without_effect() {
     ] {
         assert_eq!(scene.post(read_fixture(file)).await, 200, "{file}");
     }
-    // The signature covers no body: its second use with another is somebody else's.
+    // The signature does not cover the body: a second use with another body is not genuine.
     assert_eq!(scene.post(read_fixture("good_signature_foreign_body.json")).await, 406);
     let opened = read_fixture("webhook_opened.json");
     let at_once = futures_util::future::join_all((0..8).map(|_| scene.post(opened.clone()))).await;
@@ -211,11 +211,11 @@ async fn signed_body_without_event_becomes_dead_letter() {
         assert_eq!(scene.post(body.to_string().into_bytes()).await, 200);
     }
     assert_eq!(scene.daemon.store().count_unmatched().unwrap(), (0, 1));
-    // With a signature that was used it is somebody else's.
+    // With a used signature it is not genuine.
     assert_eq!(scene.post(genuine).await, 406);
 }
 
-/// Its signature fits: whatever is odd about the rest, it is read as far as it can be, and nothing of it is lost.
+/// With a valid signature, a body is decoded as far as possible, and nothing of it is lost.
 #[tokio::test]
 async fn signed_webhook_is_decoded_leniently_or_dead_lettered() {
     let scene = start_mailgun_relay_at(START_SECONDS, SIGNING_KEY).await;
@@ -253,7 +253,7 @@ async fn signed_webhook_is_decoded_leniently_or_dead_lettered() {
         assert_eq!(scene.post(body.clone()).await, 200, "once more");
     }
     assert_eq!(scene.daemon.store().count_unmatched().unwrap(), (0, 0));
-    // What cannot be read all the same is put aside as it came.
+    // A body that is still undecodable is stored unchanged.
     let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
     let unreadable = [
         plain("deep").replace("\"PLACE\"", &deep),
@@ -271,14 +271,14 @@ async fn signed_webhook_is_decoded_leniently_or_dead_lettered() {
         }
         assert!(scene.journal_contains(body.as_bytes()), "{body:.300}");
     }
-    // Somebody else's are refused as before.
+    // Bodies that are not genuine are rejected as before.
     for body in &unreadable {
         let foreign = body.replace("\"token\":\"", "\"token\":\"1");
         assert_eq!(scene.post(foreign.into_bytes()).await, 406);
     }
 }
 
-/// Our own id and one recipient: the id says whom it is about, however the address is spelled.
+/// Our own id and one recipient: the id identifies the message for any spelling of the address.
 #[tokio::test]
 async fn correlates_event_with_any_recipient_spelling() {
     for (sent_to, reported) in [
@@ -322,14 +322,14 @@ async fn correlates_event_with_any_recipient_spelling() {
             );
         }
     }
-    // Of several the id alone does not say which.
+    // With several recipients the id alone does not identify one.
     let scene = start_mailgun_relay_at(START_SECONDS, SIGNING_KEY).await;
     scene.store_message(SENT_ID, &["ada+tag@example.net", "bob@example.org"]).await;
     assert_eq!(scene.post(signed_webhook(SIGNING_KEY, START_SECONDS, "1", delivered_event("1"))).await, 200);
     assert_eq!(scene.marks(), vec![Vec::new(); 2]);
 }
 
-/// However a Message-ID is written, in the mail and in the report.
+/// Any form of a Message-ID, in the message and in the event.
 #[tokio::test]
 async fn correlates_message_id_in_every_form() {
     let scene = start_mailgun_relay_at(START_SECONDS + 60, SIGNING_KEY).await;
@@ -386,7 +386,7 @@ async fn early_event_is_correlated_when_its_mail_arrives() {
         );
     };
     marked(&[EventKind::Delivered, EventKind::Bounced]);
-    // The one for somebody else waits on.
+    // The event for another recipient waits.
     let id = scene.submit("early@example.com", &["eve@example.net"]).await;
     wait_until("the mail", || scene.daemon.store().load_trail(id.parse().unwrap()).unwrap().is_some()).await;
     assert!(scene.recipients(&id)[0].marks.get(EventKind::Delivered).is_some());

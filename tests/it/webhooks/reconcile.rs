@@ -1,4 +1,4 @@
-//! What no webhook brought is asked for: the whole relay against the sandbox, at times that the test sets.
+//! Polls for events without a webhook: the whole relay with the sandbox, at manual times.
 
 use bytes::Bytes;
 use mailtrail::config;
@@ -101,7 +101,7 @@ async fn webhook_and_poll_of_same_event_count_once() {
         scene.sandbox.set_faults(FaultInjection { hold: true, ..FaultInjection::default() });
         scene.enqueue_many(5).await;
         eventually("the events", || (scene.sandbox.counters().events == 20).then_some(())).await;
-        // What is only just on its way is left to it.
+        // Recent events are left to the webhook.
         scene.advance(ONE_MINUTE);
         scene.wait_polled().await;
         assert_eq!(scene.count_events(), reports);
@@ -167,7 +167,8 @@ async fn compares_each_day_after_it_ends() {
     scene.stop().await;
 }
 
-/// The rest of the page is taken in, what nobody can read is put aside once, and the next poll goes on from there.
+/// The rest of the page is stored, the undecodable event becomes a dead letter once, and the next poll continues
+/// after it.
 #[tokio::test]
 async fn bad_event_in_page_does_not_affect_others() {
     for provider in ["mailgun", "brevo"] {
@@ -250,8 +251,8 @@ async fn a_torn_page_of_brevo_s_holds_up_no_other_event() {
     survive("brevo", Damage::Cut).await;
 }
 
-/// Polls a provider whose page stays damaged: the relay asks again, then reads the other events, keeps the rest as a dead
-/// letter and goes on.
+/// Polls a provider whose page stays damaged: the relay asks again, then reads the other events, stores the rest as a
+/// dead letter and continues.
 async fn survive(api: &'static str, damage: Damage) {
     let case = format!("{api} {damage:?}");
     let log = LogCapture::default();
@@ -268,7 +269,7 @@ async fn survive(api: &'static str, damage: Damage) {
     // Brevo is asked every 15 s.
     let at_end = || (daemon.store().poll_cursor("up").unwrap() == Some(end)).then_some(());
     eventually_within(WAIT_TIMEOUT * 6, &case, at_end).await;
-    // It may have been the way.
+    // The damage may come from the transmission.
     assert_eq!(log.lines("it is tried again").len(), 3, "{case}");
     assert_eq!(delivered(&daemon, id), [Some(1), None, Some(1), Some(1)], "{case}");
     let dead = daemon.store().find_dead_letters(9, |_| true).unwrap();
@@ -310,13 +311,13 @@ async fn a_page_that_is_whole_when_asked_again_leaves_no_dead_letter() {
     }
 }
 
-/// What is wrong with the event of `b@example.net` wherever it comes.
+/// Damage of the event of `b@example.net` in every response.
 #[derive(Clone, Copy, Debug)]
 enum Damage {
     None,
-    /// One bracket too few.
+    /// A missing bracket.
     Brackets,
-    /// One quote too few.
+    /// A missing quote.
     Quote,
     /// The page ends there.
     Cut,
@@ -324,7 +325,7 @@ enum Damage {
     Transfer,
 }
 
-/// The answer of a provider to whom four things happened, ten minutes apart, the second of them damaged.
+/// Returns a provider's response with four events, ten minutes apart, the second of them damaged.
 fn history(api: &str, request: &mock_http::HttpRequest, damage: Damage) -> String {
     let at = |place: u32| START_TIME.saturating_sub(ONE_HOUR * 2).saturating_add(ONE_MINUTE * 10 * place);
     let asked = request.line.split(' ').nth(1).unwrap();
@@ -396,14 +397,14 @@ async fn polling(api: &str, server: &mock_http::MockHttpServer) -> (Daemon, Trac
     (daemon, id, scene)
 }
 
-/// How often each recipient's delivery was reported.
+/// Returns the number of delivery events for each recipient.
 fn delivered(daemon: &Daemon, id: TrackingId) -> Vec<Option<u32>> {
     let trail = daemon.store().load_trail(id).unwrap().unwrap();
     let marks = trail.recipients.iter().map(|one| one.marks.get(EventKind::Delivered));
     marks.map(|mark| mark.map(|mark| mark.count)).collect()
 }
 
-/// A relay and the sandbox behind it, both at the same time of the test's.
+/// Relay and sandbox on one manual clock.
 struct ReconcileHarness {
     sandbox: Sandbox,
     manual_clock: &'static ManualClock,
@@ -489,7 +490,7 @@ impl ReconcileHarness {
         self.manual_clock.advance_to(self.now());
     }
 
-    /// Puts so many mails into the queue.
+    /// Stores this number of messages.
     async fn enqueue_many(&self, count: u64) {
         let accept = (0..count).map(|_| async {
             let id = TrackingId::new(self.now(), fastrand::u128(..));
@@ -521,7 +522,7 @@ impl ReconcileHarness {
         eventually("the poll", || (self.cursor() == Some(end)).then_some(())).await;
     }
 
-    /// What was reported in all trails, and how it came.
+    /// Counts the events in all trails by kind and source.
     fn count_events(&self) -> BTreeMap<(EventKind, &'static str), u64> {
         let mut reports: BTreeMap<(EventKind, &'static str), u64> = BTreeMap::new();
         for id in self.sent_ids.borrow().iter() {
@@ -535,7 +536,7 @@ impl ReconcileHarness {
         reports
     }
 
-    /// How often each mark of a recipient was made.
+    /// Returns the counts of all marks.
     fn mark_counts(&self) -> BTreeSet<u32> {
         let store = self.daemon.as_ref().unwrap().store();
         let sent = self.sent_ids.borrow();

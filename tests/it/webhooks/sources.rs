@@ -135,7 +135,7 @@ async fn stores_recorded_hints_without_changing_messages() {
         );
         assert_eq!(scene.daemon.store().find_hints("ada@example.net", 2).unwrap(), hints[..2]);
         assert_eq!(scene.daemon.store().find_hints("bob@example.org", 2).unwrap(), []);
-        // As long as nobody can take it there may be attempts; an event there is none.
+        // Attempts are possible in the meantime; an event is not.
         let facts = scene.load_trail(SENT_ID).events;
         assert!(facts.starts_with(&before) && facts.iter().all(|fact| fact.source != TrailSource::Webhook));
         assert_eq!(scene.marks(), [[]]);
@@ -174,7 +174,7 @@ async fn hints_suppress_only_bulk_mail_as_configured() {
         for form in forms.into_iter().chain(forms) {
             assert_eq!(scene.post_to(CAMPAIGNS_PATH, read_fixture(form)).await, 200);
         }
-        // And the same follows from the journal alone.
+        // The journal alone yields the same result.
         for _ in 0..2 {
             let filed = scene.daemon.store().evidence_for_address("ADA@example.net").unwrap();
             let dossier = filed.first().map(|filed| filed.evidence.clone()).unwrap_or_default();

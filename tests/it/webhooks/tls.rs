@@ -1,5 +1,5 @@
-//! Webhooks over TLS, without a web server between: what is spoken, certificates that change, and those who are too many,
-//! too slow or too long.
+//! Webhooks over TLS without a web server in front: protocols, changed certificates, and clients that are too many,
+//! too slow or too large.
 
 use mailtrail_mail::Secret;
 use mailtrail_trail::provider::mailgun;
@@ -43,7 +43,7 @@ async fn speaks_http_1_1_over_tls_only() {
     let mut clear = TcpStream::connect(house.address()).await.unwrap();
     clear.write_all(HEALTH_REQUEST.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
-    // It may be reset.
+    // The connection may be reset.
     let _ = clear.read_to_end(&mut answer).await;
     assert!(!answer.starts_with(b"HTTP"), "{}", String::from_utf8_lossy(&answer));
 }
@@ -86,7 +86,7 @@ async fn a_failed_handshake_is_one_warning_with_its_remedy_and_is_counted() {
     }
 }
 
-/// How a client fails to speak TLS with the relay.
+/// Client that fails to connect with TLS.
 enum Handshake<'a> {
     /// Another protocol.
     Clear(&'a [u8]),
@@ -94,7 +94,7 @@ enum Handshake<'a> {
     Old(u8),
     /// An authority that did not certify the relay.
     Distrustful(&'a TlsConnector),
-    /// It goes away in the middle.
+    /// The client disconnects in the handshake.
     Broken,
 }
 
@@ -115,19 +115,19 @@ impl Handshake<'_> {
         if matches!(self, Self::Broken) {
             stream.shutdown().await.unwrap();
         }
-        // It may be reset.
+        // The connection may be reset.
         let _ = stream.read_to_end(&mut Vec::new()).await;
     }
 }
 
-/// Time passes at once whenever nobody does anything.
+/// Time advances at once while no task is active.
 #[tokio::test(start_paused = true)]
 async fn slow_handshakes_and_requests_time_out() {
     let log = LogCapture::default();
     let _listening = log.install_at(Level::TRACE);
     let authority = TestCa::generate();
     let house = TlsWebhookRelay::new("").await.start_with_certificate(&authority).await;
-    // The record of a ClientHello that says how long it is, and no more.
+    // The record of a ClientHello with its length, and no more.
     for begun in [&b""[..], b"\x16", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"] {
         let mut stream = TcpStream::connect(house.address()).await.unwrap();
         stream.write_all(begun).await.unwrap();
@@ -146,7 +146,7 @@ async fn slow_handshakes_and_requests_time_out() {
         let mut stream = connect_tls(house.address(), &trust).await.unwrap();
         stream.write_all(begun.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
-        // Whoever is left alone is not taken leave of.
+        // A connection that times out gets no close notification.
         let _ = stream.read_to_end(&mut answer).await;
         assert!(!answer.starts_with(b"HTTP/1.1 200"), "{begun}");
     }
@@ -228,7 +228,7 @@ async fn reloads_changed_certificate_within_a_minute() {
     tokio::time::sleep(Duration::from_secs(61)).await;
     assert_ne!(before, fresh.certificate);
     assert_eq!(peer_certificate(house.address(), &trust).await.unwrap(), fresh.certificate);
-    // What cannot be used changes nothing.
+    // An unusable certificate changes nothing.
     std::fs::write(house.files.path().join("relay.key"), KeyPair::generate().unwrap().serialize_pem())
         .unwrap();
     tokio::time::sleep(Duration::from_secs(61)).await;
@@ -256,7 +256,7 @@ async fn reload_uses_new_certificate_and_finishes_open_requests() {
     let request = webhook_request("up", &body);
     let (first, rest) = request.split_at(request.len() - 10);
     under_way.write_all(first.as_bytes()).await.unwrap();
-    // It has begun when one behind it is answered.
+    // The request is in progress once the one after it has its response.
     assert_eq!(send_request(&mut connect_tls(address, &trust).await.unwrap(), HEALTH_REQUEST).await, 200);
     let fresh = authority.issue(dns_name("localhost"));
     fresh.write(process.directory());
@@ -312,9 +312,9 @@ async fn peer_certificate(address: SocketAddr, trust: &TlsConnector) -> io::Resu
     Ok(stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned())
 }
 
-/// Sends a request and reads the head of the answer, and `ok` behind it.
+/// Sends a request; reads the head of the response and the body `ok`.
 async fn send_request(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), request: &str) -> u16 {
-    // Who is refused before the end may see his connection closed.
+    // A client that is rejected early may find its connection closed.
     let _ = stream.write_all(request.as_bytes()).await;
     let mut answer = Vec::new();
     loop {

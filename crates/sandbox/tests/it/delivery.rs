@@ -82,7 +82,7 @@ impl SandboxScene {
         client
     }
 
-    /// Sends one message in one go and returns everything that was said up to the end of the connection.
+    /// Sends one message in one write; returns all replies until the connection ends.
     async fn submit_pipelined(&self, recipients: &[&str], id: &str) -> Vec<String> {
         let mut client = self.connect_and_log_in().await;
         client.write_text(&smtp_transaction(recipients, id)).await;
@@ -117,7 +117,7 @@ struct SandboxClient {
 impl SandboxClient {
     async fn write_text(&mut self, text: &str) {
         for piece in text.as_bytes().chunks(self.chunk_size) {
-            // What the server no longer wants to hear is seen by what it said.
+            // The replies show which bytes the server did not accept.
             if self.stream.write_all(piece).await.is_err() || self.stream.flush().await.is_err() {
                 return;
             }
@@ -152,7 +152,7 @@ impl SandboxClient {
     }
 }
 
-/// Listens for webhooks and answers the n-th with what `answer` says.
+/// Server that receives webhooks and responds to the n-th with the status from `answer`.
 struct WebhookReceiver {
     url: String,
     bodies: UnboundedReceiver<Bytes>,
@@ -221,7 +221,7 @@ fn event_summary(event: &Value) -> String {
     }
 }
 
-/// Plays a dialogue of `C:` and `S:` lines, sending so many bytes at once.
+/// Runs a dialogue of `C:` and `S:` lines in writes of `piece` bytes.
 async fn play_dialogue(face: ProviderProfile, file: &str, piece: usize) {
     let scene = SandboxScene::with_profile(face, 0.0, None).await;
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures").join(file);

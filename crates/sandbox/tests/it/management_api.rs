@@ -1,4 +1,4 @@
-//! The sandbox's management API: Mailgun's shapes and words, and what goes wrong on demand.
+//! Management API of the sandbox: Mailgun's responses, and faults on demand.
 
 use super::wait::eventually;
 use mailtrail_mail::Secret;
@@ -376,7 +376,7 @@ impl ManagementApiScene {
         request.send().await.unwrap().json().await.unwrap()
     }
 
-    /// Hands a message in, and waits until so many events have happened in all.
+    /// Submits a message and waits for this total number of events.
     async fn submit_message(&self, recipients: &[&str], events: u64) {
         let mut form: String = recipients
             .iter()

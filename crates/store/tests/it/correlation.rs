@@ -1,5 +1,5 @@
-//! Events find their sends in whatever order they come, over a real store: any permutation of events, each any number
-//! of times, anywhere between the acceptances and the outcomes of the sends, ends in the same.
+//! Correlation of events over a real store does not depend on order: any permutation of events, with repetitions,
+//! between any acceptances and outcomes, ends in one state.
 
 use super::seed_count;
 use bytes::Bytes;
@@ -40,7 +40,7 @@ async fn event_order_does_not_change_the_result() {
     }
 }
 
-/// Where one Message-ID went to one recipient more than once, the event's time says which mail is meant.
+/// If one Message-ID was sent to one recipient more than once, the event's time selects the message.
 #[tokio::test]
 async fn event_time_selects_message_with_same_message_id() {
     let directory = tempfile::tempdir().unwrap();
@@ -113,7 +113,7 @@ impl MessageFamily {
         family
     }
 
-    /// Something that happened, or did not, to somebody.
+    /// Returns a random event, for one of our messages or for none.
     fn random_event(&self, place: u64, random: &mut Rng) -> ReceivedEvent {
         let (about, _) = random.choice(&self.messages).unwrap();
         let (send, number) = (&about.message, self.number);
@@ -157,7 +157,7 @@ impl MessageFamily {
         }
     }
 
-    /// First what we did, then what was reported, in the order in which it happened.
+    /// Returns our records first, then the events by time.
     fn steps_in_order(&self) -> Vec<JournalStep> {
         let mut steps = Vec::new();
         for (accepted, attempts) in &self.messages {
@@ -220,7 +220,7 @@ impl MessageFamily {
     }
 }
 
-/// Attempts one after the other, until nobody waits or the story ends.
+/// Returns successive attempts until no recipient is pending or the sequence ends.
 fn attempt_steps(accepted: &AcceptedMessage, random: &mut Rng) -> Vec<JournalStep> {
     let id = accepted.message.id;
     let (mut steps, mut at) = (Vec::new(), id.timestamp());
@@ -269,7 +269,7 @@ fn interleave_families(families: Vec<Vec<JournalStep>>, random: &mut Rng) -> Vec
     turns.into_iter().filter_map(|family| families[family].next()).collect()
 }
 
-/// What became of a family.
+/// Final state of a family.
 #[derive(Debug, PartialEq)]
 struct FamilyState {
     messages: Vec<(Vec<Recipient>, Vec<String>, String)>,
@@ -305,7 +305,7 @@ fn family_states(store: &Store, families: &[MessageFamily]) -> BTreeMap<u64, Fam
     families.iter().map(one).collect()
 }
 
-/// What a trail says, but for reports to the sender: one that was made is not taken back by what is learnt later.
+/// Returns the trail's state without DSNs: a sent DSN is not taken back by later events.
 fn summarize_trail(trail: &Trail, is_queued: bool) -> (Vec<Recipient>, Vec<String>, String) {
     for (place, recipient) in (0u16..).zip(&trail.recipients) {
         let marks = recipient.marks.iter().map(|(_, mark)| mark.count as usize).sum::<usize>();
@@ -379,7 +379,7 @@ fn copy_journal(from: &Path, to: &Path) {
 const START_MILLIS: u64 = 1_789_387_200_000;
 /// Orders that are tried.
 const TRIED_ORDERS: usize = 3;
-/// After the first three a recipient waits on; after the second its message was sent whole, as its words say.
+/// After the first three a recipient stays pending; after the second its message was sent completely.
 const ATTEMPT_STATUSES: [AttemptStatus; 7] = [
     AttemptStatus::Queued,
     AttemptStatus::Queued,

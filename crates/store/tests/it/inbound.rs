@@ -32,7 +32,7 @@ async fn pending_mail_survives_and_finished_mail_does_not_return() {
     assert_eq!((first.received.id, first.deferrals), (message_id_at(3), 0));
     assert_eq!((last.received.id, last.deferrals, &*last.diagnostic), (message_id_at(2), 1, "busy"));
 
-    // The messages of what was delivered go first.
+    // Bodies of delivered mail are removed first.
     time.advance_to(time_at(2 * DAY_SECONDS));
     run_maintenance(&store, time_at(2 * DAY_SECONDS), &WEEK_RETENTION).await;
     let whole = |store: &Store, number| store.read_inbound_body(message_id_at(number)).unwrap();
@@ -113,7 +113,7 @@ async fn token_and_message_id_accept_one_mail() {
     assert_eq!(store.webhook_token("mailgun", "token", time_at(0)).unwrap().as_deref(), Some(&[1; 16][..]));
 }
 
-/// The same store with a ledger that is made of its journal.
+/// Rebuilds the ledger of a store from its journal.
 fn rebuild_store(store: Store, data_dir: &Path, time: &'static mailtrail_mail::ManualClock) -> Store {
     drop(store);
     open_read_only(data_dir);

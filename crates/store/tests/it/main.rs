@@ -1,4 +1,4 @@
-//! The contract of the store, over a data directory and whatever may happen to it.
+//! Contract of the store over a data directory.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -84,7 +84,7 @@ async fn stores_spilled_message_unchanged() {
     });
     join_all(kept_at_once).await.into_iter().for_each(|kept| kept.unwrap());
     drop(store);
-    // Whoever rebuilds the ledger reads and checks all of the journal.
+    // A rebuild reads and checks the whole journal.
     open_read_only(directory.path());
     std::fs::remove_dir_all(directory.path().join("ledger")).unwrap();
     let (store, report) = reopen_store(directory.path());
@@ -148,7 +148,7 @@ async fn outcomes_update_the_queue() {
     );
     drop(second);
 
-    // One recipient is done, one waits: due again when the outcome says.
+    // One recipient is final, one is pending until the time of the outcome.
     let part =
         [recipient_result(&[0], AttemptStatus::Relayed), recipient_result(&[1], AttemptStatus::Queued)];
     store.record_attempt_outcome(attempt_outcome(0, 5, &part, Some(50))).await.unwrap();
@@ -158,7 +158,7 @@ async fn outcomes_update_the_queue() {
     );
     assert_eq!(recipient_states(&store, 0), [RecipientState::Relayed, RecipientState::Queued]);
     assert_eq!(store.load_job(message_id_at(0)).unwrap().unwrap().attempts, 1);
-    // A time without anybody who waits is none.
+    // A time without a pending recipient has no effect.
     store
         .record_attempt_outcome(attempt_outcome(
             0,
@@ -183,7 +183,7 @@ async fn outcomes_update_the_queue() {
         store.queued_by_acceptance(&any_route_queue(), |accepted| accepted < time_at(2), 9).unwrap(),
         []
     );
-    // An event settles what nobody knew.
+    // An event settles an unknown result.
     store
         .record_attempt_outcome(attempt_outcome(
             2,
@@ -204,7 +204,7 @@ async fn outcomes_update_the_queue() {
         .unwrap();
     assert_eq!(recipient_states(&store, 2), [RecipientState::Relayed, RecipientState::Delivered]);
     assert_eq!(store.queued_ids(9).unwrap(), []);
-    // An outcome of a send that nobody knows changes nothing.
+    // An outcome of an unknown message changes nothing.
     store
         .record_attempt_outcome(attempt_outcome(
             77,
@@ -247,7 +247,7 @@ async fn queues_messages_by_lane_and_route() {
         assert_eq!((taken[0].id(), taken.len(), next), (message_id_at(number), 1, None));
     }
     assert_eq!(store.queued_ids(9).unwrap(), [message_id_at(0), message_id_at(1), message_id_at(2)]);
-    // What may be at an upstream waits for that one, also after reopening, until nobody is unknown any more.
+    // A message with an unknown result stays with its upstream, also after reopening, until no result is unknown.
     let pinned =
         QueueId { lane: Lane::Bulk, key: QueueKey::Upstream { name: "mailgun".into(), route: None } };
     store
@@ -302,7 +302,7 @@ async fn operators_hold_release_and_bounce_messages() {
             reason,
         })
     };
-    // One recipient is done: nothing changes for it.
+    // One recipient is final and stays unchanged.
     store
         .record_attempt_outcome(attempt_outcome(
             0,
@@ -340,7 +340,7 @@ async fn operators_hold_release_and_bounce_messages() {
     assert_eq!(lock_due_ids(&store, time_at(9), 9).0, [message_id_at(1), message_id_at(2), message_id_at(0)]);
     act(1, 9, QueueVerb::Delete).await.unwrap();
     act(2, 9, QueueVerb::Bounce).await.unwrap();
-    // What has ended stays as it is.
+    // Final states stay unchanged.
     act(1, 10, QueueVerb::Bounce).await.unwrap();
     let check = |store: &Store| {
         assert_eq!(recipient_states(store, 1), [RecipientState::Cancelled; 2]);
@@ -447,7 +447,7 @@ async fn poll_cursors_survive_restart() {
     }
 }
 
-/// A webhook says the millisecond and our own id; a poll of the same event may say neither.
+/// A webhook has the millisecond and our own id; a poll of the same event may have neither.
 #[tokio::test]
 async fn deduplicates_events_with_partial_fields() {
     let whole = |kind| ProviderEvent {
@@ -569,8 +569,8 @@ async fn second_process_cannot_open_store() {
     reopen_store(directory.path());
 }
 
-/// The store's own threads let go of the ledger after the store itself is gone: whoever opens it then must not take
-/// a ledger that is still in use for a damaged one.
+/// The store's threads release the ledger after the store is dropped. A ledger in use must not count as a damaged
+/// one.
 #[tokio::test]
 async fn immediate_reopening_needs_no_rebuild() {
     let directory = tempfile::tempdir().unwrap();
@@ -603,7 +603,7 @@ async fn rebuilds_missing_or_corrupt_ledger() {
         assert_eq!(snapshot(&store), expected, "{damage:?}: {report:?}");
         harmed += usize::from(report.rebuild_reason.is_some() || report.replayed_records > 0);
         rebuilt += usize::from(report.rebuild_reason.is_some());
-        // It takes mail, and keeps it.
+        // The store accepts and keeps mail.
         store
             .put_message(sample_accepted(900, "new@example.com", &["eve@example.net"]), Bytes::from("new"))
             .await
@@ -703,7 +703,7 @@ async fn torn_tail_loses_only_last_record() {
     }
 }
 
-/// What is in a segment without the space that is laid out ahead.
+/// Returns the bytes of a segment without its preallocated space.
 fn written_bytes(segment: &Path) -> Vec<u8> {
     let mut bytes = std::fs::read(segment).unwrap();
     bytes.truncate(bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1);
@@ -788,7 +788,7 @@ async fn event_before_its_message_is_correlated_later() {
         .await
         .unwrap();
     store.checkpoint().await;
-    // It is joined, but cannot speak of what was not sent yet.
+    // The event is correlated, but has no effect on an unsent message.
     assert_eq!(recipient_states(&store, 0), [RecipientState::Queued, RecipientState::Queued]);
     let relayed = attempt_outcome(0, 2, &[recipient_result(&[0, 1], AttemptStatus::Relayed)], None);
     let trail = store.load_trail(message_id_at(0)).unwrap().unwrap();
@@ -1085,12 +1085,12 @@ fn reopen_store(data_dir: &Path) -> (Store, OpenReport) {
     retry_while_locked(|| Store::open(data_dir, Clock::System))
 }
 
-/// Opens for reading, once nobody writes any more.
+/// Opens the store read-only as soon as no writer has it.
 fn open_read_only(data_dir: &Path) -> Store {
     retry_while_locked(|| Store::open_read_only(data_dir, Clock::System)).0
 }
 
-/// Opens a ledger's files, once nobody has them any more.
+/// Opens the files of a ledger as soon as no other process has them.
 fn open_sled_when_free(ledger: &Path) -> sled::Db {
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
@@ -1239,7 +1239,7 @@ async fn read_body_text(store: &Store, number: u64) -> String {
     String::from_utf8(read_body(store, number).await.unwrap().to_vec()).unwrap()
 }
 
-/// 3 MiB that tell one message from another.
+/// Returns 3 MiB of text, different for each number.
 fn large_text(number: u64) -> String {
     format!("{number:07}\n").repeat((3 << 20) / 8)
 }
@@ -1248,7 +1248,7 @@ const START_SECONDS: u64 = 1_789_387_200;
 /// Bytes in front of the first record of a segment.
 const SEGMENT_HEADER_BYTES: usize = 60;
 
-/// Rows that were changed behind mailtrail's back are seen.
+/// Rows that another program changed are found.
 #[tokio::test]
 async fn check_finds_inconsistent_rows() {
     let directory = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! What operators had the relay do: it stands in the log with who and why, for as long as the ledger's records.
+//! Operator actions in the log, with caller and reason, for the retention of the ledger.
 
 use super::retention::{
     DAY_SECONDS, HOUR_SECONDS, WEEK_RETENTION, clock_at_start, open_at, put_messages, run_maintenance,
@@ -23,7 +23,7 @@ async fn logs_each_operator_action_with_caller_and_reason() {
         ("store-backup", None, None, Some("/copies/monday: 4".to_owned())),
         ("suppress-sync", None, Some("mailgun".to_owned()), Some("5".to_owned())),
         ("send-test", Some(message_id_at(0)), None, Some("6".to_owned())),
-        // Nothing was to be said, and nobody said why.
+        // An action without a target and a reason.
         ("store-rebuild", None, None, None),
     ];
     drop(store);

@@ -1,4 +1,4 @@
-//! Reports that cannot be understood, and reports that are read anew.
+//! Undecodable events, and the replay of stored events.
 
 use super::*;
 use mailtrail_store::{EventContent, EventState, StoredEvent};
@@ -18,7 +18,7 @@ async fn stores_dead_letter_unchanged() {
         )
         .await
         .unwrap();
-    // The token came with another body before: somebody else's.
+    // The token came with another body before, so the request is not genuine.
     store
         .put_dead_letter(DeadLetter { received_at: time_at(9), ..dead_with_token([3; 16]) }, Bytes::new())
         .await
@@ -85,14 +85,14 @@ async fn replayed_dead_letter_is_applied_as_event() {
         assert_eq!(mark_counts(&store, 0, 0), [(MarkKind::Person(EventKind::Delivered), 1)]);
         assert_eq!(store.count_unmatched().unwrap(), (1, 0));
     }
-    // It is an event by now, and the letter's raw form is still its own.
+    // The dead letter is an event now and keeps its own raw form.
     let kept = store.find_event(waits.id()).unwrap().unwrap();
     assert_eq!(kept.content, sample_event(1, "ada@example.net", EventKind::Opened).into());
     assert_eq!(
         (store.raw_event(&kept).unwrap(), store.event_state(&kept).unwrap()),
         (Some("raw".into()), EventState::Orphan)
     );
-    // The same event by another way, and the send that it waits for.
+    // The same event from another source, and the message that it waits for.
     store
         .put_event(received_event(sample_event(0, "ada@example.net", EventKind::Delivered)), Bytes::new())
         .await
@@ -106,7 +106,7 @@ async fn replayed_dead_letter_is_applied_as_event() {
         store.event_state(&kept).unwrap(),
         EventState::Correlated { tracking_id: message_id_at(1), correlated_by: CorrelatedBy::TrackingId }
     );
-    // An operator's doing stands in the log.
+    // The log has the operator's action.
     let (entries, _) = store.log_after("1.0".parse().unwrap()).unwrap();
     let replays: Vec<_> =
         entries.iter().filter(|entry| entry.event.kind == TrailEventKind::EventReplayed).collect();
@@ -241,7 +241,7 @@ fn mark_counts(store: &Store, number: u64, place: usize) -> Vec<(MarkKind, u32)>
     recipients[place].marks.iter().map(|(kind, mark)| (*kind, mark.count)).collect()
 }
 
-/// What a ledger shows that is made of the journal.
+/// Returns the contents of a ledger that is rebuilt from the journal.
 async fn rebuilt_picture(store: &Store, directory: &TempDir) -> String {
     store.checkpoint().await;
     let rebuilt = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Retention and compaction: what goes, what stays, and what a rebuild makes of it.
+//! Retention and compaction: expired and retained records, and the same after a rebuild.
 
 use super::*;
 use mailtrail_mail::ManualClock;
@@ -27,14 +27,14 @@ async fn drops_finished_bodies_and_keeps_everything_else() {
         run_maintenance(&store, time_at(2 * HOUR_SECONDS), &WEEK_RETENTION).await;
         assert_eq!(journal_size(directory.path()), small);
     }
-    // The rewritten journal says the same to a new ledger.
+    // The rewritten journal yields an equal ledger.
     drop(store);
     open_read_only(directory.path());
     std::fs::remove_dir_all(directory.path().join("ledger")).unwrap();
     let store = open_at(directory.path(), time);
     assert_eq!(snapshot_trails(&store), before);
     assert_eq!(read_body(&store, 30).await, Some(sample_body(30)));
-    // What waited can still be sent, and goes then.
+    // Queued messages are still sendable, and expire afterwards.
     for number in (0..300).step_by(30) {
         store.record_attempt_outcome(relayed_outcome(number, 3 * HOUR_SECONDS)).await.unwrap();
     }
@@ -184,7 +184,7 @@ async fn raw_events_and_dead_letters_expire_with_events() {
             assert_eq!(store.raw_event(&report).unwrap().is_some(), raw, "after {when} s");
         }
     }
-    // A rebuild brings none back for long, and what was read anew stays what it was.
+    // A rebuild restores no expired record permanently, and replayed events keep their result.
     drop(store);
     open_read_only(directory.path());
     std::fs::remove_dir_all(directory.path().join("ledger")).unwrap();
@@ -218,7 +218,7 @@ async fn bodies_stay_for_configured_retention() {
     }
 }
 
-/// The journal is the truth: what the ledger does not know may be the ledger's loss.
+/// The journal is authoritative: a message that is missing in the ledger may be the ledger's loss.
 #[tokio::test(flavor = "multi_thread")]
 async fn keeps_young_body_missing_from_ledger() {
     let (directory, time) = (tempfile::tempdir().unwrap(), clock_at_start());
@@ -268,7 +268,7 @@ async fn commits_continue_during_maintenance() {
     assert_eq!((all_message_ids(&store).len(), report.corrupt_ranges), (500, vec![]));
 }
 
-/// A third of the way through everything the process is gone: half-made files harm nobody.
+/// The process dies after a third of each step: unfinished files do no harm.
 #[tokio::test]
 async fn removes_leftovers_of_interrupted_compaction() {
     let directory = tempfile::tempdir().unwrap();
@@ -305,7 +305,7 @@ async fn uses_the_more_advanced_of_two_ledgers() {
     }
 }
 
-/// Takes the rows of sends out behind mailtrail's back.
+/// Removes rows of messages without the store.
 fn remove_ledger_rows(ledger: &Path, numbers: std::ops::Range<u64>) {
     let db = open_sled_when_free(ledger);
     for number in numbers {

@@ -1,4 +1,4 @@
-//! The suppression list: the same from the same records in any order, and from the journal after years.
+//! Suppression list: equal for equal records in any order, and from a journal of years.
 
 use super::retention::{DAY_SECONDS, WEEK_RETENTION, clock_at_start, open_at, run_maintenance};
 use super::*;

@@ -178,7 +178,7 @@ fn assert_legacy_event_as_expected(file: &str, notice: &VerifiedEvent, expected:
     assert!(event.dedup_key.starts_with("mailgun/mg.example.com/"), "{file}: {}", event.dedup_key);
 }
 
-/// The tracking id that the body carries: all but the bodies without our variable have the same.
+/// Returns the tracking id in the body: one for all bodies with our variable.
 fn expected_tracking_id(file: &str) -> Option<&'static str> {
     let body = String::from_utf8(read_fixture(file)).unwrap();
     body.contains(r#""mailtrail""#).then_some("01K54Z8Q3V7N5X9B2C6D8F0GHJ")
@@ -233,5 +233,5 @@ fn signing_keys() -> [Secret; 2] {
     ["test-webhook-signing-key", "test-parent-signing-key"].map(Secret::new)
 }
 
-/// 2026-09-14T12:00:00Z.
+/// 2026-09-14T12:00:00Z, in Unix seconds.
 const BASE_SECONDS: u64 = 1_789_387_200;

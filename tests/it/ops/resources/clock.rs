@@ -82,5 +82,5 @@ impl WallClock {
     }
 }
 
-/// How long the clock is ahead.
+/// Time for which the clock is ahead.
 const AHEAD: Duration = Duration::from_secs(12);

@@ -1,4 +1,4 @@
-//! A log whose reader is too slow, or has gone.
+//! A log whose reader is slow or gone.
 
 use std::io::Read;
 use std::os::unix::net::UnixDatagram;
@@ -8,7 +8,7 @@ use testkit::relay_process::{RelayProcess, free_port};
 use testkit::smtp_client::SmtpClient;
 use tokio::time::timeout;
 
-/// A relay whose policy refuses suppressed recipients: each such RCPT is a log line.
+/// Returns a relay whose policy rejects suppressed recipients: each such RCPT is a log line.
 fn process_with_log(log: &str) -> RelayProcess {
     let process = RelayProcess::with_upstream_port(free_port(), "");
     let text = process.configuration(free_port(), "");
@@ -105,7 +105,7 @@ async fn log_states_number_of_lost_lines_when_reader_returns() {
             let mut text = String::new();
             log.read_to_string(&mut text).map(|_| text)
         });
-        // What is logged from here on has a reader.
+        // Later lines have a reader.
         assert_relay_works(&process).await;
         assert!(serving.terminate().await.success());
         let text = reading.join().unwrap().unwrap();
@@ -141,7 +141,7 @@ async fn exits_with_error_although_stderr_is_full() {
     let process = process_with_log("format = \"text\"");
     let mut serving = ServeProcess::start(&process).await;
     log_thousands_of_lines(&process).await;
-    // The second one cannot have the store, writes to the same pipe, and says so by its code.
+    // The second process cannot open the store, writes to the same pipe, and exits with its code.
     let pipe = serving.0.stderr.take().unwrap();
     let full = full_pipe();
     let mut command = process.command(&["serve"]);
@@ -152,7 +152,7 @@ async fn exits_with_error_although_stderr_is_full() {
     assert!(serving.terminate().await.success());
 }
 
-/// A pipe into which nothing more fits, and whose reader does not read.
+/// Returns a full pipe whose reader does not read.
 fn full_pipe() -> (std::io::PipeReader, std::io::PipeWriter) {
     use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
     use std::io::Write;
@@ -164,7 +164,7 @@ fn full_pipe() -> (std::io::PipeReader, std::io::PipeWriter) {
     (reader, writer)
 }
 
-/// How many lines a line says were lost.
+/// Returns the number of lost lines that a line states.
 fn parse_lost_lines(line: &str) -> Option<usize> {
     let (_, count) = line.contains("log lines were lost").then(|| line.split_once("lines"))??;
     let digits = line

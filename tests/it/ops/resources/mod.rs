@@ -1,5 +1,5 @@
-//! What a machine may be short of, descriptors, memory, a port, and what its clock may do: the relay stays up, and goes on by
-//! itself when all is well again. Full disks are in `tests/it/ops/full_disk.rs`.
+//! Shortage of descriptors, memory and ports, and changes of the clock: the relay stays up and recovers by itself.
+//! Full disks are in `tests/it/ops/full_disk.rs`.
 
 mod clock;
 mod log;
@@ -60,8 +60,8 @@ async fn idle_connections_do_not_exhaust_descriptors() {
     assert!(process.terminate().await.success());
 }
 
-/// Sessions have taken every descriptor: a client that finds none is told to come again, and does so with success when
-/// some of them have ended.
+/// With all descriptors in use by sessions, a client gets a temporary rejection, and succeeds when some sessions have
+/// ended.
 #[tokio::test]
 async fn a_client_that_finds_no_descriptor_is_told_to_come_again() {
     let sink = SmtpSink::start().await;
@@ -129,7 +129,7 @@ async fn messages_that_exceed_the_memory_do_not_end_the_relay() {
     assert!(process.terminate().await.success(), "{}", process.log());
 }
 
-/// A client in the middle of a transaction, behind DATA.
+/// Returns a client in a transaction, after DATA.
 async fn begin(address: SocketAddr) -> SmtpClient {
     let mut client = SmtpClient::connect(address).await.unwrap();
     for (command, code) in
@@ -159,7 +159,7 @@ async fn listens_on_occupied_port_once_it_is_free() {
     process.write_configuration(&format!(
         "{text}\n[admin]\naddress = \"{page}\"\n[http]\naddress = \"{http}\"\n"
     ));
-    // One address of mail stays free.
+    // One of the SMTP ports stays free.
     let taken = [page, http, process.address(0)].map(|address| TcpListener::bind(address).unwrap());
     process.start().await;
     for address in [page, http, process.address(0)] {
@@ -184,7 +184,7 @@ async fn listens_on_occupied_port_once_it_is_free() {
     assert!(process.terminate().await.success());
 }
 
-/// What a configuration asks for is compared with what the process may open.
+/// The configured limits are compared with the process's limit of open files.
 #[tokio::test]
 async fn warns_when_limits_exceed_descriptors() {
     let sink = SmtpSink::start().await;
@@ -233,7 +233,7 @@ async fn expires_nothing_while_clock_is_briefly_ahead() {
     scene.wait_until("the alarm's end", || log.lines("alarm cleared alarm=\"clock\"").len() == 1).await;
 }
 
-/// It is set right after it was behind, and mail seems old that has hardly waited.
+/// The clock is corrected, and mail that has hardly waited seems old.
 #[tokio::test(start_paused = true)]
 async fn expires_nothing_after_clock_jump_before_retry() {
     let (server, socket) = MockSmtpServer::refusing(SmtpScript::new());
