@@ -11,7 +11,7 @@ const IDLE_CLIENTS: usize = 1000;
 const MAX_MEMORY_COST: u64 = 50 << 20;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn thousand_idle_clients_cost_little_memory_and_block_nobody() {
+async fn thousand_idle_clients_use_little_memory_and_block_no_other_client() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     setrlimit(Resource::Nofile, limit).unwrap();

@@ -55,7 +55,7 @@ async fn limits_rate_per_user() {
 /// After a restart, wrong guesses come from a user's own address before the user's first login: another program
 /// behind the same gateway has an old password. Odoo's mail continues.
 #[tokio::test]
-async fn a_restart_does_not_let_guesses_lock_out_a_user_that_logged_in_before() {
+async fn restart_keeps_users_with_earlier_logins_from_being_locked_out() {
     let sink = SmtpSink::start().await;
     let mut process = RelayProcess::with_limits(&sink, "login_failures = 3");
     process.start().await;

@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn erased_address_is_in_no_byte_of_data_dir() {
+async fn erasure_leaves_no_byte_of_address_in_data_dir() {
     for running in [true, false] {
         let mut house = ErasureHarness::new().await;
         let ids = house.create_all_records().await;

@@ -339,7 +339,7 @@ async fn rejects_actions_on_message_in_delivery() {
 }
 
 #[tokio::test]
-async fn queue_list_says_when_truncated() {
+async fn queue_list_states_truncation() {
     let house = QueueHarness::new().await;
     let ids = house.submit_and_wait_tried(&["1@a.example", "2@a.example", "3@a.example"]).await;
     let some = house.process.run_command(&["queue", "list", "-n", "2"]).await;

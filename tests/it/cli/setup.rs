@@ -75,7 +75,7 @@ async fn adds_missing_events_to_registered_mailgun_url() {
 }
 
 #[tokio::test]
-async fn an_address_with_a_final_slash_is_not_registered_again() {
+async fn url_with_trailing_slash_is_not_registered_again() {
     let slash = format!("{OWN_URL}/");
     for (face, provider) in [(ProviderProfile::Mailgun, "mailgun"), (ProviderProfile::Brevo, "brevo")] {
         let house = SandboxHarness::new(face).await;
@@ -115,7 +115,7 @@ async fn an_address_with_a_final_slash_is_not_registered_again() {
 
 /// Two URLs of ours: an event type at one is not registered at the other.
 #[tokio::test]
-async fn two_spellings_of_our_address_are_told_each_kind_once() {
+async fn two_urls_of_ours_get_each_event_kind_once() {
     let house = SandboxHarness::new(ProviderProfile::Mailgun).await;
     for known in [format!("url={OWN_URL}/&event_types=opened"), format!("url={OWN_URL}&event_types=clicked")]
     {

@@ -117,7 +117,7 @@ async fn starts_on_full_disk_and_recovers() {
 /// A first start on a disk without a free byte or inode: clients get a temporary rejection, and the relay starts to
 /// work when there is space.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_first_start_on_a_full_disk_answers_and_goes_on_by_itself() {
+async fn first_start_on_full_disk_rejects_clients_and_recovers() {
     for fill in [|disk: &SmallDisk| disk.fill(0), SmallDisk::take_inodes] {
         let Some((disk, mut process, sink)) = start_on_small_disk().await else { return };
         fill(&disk);

@@ -747,7 +747,7 @@ async fn excess_recipients_go_in_next_transaction() {
 
 /// If the upstream rejects the whole transaction, halves of it follow at once, none of them twice.
 #[tokio::test]
-async fn a_transaction_that_has_too_many_recipients_is_split() {
+async fn splits_transaction_with_too_many_recipients() {
     let recipients: Vec<_> = (0..60).map(|number| format!("r{number}@example.net")).collect();
     let recipients: Vec<_> = recipients.iter().map(String::as_str).collect();
     for mode in PIPELINING_MODES {
@@ -777,7 +777,7 @@ async fn a_transaction_that_has_too_many_recipients_is_split() {
 
 /// A transaction of one recipient cannot be made smaller: its refusal is decided by the code.
 #[tokio::test]
-async fn one_recipient_is_never_too_many() {
+async fn single_recipient_is_never_excess() {
     let everybody = ["a@example.net", "b@example.net", "c@example.net"];
     for at in [SmtpStep::Data, SmtpStep::Dot] {
         for (refusal, expected) in [
@@ -799,7 +799,7 @@ async fn one_recipient_is_never_too_many() {
 
 /// The other recipients continue while one is deferred.
 #[tokio::test]
-async fn a_recipient_that_waits_holds_no_other_of_a_crowd() {
+async fn deferred_recipient_delays_no_other() {
     let everybody = ["a@example.net", "b@example.net", "c@example.net", "d@example.net"];
     for busy in ["a@example.net", "c@example.net"] {
         let mut script = SmtpScript::new().on_recipient(busy, [SmtpAction::Reply("450 4.2.1 busy")]);

@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_host_is_reached_while_one_of_its_addresses_is_dead() {
+async fn uses_other_address_of_host_while_one_is_dead() {
     let Some(names) = two_addresses() else { return };
     for drops in [false, true] {
         // Whichever the system prefers: one of them is dead and comes first.

@@ -728,7 +728,7 @@ async fn running_sink_finds_recreated_action() {
 }
 
 #[test]
-fn failed_setup_leaves_nothing_behind() {
+fn failed_setup_leaves_no_action() {
     let odoo = FakeOdoo::start();
     let left = || {
         let state = odoo.state();
@@ -900,7 +900,7 @@ async fn retries_event_of_row_in_open_transaction() {
 }
 
 #[tokio::test]
-async fn mail_with_message_only_is_done_without_warning() {
+async fn mail_with_message_only_completes_without_warning() {
     let log = LogCapture::default();
     let _logging = log.install();
     let odoo = odoo_with_action();

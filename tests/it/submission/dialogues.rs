@@ -39,7 +39,7 @@ macro_rules! dialogues {
         })*
 
         #[test]
-        fn every_dialogue_is_held() {
+        fn every_dialogue_file_runs() {
             let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/dialogues");
             let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().file_name()).collect();
             files.sort();

@@ -111,7 +111,7 @@ async fn rejects_own_message_as_loop() {
 }
 
 #[tokio::test]
-async fn names_client_behind_proxy_protocol_and_xclient() {
+async fn names_client_of_proxy_protocol_and_xclient() {
     let sink = SmtpSink::start().await;
     let relay = Relay::start(&sink, "").await;
     let mut names = Vec::new();
@@ -179,7 +179,7 @@ async fn login_code(relay: &Relay, user: &str, password: &str) -> u16 {
 const LOGIN_LIMITS: &str = "login_failures = 3\n[[user]]\nname = \"shop\"\npassword = \"shop-secret\"";
 
 #[tokio::test]
-async fn known_user_can_log_in_despite_failed_logins_from_same_address() {
+async fn user_with_earlier_login_is_not_locked_out_by_failures_from_same_address() {
     for guess in [
         |number: u32| (format!("name{number}"), "x".to_owned()),
         |number: u32| (USER.to_owned(), format!("wrong{number}")),

@@ -101,7 +101,7 @@ async fn qualifies_addresses_of_debian_cron() {
 
 /// Symfony's default, and that of all that is built on it.
 #[tokio::test]
-async fn speaks_smtp_on_stdin() {
+async fn serves_smtp_on_stdin() {
     let sink = SmtpSink::start().await;
     let relay = Relay::start(&sink, "").await;
     let talk = "EHLO [127.0.0.1]\r\nMAIL FROM:<ada@example.com>\r\nRCPT TO:<bob@example.net>\r\nDATA\r\n\
@@ -138,7 +138,7 @@ async fn speaks_smtp_on_stdin() {
 
 /// A client that waits for each answer before it goes on.
 #[tokio::test]
-async fn speaks_smtp_line_by_line_on_stdin() {
+async fn serves_smtp_line_by_line_on_stdin() {
     let sink = SmtpSink::start().await;
     let relay = Relay::start(&sink, "").await;
     let mut command = Command::new(env!("CARGO_BIN_EXE_mailtrail"));

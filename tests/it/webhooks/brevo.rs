@@ -131,7 +131,7 @@ async fn accepts_each_configured_authentication_and_no_other() {
 }
 
 #[tokio::test]
-async fn wrong_credentials_never_lock_out_right_ones() {
+async fn wrong_credentials_never_lock_out_valid_ones() {
     let log = LogCapture::default();
     let _listening = log.install_at(Level::TRACE);
     let scene = start_brevo_relay().await;

@@ -233,21 +233,21 @@ async fn bad_event_in_page_does_not_affect_others() {
 }
 
 #[tokio::test]
-async fn a_torn_page_of_mailgun_s_events_holds_up_no_other_event() {
+async fn damaged_page_of_mailgun_events_delays_no_other_event() {
     for damage in [Damage::Brackets, Damage::Quote, Damage::Cut] {
         survive("events", damage).await;
     }
 }
 
 #[tokio::test]
-async fn a_torn_page_of_mailgun_s_logs_holds_up_no_other_event() {
+async fn damaged_page_of_mailgun_logs_delays_no_other_event() {
     for damage in [Damage::Brackets, Damage::Quote, Damage::Cut] {
         survive("logs", damage).await;
     }
 }
 
 #[tokio::test]
-async fn a_torn_page_of_brevo_s_holds_up_no_other_event() {
+async fn damaged_page_of_brevo_delays_no_other_event() {
     survive("brevo", Damage::Cut).await;
 }
 
@@ -288,7 +288,7 @@ async fn survive(api: &'static str, damage: Damage) {
 
 /// A transfer that broke off, or a page that is whole the next time, costs another request and nothing else.
 #[tokio::test]
-async fn a_page_that_is_whole_when_asked_again_leaves_no_dead_letter() {
+async fn page_that_is_intact_on_retry_leaves_no_dead_letter() {
     for api in ["events", "logs", "brevo"] {
         for damage in [Damage::Transfer, Damage::Brackets, Damage::Cut] {
             let server = mock_http::MockHttpServer::start(move |number, request| {

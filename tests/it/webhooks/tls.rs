@@ -22,7 +22,7 @@ use tokio_rustls::client::TlsStream;
 use tracing::Level;
 
 #[tokio::test]
-async fn speaks_http_1_1_over_tls_only() {
+async fn serves_http_1_1_over_tls_only() {
     let (authority, house) = (TestCa::generate(), TlsWebhookRelay::new("").await);
     let house = house.start_with_certificate(&authority).await;
     for (protocols, spoken) in
@@ -49,7 +49,7 @@ async fn speaks_http_1_1_over_tls_only() {
 }
 
 #[tokio::test]
-async fn a_failed_handshake_is_one_warning_with_its_remedy_and_is_counted() {
+async fn failed_handshake_logs_one_warning_with_remedy_and_is_counted() {
     let authority = TestCa::generate();
     let stranger = mailtrail_net::tls::build_connector(None).unwrap();
     let namesake = TestCa::generate().connector_with_alpn(&[]);

@@ -13,7 +13,7 @@ use testkit::smtp_client::SmtpClient;
 
 /// The clock is three days ahead for some seconds while no upstream listens: mail of two days would be given up.
 #[tokio::test]
-async fn mail_of_the_real_program_survives_a_clock_that_is_ahead_for_a_moment() {
+async fn expires_nothing_of_running_program_while_clock_is_briefly_ahead() {
     let (server, socket) = MockSmtpServer::refusing(SmtpScript::new());
     let process = RelayProcess::with_upstream_port(server.address.port(), "");
     let Some((clock, mut process)) = WallClock::under(process).await else { return };

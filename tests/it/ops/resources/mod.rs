@@ -63,7 +63,7 @@ async fn idle_connections_do_not_exhaust_descriptors() {
 /// With all descriptors in use by sessions, a client gets a temporary rejection, and succeeds when some sessions have
 /// ended.
 #[tokio::test]
-async fn a_client_that_finds_no_descriptor_is_told_to_come_again() {
+async fn client_without_descriptor_gets_temporary_rejection() {
     let sink = SmtpSink::start().await;
     let mut process = RelayProcess::with_limits(&sink, "connections = 5000\nconnections_per_ip = 5000");
     process.start_with_descriptor_limit(FD_LIMIT).await;
@@ -92,7 +92,7 @@ async fn a_client_that_finds_no_descriptor_is_told_to_come_again() {
 /// Messages come in at once that together are nine times as large as the memory that they share, and with the rest of the
 /// relay larger than what the process may have: they go to the disk. A header, which must fit into memory, is refused for now.
 #[tokio::test]
-async fn messages_that_exceed_the_memory_do_not_end_the_relay() {
+async fn messages_beyond_memory_do_not_end_relay() {
     let sink = SmtpSink::start().await;
     // The limit counts what the allocator sets aside and whole stacks: both are kept small.
     let mut process = RelayProcess::with_limits(&sink, "connections_per_ip = 1000")
@@ -249,7 +249,7 @@ async fn expires_nothing_after_clock_jump_before_retry() {
 
 /// The machine starts with a clock that is years ahead, and its network, which corrects it, comes up late.
 #[tokio::test(start_paused = true)]
-async fn nothing_expires_after_a_start_with_a_clock_that_is_years_ahead() {
+async fn expires_nothing_after_start_with_clock_years_ahead() {
     let log = LogCapture::default();
     let _logging = log.install();
     let (server, socket) = MockSmtpServer::refusing(SmtpScript::new());
