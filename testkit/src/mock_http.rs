@@ -170,22 +170,22 @@ impl MockHttpServer {
         mut stream: impl AsyncRead + AsyncWrite + Unpin,
         script: RequestHandler,
     ) -> Option<()> {
-        let mut heard = Vec::new();
+        let mut received = Vec::new();
         loop {
             let end = loop {
-                if let Some(end) = position(&heard, b"\r\n\r\n") {
+                if let Some(end) = position(&received, b"\r\n\r\n") {
                     break end;
                 }
-                read_more(&mut stream, &mut heard).await?;
+                read_more(&mut stream, &mut received).await?;
             };
-            let head = String::from_utf8(heard[..end].to_vec()).unwrap();
+            let head = String::from_utf8(received[..end].to_vec()).unwrap();
             let mut lines = head.split("\r\n").map(str::to_owned);
             let mut request = HttpRequest {
                 line: lines.next().unwrap(),
                 head: lines.collect(),
-                body: heard.split_off(end + 4),
+                body: received.split_off(end + 4),
             };
-            heard.clear();
+            received.clear();
             let length: usize = request.header("content-length").map_or(0, |length| length.parse().unwrap());
             let number = self.count() + 1;
             let mut act = None;
@@ -224,8 +224,8 @@ fn format_response(status: u16, body: &str) -> String {
     format!("HTTP/1.1 {status} Said\r\n{extra}\r\nContent-Length: {}\r\n\r\n{body}", body.len())
 }
 
-async fn read_more(stream: &mut (impl AsyncRead + Unpin), heard: &mut Vec<u8>) -> Option<()> {
-    let read = stream.read_buf(heard).await.ok()?;
+async fn read_more(stream: &mut (impl AsyncRead + Unpin), received: &mut Vec<u8>) -> Option<()> {
+    let read = stream.read_buf(received).await.ok()?;
     (read > 0).then_some(())
 }
 

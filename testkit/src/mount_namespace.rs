@@ -19,10 +19,10 @@ impl MountNamespace {
         command.args(["--user", "--map-root-user", "--mount", "sh", "-c", &script]).args(arguments);
         // The child exits at the end of its standard input, at the latest with this test.
         let mut holder = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().ok()?;
-        let mut said = String::new();
-        BufReader::new(holder.stdout.take().unwrap()).read_line(&mut said).unwrap();
+        let mut output = String::new();
+        BufReader::new(holder.stdout.take().unwrap()).read_line(&mut output).unwrap();
         let namespace = Self { holder };
-        (said == "ready\n").then_some(namespace)
+        (output == "ready\n").then_some(namespace)
     }
 
     /// Returns the id of the process that holds the namespace.

@@ -149,9 +149,9 @@ impl QueueHarness {
         );
         let mut config = config::parse(&text, Path::new("test.toml"), &BTreeMap::new()).unwrap();
         change(&mut config);
-        let mut scene = Self { server, config, time, daemon: None, _directory: directory };
-        scene.start().await;
-        scene
+        let mut harness = Self { server, config, time, daemon: None, _directory: directory };
+        harness.start().await;
+        harness
     }
 
     pub async fn start(&mut self) {
@@ -254,8 +254,8 @@ impl QueueHarness {
     pub async fn wait_until(&self, what: &str, mut holds: impl FnMut() -> bool) {
         let (deadline, mut events) = (Instant::now() + WAIT_TIMEOUT, 0);
         while !holds() {
-            let heard = self.server.commands();
-            let last = &heard[heard.len().saturating_sub(12)..];
+            let received = self.server.commands();
+            let last = &received[received.len().saturating_sub(12)..];
             assert!(Instant::now() < deadline, "{what} did not come; last heard: {last:#?}");
             self.advance(&mut events, MAX_ADVANCE).await;
         }

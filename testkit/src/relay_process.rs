@@ -280,8 +280,8 @@ impl RelayProcess {
 
     async fn signal(&self, signal: &str) {
         let id = self.child.as_ref().unwrap().id().to_string();
-        let told = crate::run_if_installed(Command::new("kill").args([signal, &id])).await;
-        assert!(told.is_some_and(|output| output.status.success()));
+        let notified = crate::run_if_installed(Command::new("kill").args([signal, &id])).await;
+        assert!(notified.is_some_and(|output| output.status.success()));
     }
 
     /// Sends SIGTERM and waits for the exit.
@@ -344,8 +344,8 @@ impl RelayProcess {
     }
 
     /// Returns the address of one of its three ports.
-    pub fn address(&self, door: usize) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], self.ports[door]))
+    pub fn address(&self, listener: usize) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.ports[listener]))
     }
 }
 

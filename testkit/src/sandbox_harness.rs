@@ -69,16 +69,16 @@ impl SandboxHarness {
 
     /// Runs a command and checks that its output contains no secret.
     pub async fn run_command(&self, arguments: &[&str]) -> CommandOutput {
-        let said = self.process.run_command(arguments).await;
+        let output = self.process.run_command(arguments).await;
         for secret in [API_KEY, WEBHOOK_SECRET] {
             assert!(
-                !said.stdout.contains(secret) && !said.stderr.contains(secret),
+                !output.stdout.contains(secret) && !output.stderr.contains(secret),
                 "{} {}",
-                said.stdout,
-                said.stderr
+                output.stdout,
+                output.stderr
             );
         }
-        said
+        output
     }
 }
 
@@ -93,7 +93,7 @@ fn configuration(face: ProviderProfile, process: &RelayProcess, sandbox: &Sandbo
 hostname = "relay.example.com"
 data_dir = "{data}"
 [[listener]]
-address = "{door}"
+address = "{listener}"
 tls = "starttls"
 auth = "required"
 [[user]]
@@ -117,7 +117,7 @@ enabled = false
 address = "{http}"
 "#,
         data = process.data_dir().display(),
-        door = process.address(0),
+        listener = process.address(0),
         port = sandbox.smtp_address().port(),
         api = sandbox.api_address(),
         http = process.address(1),

@@ -55,20 +55,20 @@ impl SmtpSink {
     }
 
     /// Starts a server with options on a free port.
-    pub async fn with_options(manners: SinkOptions) -> Self {
-        Self::at(SocketAddr::from(([127, 0, 0, 1], 0)), manners).await
+    pub async fn with_options(options: SinkOptions) -> Self {
+        Self::at(SocketAddr::from(([127, 0, 0, 1], 0)), options).await
     }
 
     /// Starts a server with options at an address.
-    pub async fn at(address: SocketAddr, manners: SinkOptions) -> Self {
+    pub async fn at(address: SocketAddr, options: SinkOptions) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let sink = Self { address: listener.local_addr().unwrap(), mails: Arc::default() };
-        let (mails, manners) = (sink.mails.clone(), Arc::new(manners));
+        let (mails, options) = (sink.mails.clone(), Arc::new(options));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let guest = SinkSession::new(stream, mails.clone(), manners.clone());
+                let session = SinkSession::new(stream, mails.clone(), options.clone());
                 // A client that disconnects in a transaction leaves no message.
-                tokio::spawn(async move { guest.serve().await.ok() });
+                tokio::spawn(async move { session.serve().await.ok() });
             }
         });
         sink
@@ -102,17 +102,17 @@ impl SmtpSink {
 
 /// Session of one connection.
 struct SinkSession {
-    heard: BufReader<OwnedReadHalf>,
-    said: OwnedWriteHalf,
+    received: BufReader<OwnedReadHalf>,
+    output: OwnedWriteHalf,
     mails: Arc<Mutex<Vec<ReceivedMessage>>>,
-    manners: Arc<SinkOptions>,
+    options: Arc<SinkOptions>,
 }
 
 impl SinkSession {
-    fn new(stream: TcpStream, mails: Arc<Mutex<Vec<ReceivedMessage>>>, manners: Arc<SinkOptions>) -> Self {
+    fn new(stream: TcpStream, mails: Arc<Mutex<Vec<ReceivedMessage>>>, options: Arc<SinkOptions>) -> Self {
         stream.set_nodelay(true).unwrap();
-        let (heard, said) = stream.into_split();
-        Self { heard: BufReader::new(heard), said, mails, manners }
+        let (received, output) = stream.into_split();
+        Self { received: BufReader::new(received), output, mails, options }
     }
 
     async fn serve(mut self) -> std::io::Result<()> {
@@ -120,7 +120,7 @@ impl SinkSession {
         let (mut open, mut hello): (Option<ReceivedMessage>, _) = (None, String::new());
         loop {
             let mut line = Vec::new();
-            if self.heard.read_until(b'\n', &mut line).await? == 0 {
+            if self.received.read_until(b'\n', &mut line).await? == 0 {
                 return Ok(());
             }
             let line = String::from_utf8(line).expect("commands are UTF-8");
@@ -137,7 +137,7 @@ impl SinkSession {
                 }
                 ("RCPT", Some(mail)) => {
                     let recipient = split_path(line).0.to_owned();
-                    let refusal = self.manners.rejections.get(&recipient).cloned();
+                    let refusal = self.options.rejections.get(&recipient).cloned();
                     if refusal.is_none() {
                         mail.recipients.push(recipient);
                     }
@@ -164,7 +164,7 @@ impl SinkSession {
         let mut at_line_start = true;
         loop {
             let mut line = Vec::new();
-            if self.heard.read_until(b'\n', &mut line).await? == 0 {
+            if self.received.read_until(b'\n', &mut line).await? == 0 {
                 return Ok(false);
             }
             if at_line_start && line == b".\r\n" {
@@ -175,15 +175,15 @@ impl SinkSession {
             at_line_start = line.ends_with(b"\r\n");
         }
         self.mails.lock().unwrap().push(mail);
-        if !self.manners.reply_delay.is_zero() {
-            tokio::time::sleep(self.manners.reply_delay).await;
+        if !self.options.reply_delay.is_zero() {
+            tokio::time::sleep(self.options.reply_delay).await;
         }
         self.reply("250 2.0.0 taken").await?;
         Ok(true)
     }
 
     async fn reply(&mut self, words: &str) -> std::io::Result<()> {
-        self.said.write_all(format!("{words}\r\n").as_bytes()).await
+        self.output.write_all(format!("{words}\r\n").as_bytes()).await
     }
 }
 

@@ -95,13 +95,13 @@ fn detects_missing_and_extra_fields() {
     let rules = SchemaChecker::new();
     let good = json!({"id": "x", "done": true, "why": null});
     assert_eq!(rules.schema_violations("/components/schemas/Act", &good), [""; 0]);
-    for (bad, said) in [
+    for (bad, output) in [
         (json!({"id": "x", "done": true}), "why"),
         (json!({"id": "x", "done": "yes", "why": null}), "boolean"),
         (json!({"id": "x", "done": true, "why": null, "more": 1}), "more"),
     ] {
         let faults = rules.schema_violations("/components/schemas/Act", &bad);
-        assert!(faults.len() == 1 && faults[0].contains(said), "{faults:?}");
+        assert!(faults.len() == 1 && faults[0].contains(output), "{faults:?}");
     }
     let time = json!({"first": "yesterday", "last": "2026-09-14T12:00:00.000Z", "count": 1});
     assert_eq!(rules.schema_violations("/components/schemas/Mark", &time).len(), 1);
@@ -109,13 +109,13 @@ fn detects_missing_and_extra_fields() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_response_matches_its_schema() {
-    let mut scene = ApiHarness::new().await;
-    let send = scene.create_all_records().await;
-    scene.get("/api/v1/trace", &[("what", "ada@example.net"), ("limit", "5")]).await;
+    let mut relay_harness = ApiHarness::new().await;
+    let send = relay_harness.create_all_records().await;
+    relay_harness.get("/api/v1/trace", &[("what", "ada@example.net"), ("limit", "5")]).await;
     let waits = async {
         // The ledger has a mail a little later than its sender the 250.
         loop {
-            let waiting = scene.get("/api/v1/queue", &[("limit", "5")]).await;
+            let waiting = relay_harness.get("/api/v1/queue", &[("limit", "5")]).await;
             if waiting[0]["id"].is_string() {
                 return waiting;
             }
@@ -123,74 +123,82 @@ async fn every_response_matches_its_schema() {
         }
     };
     let waiting = tokio::time::timeout(WAIT_TIMEOUT, waits).await.expect("a mail waits");
-    scene.get("/api/v1/queue/shape", &[]).await;
+    relay_harness.get("/api/v1/queue/shape", &[]).await;
     let held = json!({"verb": "hold", "ids": [waiting[0]["id"]], "reason": "why", "dry_run": false});
     let hold = async {
         // A message in delivery rejects actions.
-        while scene.post_order("/api/v1/queue", &held).await[0]["done"] != true {
+        while relay_harness.post_order("/api/v1/queue", &held).await[0]["done"] != true {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
     };
     assert!(tokio::time::timeout(WAIT_TIMEOUT, hold).await.is_ok(), "it can be held");
     let delete = json!({"verb": "delete", "all": true, "reason": "a test", "upstream": null, "domain": null});
-    scene.post_order("/api/v1/queue", &delete).await;
-    scene.get("/api/v1/log", &[("lines", "100")]).await;
+    relay_harness.post_order("/api/v1/queue", &delete).await;
+    relay_harness.get("/api/v1/log", &[("lines", "100")]).await;
     let day = [("since", "0"), ("until", "9999999999999"), ("by", "day")];
-    scene.get("/api/v1/stats", &day).await;
-    scene.get("/api/v1/breakers", &[]).await;
+    relay_harness.get("/api/v1/stats", &day).await;
+    relay_harness.get("/api/v1/breakers", &[]).await;
     let open = json!({"open": true, "reason": "a test"});
-    scene.post_order_at("/api/v1/breakers/{upstream}", "/api/v1/breakers/up", &open).await;
-    scene.post_order_at("/api/v1/breakers/{upstream}", "/api/v1/breakers/up", &json!({"open": false})).await;
+    relay_harness.post_order_at("/api/v1/breakers/{upstream}", "/api/v1/breakers/up", &open).await;
+    relay_harness
+        .post_order_at("/api/v1/breakers/{upstream}", "/api/v1/breakers/up", &json!({"open": false}))
+        .await;
     let entry =
         json!({"address": "eve@example.net", "words": "asked", "reason": "unsubscribe", "scope": "all"});
-    let act = scene.post_order("/api/v1/suppressions", &json!({"verb": "add", "entries": [entry]})).await;
+    let act =
+        relay_harness.post_order("/api/v1/suppressions", &json!({"verb": "add", "entries": [entry]})).await;
     assert_eq!(act[0]["outcome"], "done");
-    scene.get("/api/v1/suppressions", &[]).await;
+    relay_harness.get("/api/v1/suppressions", &[]).await;
     let sync = json!({"upstream": "up", "reason": "a test", "dry_run": true});
-    let steps = scene.post_order("/api/v1/suppressions/sync", &sync).await;
+    let steps = relay_harness.post_order("/api/v1/suppressions/sync", &sync).await;
     assert!(field_values(&steps, "step").is_superset(&["act", "done"].map(str::to_owned).into()), "{steps}");
-    scene.get("/api/v1/sinks", &[]).await;
-    scene.get_at("/api/v1/sinks/{sink}/refused", "/api/v1/sinks/near/refused", &[]).await;
+    relay_harness.get("/api/v1/sinks", &[]).await;
+    relay_harness.get_at("/api/v1/sinks/{sink}/refused", "/api/v1/sinks/near/refused", &[]).await;
     let replay = json!({"since": 0, "reason": "a test"});
-    scene.post_order_at("/api/v1/sinks/{sink}/replay", "/api/v1/sinks/near/replay", &replay).await;
-    scene.get("/api/v1/hints", &[("address", "ada@example.net")]).await;
-    scene.get("/api/v1/alarms", &[]).await;
-    scene.get("/api/v1/events", &[("lines", "100")]).await;
-    let orphans = scene.get("/api/v1/events/orphans", &[]).await;
-    scene.get("/api/v1/events/dead", &[]).await;
+    relay_harness.post_order_at("/api/v1/sinks/{sink}/replay", "/api/v1/sinks/near/replay", &replay).await;
+    relay_harness.get("/api/v1/hints", &[("address", "ada@example.net")]).await;
+    relay_harness.get("/api/v1/alarms", &[]).await;
+    relay_harness.get("/api/v1/events", &[("lines", "100")]).await;
+    let orphans = relay_harness.get("/api/v1/events/orphans", &[]).await;
+    relay_harness.get("/api/v1/events/dead", &[]).await;
     let orphan = format!("/api/v1/events/{}", orphans[0]["id"].as_str().unwrap());
-    scene.get_at("/api/v1/events/{id}", &orphan, &[]).await;
+    relay_harness.get_at("/api/v1/events/{id}", &orphan, &[]).await;
     let again = json!({"all": true, "dead": true, "orphans": true, "reason": "a test"});
-    let replayed = scene.post_order("/api/v1/events/replay", &again).await;
+    let replayed = relay_harness.post_order("/api/v1/events/replay", &again).await;
     assert!(!replayed["replayed"].as_array().unwrap().is_empty(), "{replayed}");
-    let mails = scene.get("/api/v1/inbound", &[]).await;
+    let mails = relay_harness.get("/api/v1/inbound", &[]).await;
     let mail = format!("/api/v1/inbound/{}", mails[0]["id"].as_str().unwrap());
-    scene.get_at("/api/v1/inbound/{id}", &mail, &[]).await;
+    relay_harness.get_at("/api/v1/inbound/{id}", &mail, &[]).await;
     let release = json!({"ids": [mails[0]["id"]], "reason": "a test", "dry_run": true});
-    scene.post_order("/api/v1/inbound/replay", &release).await;
-    scene.get("/api/v1/probe", &[("path", "/webhooks/up")]).await;
+    relay_harness.post_order("/api/v1/inbound/replay", &release).await;
+    relay_harness.get("/api/v1/probe", &[("path", "/webhooks/up")]).await;
     let test = json!({"to": "bob@example.net", "from": "app@mg.example.com", "reason": "a test"});
-    scene.post_order("/api/v1/test", &test).await;
-    let known = scene.get("/api/v1/export", &[("address", "ada@example.net")]).await;
+    relay_harness.post_order("/api/v1/test", &test).await;
+    let known = relay_harness.get("/api/v1/export", &[("address", "ada@example.net")]).await;
     let kinds = ["send", "event", "inbound", "suppression"].map(str::to_owned);
     assert!(field_values(&known, "kind").is_superset(&kinds.into()), "{known}");
     let would = json!({"address": "ada@example.net", "reason": "she asked", "dry_run": true});
-    let steps = scene.post_order("/api/v1/erase", &would).await;
+    let steps = relay_harness.post_order("/api/v1/erase", &would).await;
     assert_eq!(steps.as_array().unwrap().last().unwrap()["step"], "erased");
-    let verified = scene.get("/api/v1/store/verify", &[]).await;
+    let verified = relay_harness.get("/api/v1/store/verify", &[]).await;
     assert_eq!(verified.as_array().unwrap().last().unwrap()["whole"], true, "{verified}");
-    let directory = scene.harness.process.directory().join("copy");
-    let copied =
-        scene.post_order("/api/v1/store/backup", &json!({"directory": directory, "reason": "a test"})).await;
+    let directory = relay_harness.harness.process.directory().join("copy");
+    let copied = relay_harness
+        .post_order("/api/v1/store/backup", &json!({"directory": directory, "reason": "a test"}))
+        .await;
     assert_eq!(copied.as_array().unwrap().last().unwrap()["step"], "backed-up", "{copied}");
     let rebuild = json!({"despite_damage": false, "reason": "a test"});
-    let rebuilt = scene.post_order("/api/v1/store/rebuild", &rebuild).await;
+    let rebuilt = relay_harness.post_order("/api/v1/store/rebuild", &rebuild).await;
     assert_eq!(rebuilt.as_array().unwrap().last().unwrap()["step"], "rebuilt", "{rebuilt}");
-    assert_eq!(scene.requested_routes, documented_operations(), "each was asked");
+    assert_eq!(relay_harness.requested_routes, documented_operations(), "each was asked");
 
     // The log has caller and reason.
-    let log =
-        scene.send_authorized(scene.request(Method::GET, "/api/v1/log")).await.json::<Value>().await.unwrap();
+    let log = relay_harness
+        .send_authorized(relay_harness.request(Method::GET, "/api/v1/log"))
+        .await
+        .json::<Value>()
+        .await
+        .unwrap();
     let lines = log["lines"].as_array().unwrap().iter();
     let by_operator = lines.filter(|line| line["name"] == "token from 127.0.0.1");
     let with_reason =
@@ -199,8 +207,8 @@ async fn every_response_matches_its_schema() {
     let expected =
         ["breaker-opened", "cancelled", "send-test", "sink-replay", "store-backup", "store-rebuild"];
     assert!(noted.is_superset(&expected.into()), "{noted:?}: {log}");
-    assert!(scene.harness.process.log().contains("operator=\"token from 127.0.0.1\""));
-    scene.check_rejections(&send).await;
+    assert!(relay_harness.harness.process.log().contains("operator=\"token from 127.0.0.1\""));
+    relay_harness.check_rejections(&send).await;
 }
 
 /// The real program with everything that can be asked about, asked over TCP.
@@ -309,7 +317,7 @@ impl ApiHarness {
         let (store, _) = Store::open(&self.harness.process.data_dir(), Clock::System).unwrap();
         let (parcels, position) =
             store.read_from(store.cursor_at_time(Timestamp::default()).unwrap(), 1000).unwrap();
-        let first = parcels.iter().find(|parcel| !parcel.entries.is_empty()).unwrap();
+        let first = parcels.iter().find(|batch| !batch.entries.is_empty()).unwrap();
         let dead_letters = vec![(first.cursor, 0, "no room".to_owned())];
         let handed = SinkAck {
             sink: "near".to_owned(),

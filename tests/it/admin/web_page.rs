@@ -19,7 +19,7 @@ const OPENAPI_JSON: &str = include_str!("../../../docs/openapi.json");
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn page_is_public_with_strict_security_headers() {
-    let scene = WebPageHarness::new().await;
+    let relay_harness = WebPageHarness::new().await;
     let links = Regex::new(r#"(?:href|src)="(/[^"]*)""#).unwrap();
     let named: Vec<_> = links.captures_iter(PAGE_HTML).map(|link| link[1].to_owned()).collect();
     assert_eq!(named, ["/page.css", "/page.js"]);
@@ -27,8 +27,12 @@ async fn page_is_public_with_strict_security_headers() {
         [("/", "html", PAGE_HTML), ("/page.css", "css", PAGE_CSS), ("/page.js", "javascript", PAGE_JS)]
     {
         // The page contains no data, so any Host may load it; its requests are checked.
-        let answer =
-            scene.build_request(Method::GET, path).header("host", "evil.example").send().await.unwrap();
+        let answer = relay_harness
+            .build_request(Method::GET, path)
+            .header("host", "evil.example")
+            .send()
+            .await
+            .unwrap();
         assert_eq!(answer.status(), 200, "{path}");
         let fields = answer.headers().clone();
         assert_eq!(fields["content-type"], format!("text/{kind}; charset=utf-8"));
@@ -56,26 +60,27 @@ async fn page_is_public_with_strict_security_headers() {
         ];
         assert_eq!(policy, expected.into(), "{path}");
         assert_eq!(answer.text().await.unwrap(), text);
-        let answer = scene.build_request(Method::POST, path).send().await.unwrap();
+        let answer = relay_harness.build_request(Method::POST, path).send().await.unwrap();
         assert_eq!(answer.status(), 405, "{path}");
     }
-    let answer = scene.build_request(Method::GET, "/api/v1/alarms").send().await.unwrap();
+    let answer = relay_harness.build_request(Method::GET, "/api/v1/alarms").send().await.unwrap();
     assert_eq!(answer.status(), 401);
     // A 404 means that no token is set.
-    scene.reload_without_token().await;
-    assert_eq!(scene.build_request(Method::GET, "/").send().await.unwrap().status(), 200);
+    relay_harness.reload_without_token().await;
+    assert_eq!(relay_harness.build_request(Method::GET, "/").send().await.unwrap().status(), 200);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn empty_search_returns_newest_messages() {
-    let scene = WebPageHarness::new().await;
+    let relay_harness = WebPageHarness::new().await;
     let mut ids = Vec::new();
     for number in 0..3 {
-        ids.push(scene.submit_message(&["ada@example.net"], &number.to_string()).await);
+        ids.push(relay_harness.submit_message(&["ada@example.net"], &number.to_string()).await);
     }
     for (limit, expected) in [("2", &ids[1..]), ("3", &ids[..])] {
-        let request =
-            scene.build_request(Method::GET, "/api/v1/trace").query(&[("what", ""), ("limit", limit)]);
+        let request = relay_harness
+            .build_request(Method::GET, "/api/v1/trace")
+            .query(&[("what", ""), ("limit", limit)]);
         let found: Value = request.bearer_auth(API_TOKEN).send().await.unwrap().json().await.unwrap();
         let trails = found["trails"].as_array().unwrap().iter().rev();
         assert_eq!(trails.map(|trail| trail["id"].as_str().unwrap()).collect::<Vec<_>>(), expected);
@@ -189,8 +194,8 @@ async fn browser_shows_relay_data() {
         println!("skipped: no Chromium is here");
         return;
     };
-    let mut scene = WebPageHarness::new().await;
-    let id = scene
+    let mut relay_harness = WebPageHarness::new().await;
+    let id = relay_harness
         .submit_message(&["ada@example.net", MALICIOUS_RECIPIENT, "bounce@example.net"], MALICIOUS_SUBJECT)
         .await;
     // Records the page's timers by their length, and the number of its requests.
@@ -201,7 +206,7 @@ async fn browser_shows_relay_data() {
         window.fetch = (...all) => { asked += 1; return load(...all); };",
     );
     page.call("Emulation.setTimezoneOverride", &json!({"timezoneId": "Asia/Kolkata"}));
-    page.navigate(&scene.page_url());
+    page.navigate(&relay_harness.page_url());
     page.wait_until("document.getElementById('door')?.hidden === false");
     assert_wrong_token_rejected(&mut page);
     page.type_line(API_TOKEN);
@@ -212,10 +217,10 @@ async fn browser_shows_relay_data() {
     assert_opens_trail(&mut page, &id);
     assert_search_finds(&mut page, &id);
     assert_polls_only_while_visible(&mut page);
-    assert_shows_errors(&mut page, &mut scene).await;
+    assert_shows_errors(&mut page, &mut relay_harness).await;
     assert_logout_clears_data(&mut page);
 
-    let own = scene.page_url();
+    let own = relay_harness.page_url();
     let asked = page.events("Network.requestWillBeSent");
     assert!(asked.len() > 10);
     for request in asked.iter().map(|event| &event["request"]) {
@@ -228,9 +233,9 @@ async fn browser_shows_relay_data() {
 /// A wrong token is refused in words, kept nowhere, and the next one can be typed at once.
 fn assert_wrong_token_rejected(page: &mut Browser) {
     page.tab_to("#token");
-    for (typed, said) in [("0123456789abcdeg", "does not take this token"), ("schlüssel", "ASCII")] {
+    for (typed, output) in [("0123456789abcdeg", "does not take this token"), ("schlüssel", "ASCII")] {
         page.type_line(typed);
-        page.wait_until(&format!("document.getElementById('said').innerText.includes({})", json!(said)));
+        page.wait_until(&format!("document.getElementById('said').innerText.includes({})", json!(output)));
         page.wait_until("document.activeElement.id === 'token' && document.activeElement.value === ''");
         assert_eq!(
             page.evaluate_or_panic("sessionStorage.length + localStorage.length + document.cookie.length"),
@@ -319,7 +324,7 @@ fn assert_opens_trail(page: &mut Browser, id: &str) {
 
 fn assert_search_finds(page: &mut Browser, id: &str) {
     let only = format!("#found a[href='#mail={id}']");
-    for (what, said) in [
+    for (what, output) in [
         (id, "One mail fits."),
         (&id[..10], "One mail fits."),
         ("<trail@example.com>", "One mail fits."),
@@ -332,9 +337,9 @@ fn assert_search_finds(page: &mut Browser, id: &str) {
         page.evaluate_or_panic("document.activeElement.select()");
         page.type_line(what);
         page.wait_until("document.getElementById('sought').innerText.endsWith('.')");
-        assert_eq!(page.evaluate_or_panic("document.getElementById('sought').innerText"), said, "{what}");
+        assert_eq!(page.evaluate_or_panic("document.getElementById('sought').innerText"), output, "{what}");
         let links = page.evaluate_or_panic(&format!("document.querySelectorAll({}).length", json!(only)));
-        assert_eq!(links, u8::from(said != "No mail fits."), "{what}");
+        assert_eq!(links, u8::from(output != "No mail fits."), "{what}");
         assert_no_injected_markup(page);
     }
 }
@@ -358,12 +363,12 @@ fn assert_polls_only_while_visible(page: &mut Browser) {
     page.wait_until(waits_for_one);
 }
 
-async fn assert_shows_errors(page: &mut Browser, scene: &mut WebPageHarness) {
-    assert!(scene.harness.process.terminate().await.success());
+async fn assert_shows_errors(page: &mut Browser, relay_harness: &mut WebPageHarness) {
+    assert!(relay_harness.harness.process.terminate().await.success());
     page.wait_until("document.getElementById('said').innerText.includes('The relay does not answer.')");
-    scene.harness.process.start().await;
+    relay_harness.harness.process.start().await;
     page.wait_until("document.getElementById('said').innerText === ''");
-    scene.reload_without_token().await;
+    relay_harness.reload_without_token().await;
     page.wait_until("document.getElementById('said').innerText.includes('token_file')");
     assert_eq!(page.evaluate_or_panic("document.querySelector('main').hidden"), false, "it goes on asking");
 }

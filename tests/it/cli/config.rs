@@ -280,7 +280,7 @@ fn reads_and_renders_admin_access_and_http_tls() {
     let read = |more: &str| {
         config::parse(&(base.clone() + more), &folder.path().join("mailtrail.toml"), &environment).unwrap()
     };
-    let said = |config: &Config| {
+    let output = |config: &Config| {
         config.warnings.iter().map(|one| format!("{}: {}", one.key, one.message)).collect::<Vec<_>>()
     };
     let (own, of_mail) = (
@@ -295,16 +295,16 @@ fn reads_and_renders_admin_access_and_http_tls() {
         ("none", "", "", ""),
     ] {
         let config = read(&format!("{tls}[http]\naddress = \"127.0.0.1:0\"\ntls = {http:?}\n{own}"));
-        let said = said(&config);
-        assert_eq!(said.len(), usize::from(!expected.is_empty()), "{said:?}");
-        assert!(said.iter().all(|said| said.starts_with(expected)), "{said:?}");
+        let output = output(&config);
+        assert_eq!(output.len(), usize::from(!expected.is_empty()), "{output:?}");
+        assert!(output.iter().all(|output| output.starts_with(expected)), "{output:?}");
         assert_eq!(config.to_toml().contains("http.pem"), http == "implicit" && !own.is_empty());
     }
     let config = read(
         "[admin]\naddress = \"0.0.0.0:8025\"\ntoken = \"${KEY}\"\nhosts = [\"Relay.LAN\", \"10.0.0.7\"]\n",
     );
     assert_eq!(
-        said(&config),
+        output(&config),
         ["admin.address: can be reached from other machines; token and data cross the network unencrypted"]
     );
     let shown = config.to_toml();
@@ -320,9 +320,9 @@ fn reads_and_renders_admin_access_and_http_tls() {
     );
     let config = read("[admin]\naddress = \"127.0.0.1:8025\"\ntoken = \"hunter2\"\n");
     let short = "admin.token: is shorter than 16 characters; `openssl rand -hex 32` makes a good one";
-    assert!(said(&config).iter().any(|said| said == short), "{:?}", said(&config));
+    assert!(output(&config).iter().any(|output| output == short), "{:?}", output(&config));
     let config = read("[admin]\ntoken = \"${KEY}\"\n");
-    assert_eq!(said(&config), ["admin.token: is of no use without an address; the socket asks for none"]);
+    assert_eq!(output(&config), ["admin.token: is of no use without an address; the socket asks for none"]);
 }
 
 #[test]
@@ -361,9 +361,9 @@ fn api_upstream_needs_only_api_keys() {
         assert_eq!(parse_config(&shown, &[]).unwrap().to_toml(), shown);
     }
     let config = read("api_key = \"${KEY}\"\nusername = \"a\"\npassword = \"${KEY}\"\nport = 25\n");
-    let said =
+    let output =
         config.warnings.iter().filter(|warning| warning.message == "has no meaning with transport = \"api\"");
-    assert_eq!(said.count(), 3);
+    assert_eq!(output.count(), 3);
 }
 
 #[test]
@@ -401,7 +401,7 @@ fn polls_provider_api_where_key_is_configured() {
     let off = read("mailgun", &format!("{key}{domain}[upstream.reconcile]\nenabled = false\n"));
     assert!(off.upstreams[0].provider_api.is_some() && off.upstreams[0].reconcile.is_none());
     assert_eq!(parse_config(&off.to_toml(), &[]).unwrap().to_toml(), off.to_toml());
-    let said = |config: Config| -> Vec<_> {
+    let output = |config: Config| -> Vec<_> {
         let ours = config.warnings.iter().filter(|warning| warning.key.starts_with("upstream"));
         ours.map(|warning| format!("{}: {}", warning.key, warning.message)).collect()
     };
@@ -420,7 +420,7 @@ fn polls_provider_api_where_key_is_configured() {
             "upstream[0].api_base_url: has no meaning without api_key",
         ),
     ] {
-        assert_eq!(said(config), [expected]);
+        assert_eq!(output(config), [expected]);
     }
 }
 
@@ -494,14 +494,14 @@ fn reads_and_renders_webhook_sources() {
         assert!(shown.lines().any(|shown| shown == line), "{line} is not in\n{shown}");
     }
     assert_eq!(parse_config(&shown, &[]).unwrap().to_toml(), shown);
-    for (old, new, said) in [
+    for (old, new, output) in [
         ("suppress = [\"bounce\"]", "suppress = [\"open\"]", "\"unsubscribe\" or \"bounce\""),
         ("upstream = \"plain\"", "suppress = []", "suppress: belongs to kind = \"activecampaign\""),
     ] {
         let faults = parse_config(&text.replace(old, new), &[("KEY", "hunter2hunter2hunter2")])
             .unwrap_err()
             .to_string();
-        assert!(faults.contains(said), "{faults}");
+        assert!(faults.contains(output), "{faults}");
     }
 }
 

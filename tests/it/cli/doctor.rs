@@ -21,9 +21,9 @@ use tokio::net::{TcpListener, TcpStream};
 #[tokio::test]
 async fn reports_ok_for_healthy_relay() {
     for face in [ProviderProfile::Mailgun, ProviderProfile::Brevo] {
-        let mut scene = DoctorHarness::new(face).await;
-        scene.process.start().await;
-        let (code, findings) = scene.run_doctor_json(&[]).await;
+        let mut harness = DoctorHarness::new(face).await;
+        harness.process.start().await;
+        let (code, findings) = harness.run_doctor_json(&[]).await;
         let others: Vec<_> = findings.iter().filter(|finding| finding["status"] != "ok").collect();
         assert!(code == 0 && others.is_empty(), "{code} {others:#?}");
         let checks: Vec<_> = findings.iter().map(|finding| finding["check"].as_str().unwrap()).collect();
@@ -49,31 +49,31 @@ async fn reports_ok_for_healthy_relay() {
         ];
         assert_eq!(checks, expected);
         assert!(findings.iter().all(|finding| finding["remedy"] == "" && finding["what"] != ""));
-        let (code, text) = scene.run_doctor_text(&["--nagios"]).await;
+        let (code, text) = harness.run_doctor_text(&["--nagios"]).await;
         assert_eq!(code, 0);
         let mut lines = text.lines();
         assert_eq!(lines.next(), Some("MAILTRAIL OK - 18 checks, 0 failed, 0 warnings, 0 unknown"));
         assert!(lines.all(|line| line.starts_with("ok      ")), "{text}");
         // Nothing was sent and nothing was registered.
-        assert_eq!(scene.sandbox.counters().messages, 0);
-        assert!(scene.process.terminate().await.success());
+        assert_eq!(harness.sandbox.counters().messages, 0);
+        assert!(harness.process.terminate().await.success());
     }
 }
 
 #[tokio::test]
 async fn stopped_daemon_fails_and_store_is_read_directly() {
-    let mut scene = DoctorHarness::new(ProviderProfile::Mailgun).await;
-    let (code, findings) = scene.run_doctor_json(&[]).await;
+    let mut harness = DoctorHarness::new(ProviderProfile::Mailgun).await;
+    let (code, findings) = harness.run_doctor_json(&[]).await;
     assert_eq!(code, 1);
     assert_eq!(findings_not_ok(&findings), ["data_dir fail", "daemon fail", "store unknown"]);
-    scene.process.start().await;
-    assert!(scene.process.terminate().await.success());
-    let (code, findings) = scene.run_doctor_json(&[]).await;
+    harness.process.start().await;
+    assert!(harness.process.terminate().await.success());
+    let (code, findings) = harness.run_doctor_json(&[]).await;
     assert_eq!((code, findings_not_ok(&findings)), (1, vec!["daemon fail".to_owned()]));
     let daemon = find_check(&findings, "daemon");
     assert!(daemon["remedy"].as_str().unwrap().contains("mailtrail serve"), "{daemon}");
     assert_eq!(find_check(&findings, "store")["status"], "ok");
-    let (code, text) = scene.run_doctor_text(&["--nagios"]).await;
+    let (code, text) = harness.run_doctor_text(&["--nagios"]).await;
     let summary = text.lines().next().unwrap();
     assert!(code == 2 && summary.starts_with("MAILTRAIL CRITICAL - 16 checks, 1 failed, "), "{summary}");
     assert!(text.contains("\nfail    daemon "), "{text}");
@@ -81,22 +81,22 @@ async fn stopped_daemon_fails_and_store_is_read_directly() {
 
 #[tokio::test]
 async fn open_breaker_fails() {
-    let mut scene = DoctorHarness::new(ProviderProfile::Mailgun).await;
-    scene.process.start().await;
-    let opened = scene.run_command(&["breaker", "open", "up", "--reason", "moving"]).await;
+    let mut harness = DoctorHarness::new(ProviderProfile::Mailgun).await;
+    harness.process.start().await;
+    let opened = harness.run_command(&["breaker", "open", "up", "--reason", "moving"]).await;
     assert_eq!(opened.0, 0);
-    let (code, findings) = scene.run_doctor_json(&[]).await;
+    let (code, findings) = harness.run_doctor_json(&[]).await;
     assert_eq!((code, findings_not_ok(&findings)), (1, vec!["breaker fail".to_owned()]));
     let breaker = find_check(&findings, "breaker").to_string();
     assert!(breaker.contains("moving") && breaker.contains("mailtrail breaker close up"), "{breaker}");
-    assert!(scene.process.terminate().await.success());
+    assert!(harness.process.terminate().await.success());
 }
 
 #[tokio::test]
 async fn finds_each_fault_and_gives_remedy() {
-    let mut scene = DoctorHarness::new(ProviderProfile::Mailgun).await;
-    scene.process.start().await;
-    let good = scene.configuration.clone();
+    let mut harness = DoctorHarness::new(ProviderProfile::Mailgun).await;
+    harness.process.start().await;
+    let good = harness.configuration.clone();
     for (from, to, expected, words) in [
         (
             "password_file = \"password\"",
@@ -139,8 +139,8 @@ async fn finds_each_fault_and_gives_remedy() {
         ("[log]", "tls = \"implicit\"\n[log]", "configuration warn", "of a public authority"),
     ] {
         assert!(good.contains(from), "{from}");
-        scene.process.write_configuration(&good.replace(from, to));
-        let (code, findings) = scene.run_doctor_json(&[]).await;
+        harness.process.write_configuration(&good.replace(from, to));
+        let (code, findings) = harness.run_doctor_json(&[]).await;
         let expected: Vec<_> = expected.split("; ").collect();
         let context = format!("{to}: {findings:#?}");
         for expected in &expected {
@@ -153,34 +153,34 @@ async fn finds_each_fault_and_gives_remedy() {
         for finding in &findings {
             assert_eq!(finding["status"] == "ok", finding["remedy"] == "", "{finding}");
         }
-        let said = format!("{findings:?}");
-        assert!(!said.contains("pw-of-the") && !said.contains("key-1"), "{said}");
+        let printed = format!("{findings:?}");
+        assert!(!printed.contains("pw-of-the") && !printed.contains("key-1"), "{printed}");
     }
-    assert!(scene.process.terminate().await.success());
+    assert!(harness.process.terminate().await.success());
 }
 
 #[tokio::test]
 async fn names_unregistered_webhook_events() {
-    let mut scene = DoctorHarness::new(ProviderProfile::Mailgun).await;
-    scene.process.start().await;
-    scene.register_webhook(&scene.webhook_url(), &["delivered", "permanent_fail", "opened"]).await;
-    let (code, findings) = scene.run_doctor_json(&[]).await;
+    let mut harness = DoctorHarness::new(ProviderProfile::Mailgun).await;
+    harness.process.start().await;
+    harness.register_webhook(&harness.webhook_url(), &["delivered", "permanent_fail", "opened"]).await;
+    let (code, findings) = harness.run_doctor_json(&[]).await;
     assert_eq!((code, findings_not_ok(&findings)), (0, vec!["webhooks warn".to_owned()]));
     let what = find_check(&findings, "webhooks")["what"].as_str().unwrap().to_owned();
     assert_eq!(
         what,
         "no webhook of this relay is registered for temporary_fail, complained, unsubscribed, clicked"
     );
-    assert_eq!(scene.run_doctor_text(&["--nagios"]).await.0, 1);
-    assert!(scene.process.terminate().await.success());
+    assert_eq!(harness.run_doctor_text(&["--nagios"]).await.0, 1);
+    assert!(harness.process.terminate().await.success());
 }
 
 #[tokio::test]
 async fn loopback_probe_detects_url_of_other_server() {
-    let mut scene = DoctorHarness::new(ProviderProfile::Mailgun).await;
-    scene.process.start().await;
+    let mut harness = DoctorHarness::new(ProviderProfile::Mailgun).await;
+    harness.process.start().await;
     assert_eq!(
-        scene.request_webhooks_api(Method::DELETE, &format!("?url={}", scene.webhook_url())).await,
+        harness.request_webhooks_api(Method::DELETE, &format!("?url={}", harness.webhook_url())).await,
         200
     );
     let answers = |status: u16, body: &str| {
@@ -190,7 +190,7 @@ async fn loopback_probe_detects_url_of_other_server() {
             mock_http::HttpAction::Respond(status, body.clone())
         })
     };
-    let own = tls::load_self_signed(&scene.process.directory().join("web"), "localhost").unwrap();
+    let own = tls::load_self_signed(&harness.process.directory().join("web"), "localhost").unwrap();
     let secured = mock_http::MockHttpServer::start_tls(tls::build_acceptor(own).unwrap(), |_, _| {
         mock_http::HttpAction::Close
     })
@@ -204,35 +204,35 @@ async fn loopback_probe_detects_url_of_other_server() {
         (format!("http://127.0.0.1:{}", free_port()), "warn", "from this machine"),
         (format!("https://localhost:{}", secured.address.port()), "fail", "public authority"),
         // Our server with another path, which has no handler.
-        (scene.webhook_url().replace("/webhooks/up", "/mail"), "fail", "answers 404"),
+        (harness.webhook_url().replace("/webhooks/up", "/mail"), "fail", "answers 404"),
     ] {
         let url = format!("{url}/webhooks/up");
-        scene.register_webhook(&url, &MAILGUN_EVENTS).await;
-        let (code, findings) = scene.run_doctor_json(&[]).await;
+        harness.register_webhook(&url, &MAILGUN_EVENTS).await;
+        let (code, findings) = harness.run_doctor_json(&[]).await;
         let found = find_check(&findings, "round-trip");
         assert_eq!(found["status"], expected, "{url} {found}");
         assert!(found.to_string().contains(words), "{words}: {found}");
         assert_eq!(code, i32::from(expected == "fail"));
-        assert_eq!(scene.request_webhooks_api(Method::DELETE, &format!("?url={url}")).await, 200);
+        assert_eq!(harness.request_webhooks_api(Method::DELETE, &format!("?url={url}")).await, 200);
     }
     // One of several is enough, and a forwarder passes it on.
-    let front = format!("http://{}/webhooks/up", start_tcp_forwarder(scene.process.address(1)).await);
+    let front = format!("http://{}/webhooks/up", start_tcp_forwarder(harness.process.address(1)).await);
     for url in [front, format!("http://127.0.0.1:{}/webhooks/up", free_port())] {
-        scene.register_webhook(&url, &MAILGUN_EVENTS).await;
+        harness.register_webhook(&url, &MAILGUN_EVENTS).await;
     }
-    let (code, findings) = scene.run_doctor_json(&[]).await;
+    let (code, findings) = harness.run_doctor_json(&[]).await;
     assert_eq!((code, &find_check(&findings, "round-trip")["status"]), (0, &json!("ok")));
-    assert!(!scene.process.log().contains("a webhook was refused"), "{}", scene.process.log());
-    assert!(scene.process.terminate().await.success());
+    assert!(!harness.process.log().contains("a webhook was refused"), "{}", harness.process.log());
+    assert!(harness.process.terminate().await.success());
 }
 
 #[tokio::test]
 async fn unsigned_probe_is_neither_answered_nor_counted() {
-    let mut scene = DoctorHarness::new(ProviderProfile::Mailgun).await;
-    scene.process.start().await;
+    let mut harness = DoctorHarness::new(ProviderProfile::Mailgun).await;
+    harness.process.start().await;
     let ask = async |question: Option<&str>| {
         let request =
-            http_client().post(scene.webhook_url()).header("x-forwarded-for", "198.51.100.1").body("{}");
+            http_client().post(harness.webhook_url()).header("x-forwarded-for", "198.51.100.1").body("{}");
         let request = match question {
             Some(question) => request.header("x-mailtrail-probe", question),
             None => request,
@@ -246,7 +246,7 @@ async fn unsigned_probe_is_neither_answered_nor_counted() {
     }
     // A client with too many rejections gets 429 without a check.
     assert_eq!(ask(None).await.0, 406);
-    assert!(scene.process.terminate().await.success());
+    assert!(harness.process.terminate().await.success());
 }
 
 #[tokio::test]
@@ -255,10 +255,10 @@ async fn reports_expired_upstream_certificate() {
     write_expired_certificate(directory.path());
     let pair = tls::load_certified_key(&directory.path().join("old.pem"), &directory.path().join("old.key"))
         .unwrap();
-    let scene = DoctorHarness::with_certificate(ProviderProfile::Mailgun, Some(pair)).await;
-    let good = scene.configuration.replace("sandbox/relay.pem", "old.pem");
-    scene.process.write_configuration(&good);
-    let (code, findings) = scene.run_doctor_json(&[]).await;
+    let harness = DoctorHarness::with_certificate(ProviderProfile::Mailgun, Some(pair)).await;
+    let good = harness.configuration.replace("sandbox/relay.pem", "old.pem");
+    harness.process.write_configuration(&good);
+    let (code, findings) = harness.run_doctor_json(&[]).await;
     assert_eq!(code, 1);
     let of_upstream = |check: &str| {
         findings.iter().find(|finding| finding["check"] == check && finding["subject"] == "up").unwrap()
@@ -270,31 +270,31 @@ async fn reports_expired_upstream_certificate() {
 
 #[tokio::test]
 async fn checks_upstream_api_with_key() {
-    let mut scene = DoctorHarness::new(ProviderProfile::Mailgun).await;
-    scene.process.start().await;
-    let over_api = scene.configuration.replace("tls = \"starttls\"", "transport = \"api\"");
+    let mut harness = DoctorHarness::new(ProviderProfile::Mailgun).await;
+    harness.process.start().await;
+    let over_api = harness.configuration.replace("tls = \"starttls\"", "transport = \"api\"");
     let over_api = over_api.lines().filter(|line| {
         !["host = ", "port = ", "username = ", "password_file = "].iter().any(|key| line.starts_with(key))
     });
     let over_api: Vec<_> = over_api.collect();
-    scene.process.write_configuration(&over_api.join("\n"));
-    let (code, findings) = scene.run_doctor_json(&[]).await;
+    harness.process.write_configuration(&over_api.join("\n"));
+    let (code, findings) = harness.run_doctor_json(&[]).await;
     assert_eq!(code, 0, "{findings:#?}");
     assert_eq!(find_check(&findings, "login")["what"], "the API accepts the key");
-    scene.process.write_configuration(
+    harness.process.write_configuration(
         &over_api.join("\n").replace("api_key_file = \"key\"", "api_key_file = \"wrong\""),
     );
-    let (code, findings) = scene.run_doctor_json(&[]).await;
+    let (code, findings) = harness.run_doctor_json(&[]).await;
     let login = find_check(&findings, "login");
     assert!((code, &login["status"]) == (0, &json!("warn")), "{login}");
     assert!(login["remedy"].as_str().unwrap().contains("a domain sending key"), "{login}");
-    assert!(scene.process.terminate().await.success());
+    assert!(harness.process.terminate().await.success());
 }
 
 #[tokio::test]
 async fn evaluates_each_dns_record() {
-    let mut scene = DoctorHarness::new(ProviderProfile::Mailgun).await;
-    scene.process.start().await;
+    let mut harness = DoctorHarness::new(ProviderProfile::Mailgun).await;
+    harness.process.start().await;
     let without = |kind: &str, name: &str| {
         let mut records = healthy_dns_records();
         records.retain(|(known, word, _)| known != name || *word != kind);
@@ -329,8 +329,8 @@ async fn evaluates_each_dns_record() {
         (instead("TXT", "_dmarc.mg.example.com", &["v=DMARC1; p=reject"]), "", ""),
         (without("MX", TEST_DOMAIN), "mx warn", "MX records"),
     ] {
-        scene.dns.set_records(records);
-        let (code, findings) = scene.run_doctor_json(&[]).await;
+        harness.dns.set_records(records);
+        let (code, findings) = harness.run_doctor_json(&[]).await;
         let found = findings_not_ok(&findings);
         assert_eq!(found.join("; "), expected, "{findings:#?}");
         assert_eq!(code, i32::from(expected.ends_with("fail")));
@@ -339,13 +339,13 @@ async fn evaluates_each_dns_record() {
         assert!(remedy.contains(words), "{remedy}");
     }
     // No relay listens there any more.
-    scene.dns.set_records(healthy_dns_records());
+    harness.dns.set_records(healthy_dns_records());
     let silent = free_port();
     let (code, findings) =
-        scene.run_doctor_json(&["--resolver", &format!("127.0.0.1:{silent}"), "--timeout", "1"]).await;
+        harness.run_doctor_json(&["--resolver", &format!("127.0.0.1:{silent}"), "--timeout", "1"]).await;
     assert_eq!((code, findings_not_ok(&findings)), (0, vec!["dns unknown".to_owned()]), "{findings:#?}");
     // A domain of the sender's own, which the account does not have.
-    let (code, findings) = scene.run_doctor_json(&["--domain", "example.org"]).await;
+    let (code, findings) = harness.run_doctor_json(&["--domain", "example.org"]).await;
     let of_domain = findings.iter().filter(|finding| finding["subject"] == "example.org");
     let of_domain: Vec<_> = of_domain.cloned().collect();
     assert_eq!(
@@ -353,29 +353,29 @@ async fn evaluates_each_dns_record() {
         ["domain warn", "spf fail", "dkim unknown", "dmarc warn", "mx warn"]
     );
     assert_eq!(code, 1);
-    assert!(scene.process.terminate().await.success());
+    assert!(harness.process.terminate().await.success());
 }
 
 #[tokio::test]
 async fn skips_dns_when_no_mail_leaves_machine() {
-    let mut scene = DoctorHarness::new(ProviderProfile::Mailgun).await;
-    scene.process.start().await;
-    scene.dns.set_records(Vec::new());
-    let resolver = scene.dns.address.to_string();
+    let mut harness = DoctorHarness::new(ProviderProfile::Mailgun).await;
+    harness.process.start().await;
+    harness.dns.set_records(Vec::new());
+    let resolver = harness.dns.address.to_string();
     for (configuration, expected) in [
-        (scene.configuration.clone(), vec!["ok"]),
+        (harness.configuration.clone(), vec!["ok"]),
         // A server here may send it on.
-        (scene.configuration.replace("provider = \"mailgun\"", "provider = \"plain\""), vec![]),
+        (harness.configuration.replace("provider = \"mailgun\"", "provider = \"plain\""), vec![]),
     ] {
-        scene.process.write_configuration(&configuration);
-        let (code, text) = scene.run_command(&["--json", "doctor", "--resolver", &resolver]).await;
+        harness.process.write_configuration(&configuration);
+        let (code, text) = harness.run_command(&["--json", "doctor", "--resolver", &resolver]).await;
         let findings: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let dns = findings.iter().filter(|finding| finding["check"] == "dns");
         let dns: Vec<_> = dns.map(|finding| finding["status"].as_str().unwrap()).collect();
         let spf = findings.iter().any(|finding| finding["check"] == "spf");
         assert_eq!((code, dns, spf), (0, expected.clone(), expected.is_empty()), "{findings:#?}");
     }
-    assert!(scene.process.terminate().await.success());
+    assert!(harness.process.terminate().await.success());
 }
 
 /// The configuration of the Debian package: the sandbox runs in place of Mailgun.
@@ -421,14 +421,14 @@ async fn fresh_installation_with_sandbox_passes() {
 
 #[tokio::test]
 async fn unreachable_odoo_fails() {
-    let scene = DoctorHarness::new(ProviderProfile::Mailgun).await;
+    let harness = DoctorHarness::new(ProviderProfile::Mailgun).await;
     let sink = format!(
         "[[sink]]\nname = \"odoo\"\nkind = \"odoo\"\nurl = \"http://127.0.0.1:{}\"\ndatabase = \"shop\"\n\
          username = \"mailtrail\"\napi_key_file = \"key\"\n",
         free_port()
     );
-    scene.process.write_configuration(&format!("{}{sink}", scene.configuration));
-    let (code, findings) = scene.run_doctor_json(&[]).await;
+    harness.process.write_configuration(&format!("{}{sink}", harness.configuration));
+    let (code, findings) = harness.run_doctor_json(&[]).await;
     let odoo = find_check(&findings, "odoo");
     assert!(code == 1 && odoo["status"] == "fail" && odoo["remedy"] != "", "{odoo}");
 }
@@ -519,19 +519,21 @@ impl DoctorHarness {
         let sandbox = sandbox.await.unwrap();
         let configuration = render_config(profile, &process, &sandbox);
         process.write_configuration(&configuration);
-        let scene =
+        let harness =
             Self { process, sandbox, dns: MockDnsServer::start(healthy_dns_records()).await, configuration };
-        let url = scene.webhook_url();
+        let url = harness.webhook_url();
         match profile {
-            ProviderProfile::Mailgun => scene.register_webhook(&url, &MAILGUN_EVENTS).await,
+            ProviderProfile::Mailgun => harness.register_webhook(&url, &MAILGUN_EVENTS).await,
             ProviderProfile::Brevo => {
                 let body = json!({ "url": url, "type": "transactional", "events": BREVO_EVENTS });
-                let request =
-                    http_client().post(scene.api_url("/v3/webhooks")).header("api-key", "key-1").json(&body);
+                let request = http_client()
+                    .post(harness.api_url("/v3/webhooks"))
+                    .header("api-key", "key-1")
+                    .json(&body);
                 assert_eq!(request.send().await.unwrap().status(), 201);
             }
         }
-        scene
+        harness
     }
 
     /// Registers a webhook of Mailgun for these kinds of events only.
@@ -616,7 +618,7 @@ fn render_config(face: ProviderProfile, process: &RelayProcess, sandbox: &Sandbo
 hostname = "relay.example.com"
 data_dir = "{data}"
 [[listener]]
-address = "{door}"
+address = "{entry}"
 auth = "none"
 [[upstream]]
 name = "up"
@@ -637,7 +639,7 @@ address = "{http}"
 level = "info"
 "#,
         data = data.display(),
-        door = process.address(0),
+        entry = process.address(0),
         port = sandbox.smtp_address().port(),
         api = sandbox.api_address(),
         http = process.address(1),

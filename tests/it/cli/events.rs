@@ -14,9 +14,9 @@ use testkit::smtp_client::SmtpClient;
 
 #[tokio::test]
 async fn lists_events_with_their_state() {
-    let mut house = ProviderEventHarness::new();
-    house.process.start().await;
-    let id = house.submit_message("one@example.com", &["ada@example.net", "bob@example.org"]).await;
+    let mut harness = ProviderEventHarness::new();
+    harness.process.start().await;
+    let id = harness.submit_message("one@example.com", &["ada@example.net", "bob@example.org"]).await;
     let delivered = json!({"event": "delivered", "id": "1", "recipient": "ada@example.net", "user-variables": {"mailtrail": id}});
     let opened = event_with_message_id("opened", "2", "bob@example.org", "one@example.com");
     let strangers = event_with_message_id("clicked", "3", "eve@example.org", "one@example.com");
@@ -25,22 +25,25 @@ async fn lists_events_with_their_state() {
     let others =
         json!({"event": "opened", "id": "6", "user-variables": {"mailtrail": "01K54Z8Q3V7N5X9B2C6D8F0GHJ"}});
     for (token, data) in [delivered, opened, strangers, foreign, nameless, others].iter().enumerate() {
-        assert_eq!(house.post_event(signed_event(token, data)).await, 200);
+        assert_eq!(harness.post_event(signed_event(token, data)).await, 200);
     }
     let poison = signed_event(99, &json!([]));
-    assert_eq!((house.post_event(poison.clone()).await, house.post_event(poison.clone()).await), (200, 200));
+    assert_eq!(
+        (harness.post_event(poison.clone()).await, harness.post_event(poison.clone()).await),
+        (200, 200)
+    );
     // The same signature, also if another second has begun.
     let mut forged: Value = serde_json::from_slice(&poison).unwrap();
     forged["event-data"] = json!(null);
     let forged = forged.to_string().into_bytes();
-    assert_eq!(house.post_event(forged).await, 406, "the token was used with another body");
-    house.wait_for_metric("mailtrail_webhook_requests_total{upstream=\"up\",outcome=\"dead\"} 1").await;
+    assert_eq!(harness.post_event(forged).await, 406, "the token was used with another body");
+    harness.wait_for_metric("mailtrail_webhook_requests_total{upstream=\"up\",outcome=\"dead\"} 1").await;
 
     for running in [true, false] {
         if !running {
-            assert!(house.process.terminate().await.success());
+            assert!(harness.process.terminate().await.success());
         }
-        let all = house.process.run_command(&["--json", "events", "list"]).await.json_lines();
+        let all = harness.process.run_command(&["--json", "events", "list"]).await.json_lines();
         let shown = |view: &Value| {
             [&view["event"], &view["state"], &view["send"], &view["joined_by"]].map(Value::clone)
         };
@@ -59,8 +62,11 @@ async fn lists_events_with_their_state() {
             "running: {running}"
         );
         let filtered = async |arguments: &[&str]| {
-            let said = house.process.run_command(&[&["--json", "events"], arguments].concat()).await;
-            (said.code, said.json_lines().into_iter().map(|view| view["id"].clone()).collect::<Vec<_>>())
+            let printed = harness.process.run_command(&[&["--json", "events"], arguments].concat()).await;
+            (
+                printed.code,
+                printed.json_lines().into_iter().map(|view| view["id"].clone()).collect::<Vec<_>>(),
+            )
         };
         let some =
             |places: &[usize]| (0, places.iter().map(|place| all[*place]["id"].clone()).collect::<Vec<_>>());
@@ -83,7 +89,7 @@ async fn lists_events_with_their_state() {
             "it is signed and holds no event",
         ];
         assert_eq!(all[2..].iter().map(|view| view["reason"].as_str().unwrap()).collect::<Vec<_>>(), reasons);
-        let text = house.process.run_command(&["events", "orphans"]).await.stdout;
+        let text = harness.process.run_command(&["events", "orphans"]).await.stdout;
         let line = text.lines().find(|line| line.contains(reasons[1])).unwrap();
         let cells: Vec<_> = line.split('\t').collect();
         assert_eq!(
@@ -91,25 +97,25 @@ async fn lists_events_with_their_state() {
             [to_text(&all[3]["id"]), to_text(&all[3]["arrived"]), "up", "delivered", "eve@example.org"]
         );
         assert_eq!(cells[5], to_text(&all[3]["ages_out"]), "thirty days");
-        let kept = house.process.run_command(&["events", "show", to_text(&all[6]["id"])]).await;
+        let kept = harness.process.run_command(&["events", "show", to_text(&all[6]["id"])]).await;
         assert_eq!((kept.code, kept.stdout.as_bytes()), (0, &*poison));
-        let kept = house
+        let kept = harness
             .process
             .run_command(&["--json", "events", "show", to_text(&all[0]["id"])])
             .await
             .json_lines()
             .remove(0);
         assert_eq!((&kept["state"], kept["raw"].is_string()), (&json!("joined"), true));
-        let unknown = house.process.run_command(&["events", "show", &id]).await;
+        let unknown = harness.process.run_command(&["events", "show", &id]).await;
         assert_eq!(unknown.code, 1, "{}", unknown.stderr);
     }
-    let replay = house.process.run_command(&["events", "replay", "ALL"]).await;
+    let replay = harness.process.run_command(&["events", "replay", "ALL"]).await;
     assert_eq!(replay.code, 3, "{}", replay.stderr);
     for senseless in
         [&["list", "--event", "eaten"][..], &["show", "x"], &["replay"], &["replay", &id, "--dead"]]
     {
         assert_eq!(
-            house.process.run_command(&[&["events"], senseless].concat()).await.code,
+            harness.process.run_command(&[&["events"], senseless].concat()).await.code,
             2,
             "{senseless:?}"
         );
@@ -121,10 +127,10 @@ async fn lists_events_with_their_state() {
 /// A version before this one could not read what this one can.
 #[tokio::test]
 async fn lists_contact_hints_with_events_and_by_address() {
-    let mut house = ProviderEventHarness::new();
-    house.process.start().await;
+    let mut harness = ProviderEventHarness::new();
+    harness.process.start().await;
     assert_eq!(
-        house
+        harness
             .post_event(signed_event(
                 1,
                 &event_with_message_id("opened", "1", "ada@example.net", "one@example.com")
@@ -135,13 +141,13 @@ async fn lists_contact_hints_with_events_and_by_address() {
     let date = "date_time=2026-09-14T12%3A00%3A00Z&contact%5Bemail%5D=Ada%40example.net";
     for form in ["type=open", "type=unsubscribe&list=3&unsubscribe%5Breason%5D=Too+many"] {
         let body = format!("{form}&{date}").into_bytes();
-        assert_eq!(house.post_to("campaigns/the-secret-of-the-campaigns", body).await, 200);
+        assert_eq!(harness.post_to("campaigns/the-secret-of-the-campaigns", body).await, 200);
     }
     for running in [true, false] {
         if !running {
-            assert!(house.process.terminate().await.success());
+            assert!(harness.process.terminate().await.success());
         }
-        let hints = house
+        let hints = harness
             .process
             .run_command(&["--json", "events", "list", "--event", "hint", "--to", "ada@"])
             .await
@@ -155,14 +161,14 @@ async fn lists_contact_hints_with_events_and_by_address() {
             json!(["campaigns", "hint", "hint", "unsubscribe", "Too many", at]),
         ];
         assert_eq!(hints.iter().map(shown).collect::<Vec<_>>(), expected, "{running}");
-        assert_eq!(house.process.run_command(&["--json", "events", "list"]).await.json_lines().len(), 3);
+        assert_eq!(harness.process.run_command(&["--json", "events", "list"]).await.json_lines().len(), 3);
         let id = to_text(&hints[1]["id"]);
-        let raw = house.process.run_command(&["events", "show", id]).await;
+        let raw = harness.process.run_command(&["events", "show", id]).await;
         assert!(raw.stdout.starts_with("type=unsubscribe&list=3"), "{} {}", raw.stdout, raw.stderr);
         if running {
-            assert_eq!(house.replay_events(&[id]).await, (0, to_strings(&["unchanged"])));
+            assert_eq!(harness.replay_events(&[id]).await, (0, to_strings(&["unchanged"])));
         }
-        let checked = house.process.run_command(&["suppress", "check", "ada@example.net"]).await;
+        let checked = harness.process.run_command(&["suppress", "check", "ada@example.net"]).await;
         let lines: Vec<_> = checked.stdout.lines().map(|line| line.split('\t').collect::<Vec<_>>()).collect();
         assert_eq!((checked.code, lines.len()), (0, 3), "{} {}", checked.stdout, checked.stderr);
         let entry = ["ada@example.net", "all", "unsubscribe", "suppressed", "bulk", "", at, "1", "hint"];
@@ -175,14 +181,14 @@ async fn lists_contact_hints_with_events_and_by_address() {
 
 #[tokio::test]
 async fn replay_applies_now_decodable_event_once() {
-    let mut house = ProviderEventHarness::new();
+    let mut harness = ProviderEventHarness::new();
     let now = Clock::System.now();
     let bounced =
         signed_event(1, &event_with_message_id("failed", "1", "ada@example.net", "one@example.com"));
     let waiting =
         signed_event(2, &event_with_message_id("delivered", "2", "ada@example.net", "two@example.com"));
     let opened = signed_event(3, &event_with_message_id("opened", "3", "ada@example.net", "one@example.com"));
-    let letters = [bounced, waiting, b"{nothing".to_vec()];
+    let dead_letters = [bounced, waiting, b"{nothing".to_vec()];
     let event = ProviderEvent {
         kind: EventKind::Unknown,
         automated: true,
@@ -190,10 +196,10 @@ async fn replay_applies_now_decodable_event_once() {
         ..mailgun::decode_raw(&opened, now).unwrap()
     };
     {
-        let (store, _) = Store::open(&house.process.data_dir(), Clock::System).unwrap();
-        for (number, raw) in (0..).zip(&letters) {
+        let (store, _) = Store::open(&harness.process.data_dir(), Clock::System).unwrap();
+        for (number, raw) in (0..).zip(&dead_letters) {
             let (upstream, reason) = ("up".to_owned(), "unheard of".to_owned());
-            let letter = DeadLetter {
+            let dead_letter = DeadLetter {
                 upstream,
                 received_at: now,
                 source: EventSource::Webhook,
@@ -201,7 +207,7 @@ async fn replay_applies_now_decodable_event_once() {
                 body_digest: [number; 16],
                 reason,
             };
-            store.put_dead_letter(letter, Bytes::from(raw.clone())).await.unwrap();
+            store.put_dead_letter(dead_letter, Bytes::from(raw.clone())).await.unwrap();
         }
         let notice = ReceivedEvent {
             upstream: "up".into(),
@@ -217,32 +223,32 @@ async fn replay_applies_now_decodable_event_once() {
             .await
             .unwrap();
     }
-    house.process.start().await;
-    house.wait_for_metric("mailtrail_dead_events 3").await;
-    house.wait_for_metric("mailtrail_orphan_events 2").await;
-    let id = house.submit_message("one@example.com", &["ada@example.net"]).await;
-    let dead = house.process.run_command(&["--json", "events", "dead"]).await.json_lines();
+    harness.process.start().await;
+    harness.wait_for_metric("mailtrail_dead_events 3").await;
+    harness.wait_for_metric("mailtrail_orphan_events 2").await;
+    let id = harness.submit_message("one@example.com", &["ada@example.net"]).await;
+    let dead = harness.process.run_command(&["--json", "events", "dead"]).await.json_lines();
     let ids: Vec<_> = dead.iter().map(|view| to_text(&view["id"]).to_owned()).collect();
-    let raw = async |id: &str| house.process.run_command(&["events", "show", id]).await.stdout.into_bytes();
+    let raw = async |id: &str| harness.process.run_command(&["events", "show", id]).await.stdout.into_bytes();
     let mut by_letter = Vec::new();
-    for letter in &letters {
+    for dead_letter in &dead_letters {
         for id in &ids {
-            if raw(id).await == *letter {
+            if raw(id).await == *dead_letter {
                 by_letter.push(id.clone());
             }
         }
     }
     let [joins, waits, poison] = &by_letter[..] else { unreachable!("there are three letters") };
 
-    let before = house.trail_without_attempts(&id).await;
+    let before = harness.trail_without_attempts(&id).await;
     let dry =
-        house.process.run_command(&["--json", "events", "replay", joins, waits, poison, "--dry-run"]).await;
-    assert_eq!(house.trail_without_attempts(&id).await, before);
+        harness.process.run_command(&["--json", "events", "replay", joins, waits, poison, "--dry-run"]).await;
+    assert_eq!(harness.trail_without_attempts(&id).await, before);
     let real = ["--json", "events", "replay", "-", "--reason", "they are JSON now"];
-    let real = house.process.run_command_with_input(&real, &by_letter.join("\n")).await;
-    for said in [dry, real] {
-        assert_eq!(said.code, 1, "one is still dead");
-        let outcome = |id: &String| said.json_lines().into_iter().find(|one| one["id"] == **id).unwrap();
+    let real = harness.process.run_command_with_input(&real, &by_letter.join("\n")).await;
+    for printed in [dry, real] {
+        assert_eq!(printed.code, 1, "one is still dead");
+        let outcome = |id: &String| printed.json_lines().into_iter().find(|one| one["id"] == **id).unwrap();
         assert_eq!(
             (outcome(joins)["outcome"].clone(), outcome(joins)["send"].clone()),
             (json!("joined"), json!(id))
@@ -251,21 +257,21 @@ async fn replay_applies_now_decodable_event_once() {
         assert_eq!(outcome(poison)["outcome"], "dead");
         assert!(to_text(&outcome(poison)["why"]).starts_with("the body is not JSON: "));
     }
-    let trail = house.trail_without_attempts(&id).await;
+    let trail = harness.trail_without_attempts(&id).await;
     let marks = |trail: &Value| trail["recipients"][0]["marks"].clone();
     assert_eq!(marks(&trail)["bounced"]["count"], 1, "{trail}");
-    let left = house.process.run_command(&["--json", "events", "dead"]).await.json_lines();
+    let left = harness.process.run_command(&["--json", "events", "dead"]).await.json_lines();
     assert_eq!(left.iter().map(|view| to_text(&view["id"])).collect::<Vec<_>>(), [poison]);
 
     // All events: known ones change nothing, and the unknown kind is decoded now.
     assert_eq!(marks(&trail)["unknown-by-machine"]["count"], 1, "{trail}");
     assert_eq!(
-        house.replay_events(&["ALL", "--orphans"]).await,
+        harness.replay_events(&["ALL", "--orphans"]).await,
         (0, to_strings(&["unchanged", "unchanged"]))
     );
     let all = to_strings(&["changed", "dead", "unchanged", "unchanged", "unchanged"]);
-    assert_eq!(house.replay_events(&["ALL", "--since", "1h ago"]).await, (1, all));
-    let after = house.trail_without_attempts(&id).await;
+    assert_eq!(harness.replay_events(&["ALL", "--since", "1h ago"]).await, (1, all));
+    let after = harness.trail_without_attempts(&id).await;
     assert_eq!(marks(&after)["opened"]["count"], 1);
     assert_eq!(
         (marks(&after)["bounced"]["count"].clone(), marks(&after)["unknown-by-machine"].clone()),
@@ -273,27 +279,27 @@ async fn replay_applies_now_decodable_event_once() {
     );
     for _ in 0..2 {
         assert_eq!(
-            house.replay_events(&["ALL"]).await,
+            harness.replay_events(&["ALL"]).await,
             (1, to_strings(&["dead", "unchanged", "unchanged", "unchanged", "unchanged"]))
         );
-        assert_eq!(house.replay_events(&["ALL", "--dead"]).await, (1, to_strings(&["dead"])));
-        assert_eq!(house.trail_without_attempts(&id).await, after);
-        assert!(house.process.terminate().await.success());
-        house.process.start().await;
+        assert_eq!(harness.replay_events(&["ALL", "--dead"]).await, (1, to_strings(&["dead"])));
+        assert_eq!(harness.trail_without_attempts(&id).await, after);
+        assert!(harness.process.terminate().await.success());
+        harness.process.start().await;
     }
-    let unknown = house.process.run_command(&["events", "replay", &id]).await;
+    let unknown = harness.process.run_command(&["events", "replay", &id]).await;
     assert_eq!((unknown.code, unknown.stderr.trim()), (1, &*format!("mailtrail: no event has the id {id}")));
-    let nothing = house.process.run_command(&["events", "replay", "-"]).await;
+    let nothing = harness.process.run_command(&["events", "replay", "-"]).await;
     assert_eq!((nothing.code, nothing.stderr.trim()), (1, "mailtrail: no ids on standard input"));
     // Its mail comes now.
-    let id = house.submit_message("two@example.com", &["ada@example.net"]).await;
-    assert_eq!(marks(&house.trail_without_attempts(&id).await)["delivered"]["count"], 1);
-    let log = house.process.run_command(&["--json", "log", "--status", "replayed"]).await.json_lines();
+    let id = harness.submit_message("two@example.com", &["ada@example.net"]).await;
+    assert_eq!(marks(&harness.trail_without_attempts(&id).await)["delivered"]["count"], 1);
+    let log = harness.process.run_command(&["--json", "log", "--status", "replayed"]).await.json_lines();
     assert_eq!(log.len(), 3);
     assert!(to_text(&log[0]["name"]).starts_with("uid "), "{}", log[0]);
     let why = log.iter().map(|line| to_text(&line["text"]).split_once(": ").map(|(_, why)| why));
     assert_eq!(why.collect::<Vec<_>>(), [Some("they are JSON now"), Some("they are JSON now"), None]);
-    house.process.wait_for_log("an operator had reports read anew").await;
+    harness.process.wait_for_log("an operator had reports read anew").await;
 }
 
 /// The real program with an upstream that cannot be reached, and its doors.
@@ -340,12 +346,12 @@ impl ProviderEventHarness {
 
     async fn wait_for_metric(&self, line: &str) {
         let url = format!("http://127.0.0.1:{}/metrics", self.ports[2]);
-        let said = async {
+        let printed = async {
             while !self.client.get(&url).send().await.unwrap().text().await.unwrap().contains(line) {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(testkit::WAIT_TIMEOUT, said).await.expect(line);
+        tokio::time::timeout(testkit::WAIT_TIMEOUT, printed).await.expect(line);
     }
 
     /// Returns the trail without attempts, which come at any time.
@@ -364,11 +370,11 @@ impl ProviderEventHarness {
 
     /// The code, and what became of the reports.
     async fn replay_events(&self, which: &[&str]) -> (i32, Vec<String>) {
-        let said = self.process.run_command(&[&["--json", "events", "replay"], which].concat()).await;
+        let printed = self.process.run_command(&[&["--json", "events", "replay"], which].concat()).await;
         let mut outcomes: Vec<_> =
-            said.json_lines().iter().map(|one| to_text(&one["outcome"]).to_owned()).collect();
+            printed.json_lines().iter().map(|one| to_text(&one["outcome"]).to_owned()).collect();
         outcomes.sort();
-        (said.code, outcomes)
+        (printed.code, outcomes)
     }
 }
 
@@ -395,14 +401,14 @@ fn to_strings(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
 }
 
-fn render_config(data_dir: &str, [http, door, page]: [u16; 3]) -> String {
+fn render_config(data_dir: &str, [http, listener, page]: [u16; 3]) -> String {
     format!(
         r#"
 [server]
 hostname = "relay.example.com"
 data_dir = "{data_dir}"
 [[listener]]
-address = "127.0.0.1:{door}"
+address = "127.0.0.1:{listener}"
 tls = "none"
 auth = "none"
 [[upstream]]

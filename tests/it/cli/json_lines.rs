@@ -15,10 +15,10 @@ use testkit::smtp_client::SmtpClient;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_command_prints_json_objects_with_documented_fields() {
     let endpoint = MockHttpServer::start(|_, _| HttpAction::Respond(422, "no".into())).await;
-    let mut house = populated_harness(&endpoint).await;
-    let waiting = house.process.run_command(&["queue", "list", "--ids"]).await.stdout.trim().to_owned();
-    let event = house.process.run_command(&["--json", "events", "list"]).await.json_lines().remove(0);
-    let mail = house.process.run_command(&["--json", "inbound", "dead"]).await.json_lines().remove(0);
+    let mut harness = populated_harness(&endpoint).await;
+    let waiting = harness.process.run_command(&["queue", "list", "--ids"]).await.stdout.trim().to_owned();
+    let event = harness.process.run_command(&["--json", "events", "list"]).await.json_lines().remove(0);
+    let mail = harness.process.run_command(&["--json", "inbound", "dead"]).await.json_lines().remove(0);
     let [event, mail] = [event, mail].map(|one| one["id"].as_str().unwrap().to_owned());
     let place = tempfile::tempdir().unwrap();
     let copy = place.path().join("copy").to_str().unwrap().to_owned();
@@ -27,9 +27,9 @@ async fn every_command_prints_json_objects_with_documented_fields() {
         let words = words.replace("WAITING", &waiting).replace("EVENT", &event).replace("MAIL", &mail);
         let words = words.replace("COPY", &copy);
         let arguments: Vec<_> = std::iter::once("--json").chain(words.split(' ')).collect();
-        let said = house.process.run_command_with_input(&arguments, "a password\n").await;
-        assert!(!said.stdout.is_empty(), "{words} has nothing to say: {}", said.stderr);
-        let objects = said.stdout.lines().map(|line| {
+        let output = harness.process.run_command_with_input(&arguments, "a password\n").await;
+        assert!(!output.stdout.is_empty(), "{words} has nothing to say: {}", output.stderr);
+        let objects = output.stdout.lines().map(|line| {
             let object: Result<Map<String, Value>, _> = serde_json::from_str(line);
             object.unwrap_or_else(|error| unreachable!("{words}: {error}: {line}"))
         });
@@ -41,20 +41,20 @@ async fn every_command_prints_json_objects_with_documented_fields() {
         let missing: Vec<_> = expected.split(' ').filter(|field| !fields.contains(*field)).collect();
         assert!(missing.is_empty(), "{words} lacks {missing:?}: {fields:?}");
     }
-    assert!(house.process.terminate().await.success());
+    assert!(harness.process.terminate().await.success());
 }
 
 /// A relay with a bit of everything.
 async fn populated_harness(endpoint: &MockHttpServer) -> SandboxHarness {
-    let mut house = SandboxHarness::new(ProviderProfile::Mailgun).await;
-    let open = house.process.address(2);
-    house.process.write_configuration(&format!(
+    let mut harness = SandboxHarness::new(ProviderProfile::Mailgun).await;
+    let open = harness.process.address(2);
+    harness.process.write_configuration(&format!(
         "{}\n[[listener]]\naddress = \"{open}\"\ntls = \"none\"\nauth = \"none\"\n\
          [[sink]]\nname = \"hook\"\nkind = \"http\"\nurl = \"http://{}/\"\nsecret = \"s\"\nallow_private = true\n\
          [[inbound.target]]\ndeliver = \"http\"\nurl = \"http://{}/in\"\nsecret = \"s\"\nallow_private = true\n",
-        house.configuration, endpoint.address, endpoint.address
+        harness.configuration, endpoint.address, endpoint.address
     ));
-    house.process.start().await;
+    harness.process.start().await;
     let mut client = SmtpClient::connect(open).await.unwrap();
     let text = "Message-ID: <1.2-openerp-42-sale.order@example.com>\r\nX-Mailgun-Tag: spring\r\nSubject: Offer\r\n\r\nhi\r\n";
     for to in [
@@ -79,7 +79,7 @@ async fn populated_harness(endpoint: &MockHttpServer) -> SandboxHarness {
         let (at, token) = (now_seconds().to_string(), format!("token of {subject}"));
         let signature = json!({"timestamp": at, "token": token, "signature": sign_webhook(&Secret::new(WEBHOOK_SECRET), &at, &token)});
         let body = json!({"signature": signature, "event-data": words}).to_string();
-        assert_eq!(post_body(&house, "webhooks/up", "application/json", body).await, 200, "{subject}");
+        assert_eq!(post_body(&harness, "webhooks/up", "application/json", body).await, 200, "{subject}");
     }
     let (at, token) = (now_seconds().to_string(), "token of a mail");
     let signature = sign_webhook(&Secret::new(WEBHOOK_SECRET), &at, token);
@@ -94,7 +94,7 @@ async fn populated_harness(endpoint: &MockHttpServer) -> SandboxHarness {
         ("signature", &signature),
     ];
     let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
-    assert_eq!(post_body(&house, "inbound/up/mime", "application/x-www-form-urlencoded", body).await, 200);
+    assert_eq!(post_body(&harness, "inbound/up/mime", "application/x-www-form-urlencoded", body).await, 200);
     for questions in [
         &["events", "orphans"][..],
         &["events", "dead"],
@@ -105,18 +105,18 @@ async fn populated_harness(endpoint: &MockHttpServer) -> SandboxHarness {
         &["log", "--status", "opened"],
     ] {
         let there = async {
-            while house.process.run_command(&[&["--json"], questions].concat()).await.stdout.is_empty() {}
+            while harness.process.run_command(&[&["--json"], questions].concat()).await.stdout.is_empty() {}
         };
         let there = tokio::time::timeout(testkit::WAIT_TIMEOUT, there).await;
-        assert!(there.is_ok(), "{questions:?} has nothing to say: {}", house.process.log());
+        assert!(there.is_ok(), "{questions:?} has nothing to say: {}", harness.process.log());
     }
-    house
+    harness
 }
 
-async fn post_body(house: &SandboxHarness, path: &str, kind: &str, body: String) -> u16 {
+async fn post_body(harness: &SandboxHarness, path: &str, kind: &str, body: String) -> u16 {
     let tls = mailtrail_net::tls::build_client_config(None).unwrap();
     let client = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap();
-    let request = client.post(format!("http://{}/{path}", house.process.address(1)));
+    let request = client.post(format!("http://{}/{path}", harness.process.address(1)));
     request.header("content-type", kind).body(body).send().await.unwrap().status().as_u16()
 }
 

@@ -104,13 +104,13 @@ fn run_until_output_contains(folder: &Path, arguments: &[&str], wanted: &str) ->
     let started = Instant::now();
     loop {
         let output = run_mailtrail(folder, arguments);
-        let said = to_text(&output.stdout).to_owned();
-        if said.contains(wanted) {
-            return said;
+        let printed = to_text(&output.stdout).to_owned();
+        if printed.contains(wanted) {
+            return printed;
         }
         assert!(
             started.elapsed() < Duration::from_secs(30),
-            "{wanted:?} is not in {said}{}",
+            "{wanted:?} is not in {printed}{}",
             to_text(&output.stderr)
         );
         std::thread::sleep(Duration::from_millis(50));
@@ -165,12 +165,12 @@ fn sandbox_replaces_brevo() {
     write_config_with(folder.path(), "provider = \"brevo\"\nwebhook_token = \"x\"");
     let (daemon, port) = start_daemon(folder.path());
     let id = submit_message(port, "bounce@example.net");
-    let said = run_until_output_contains(
+    let printed = run_until_output_contains(
         folder.path(),
         &["--config", "mailtrail.toml", "--json", "trace", &id],
         "hard_bounce",
     );
-    assert!(said.contains("OK: queued as <"), "{said}");
+    assert!(printed.contains("OK: queued as <"), "{printed}");
     daemon.terminate();
 }
 
@@ -207,11 +207,11 @@ fn errors_have_their_exit_codes() {
         .unwrap();
     assert_eq!(code(&["--config", "bad.toml", "config", "check"]), Some(1));
     let output = run_mailtrail(folder.path(), &["--config", "bad.toml", "serve"]);
-    let said = to_text(&output.stderr);
+    let printed = to_text(&output.stderr);
     assert_eq!(output.status.code(), Some(78));
     assert!(
-        said.contains("bad.toml:2: server.hostnam") && said.contains("bad.toml:4: listener[0].tls"),
-        "{said}"
+        printed.contains("bad.toml:2: server.hostnam") && printed.contains("bad.toml:4: listener[0].tls"),
+        "{printed}"
     );
     assert!(!folder.path().join("data").exists(), "nothing was started");
 }
@@ -296,20 +296,20 @@ fn lists_and_replays_sinks() {
     };
     ask(&["list"], "\"is_up_to_date\":true");
     let id = submit_message(port, "ada@example.net");
-    let told = |times: usize| {
+    let notified = |times: usize| {
         let written = std::fs::read_to_string(folder.path().join("events.jsonl")).unwrap_or_default();
         let accepted =
             written.lines().filter(|line| line.contains(&id) && line.contains("\"source\":\"client\""));
         accepted.count() == times
     };
     let started = Instant::now();
-    while !told(1) {
+    while !notified(1) {
         assert!(started.elapsed() < Duration::from_secs(30));
         std::thread::sleep(Duration::from_millis(50));
     }
     let say = |words: &[&str]| run_mailtrail(folder.path(), &[&config[..], words].concat()).status.code();
     assert_eq!(say(&["replay", "file", "--since", "1 hour ago"]), Some(0));
-    while !told(2) {
+    while !notified(2) {
         assert!(started.elapsed() < Duration::from_secs(30));
         std::thread::sleep(Duration::from_millis(50));
     }

@@ -23,12 +23,12 @@ use tokio_util::sync::CancellationToken;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn erasure_leaves_no_byte_of_address_in_data_dir() {
     for running in [true, false] {
-        let mut house = ErasureHarness::new().await;
-        let ids = house.create_all_records().await;
+        let mut harness = ErasureHarness::new().await;
+        let ids = harness.create_all_records().await;
         if !running {
-            assert!(house.process.terminate().await.success());
+            assert!(harness.process.terminate().await.success());
         }
-        let exported = house.run_command(&["--json", "export", "ada.lovelace@example.net"]).await;
+        let exported = harness.run_command(&["--json", "export", "ada.lovelace@example.net"]).await;
         let mut kinds = BTreeMap::<String, usize>::new();
         exported
             .json_lines()
@@ -46,17 +46,17 @@ async fn erasure_leaves_no_byte_of_address_in_data_dir() {
             .into_iter()
             .filter(|line| line["kind"] == "event" && line["raw"].is_string());
         assert_eq!(raw.count(), 8);
-        let readable = house.run_command(&["export", "Ada.Lovelace@example.net"]).await;
+        let readable = harness.run_command(&["export", "Ada.Lovelace@example.net"]).await;
         assert!(
             readable.stdout.contains("bytes is still kept")
                 && readable.stdout.contains("suppression everywhere")
         );
 
-        let before = house.query_everything(&ids).await;
-        let would = house.run_command(&["--json", "erase", ADA_ADDRESS, "--dry-run"]).await;
+        let before = harness.query_everything(&ids).await;
+        let would = harness.run_command(&["--json", "erase", ADA_ADDRESS, "--dry-run"]).await;
         assert_eq!((would.code, &would.json_lines()[0]["pseudonym"]), (0, &Value::Null), "{}", would.stderr);
-        assert_eq!(house.query_everything(&ids).await, before);
-        let found = find_mentions(&house.process.data_dir());
+        assert_eq!(harness.query_everything(&ids).await, before);
+        let found = find_mentions(&harness.process.data_dir());
         for (place, way) in [
             ("ledger", "ada.lovelace@"),
             ("ledger", "ada.lovelace%40"),
@@ -70,17 +70,17 @@ async fn erasure_leaves_no_byte_of_address_in_data_dir() {
             assert!(found.iter().any(|one| there(&one)), "{way} in the {place}: {found:?}");
         }
 
-        let said = house
+        let output = harness
             .run_command(&["--json", "erase", ADA_ADDRESS, "--reason", "Ada.Lovelace@example.net asked"])
             .await;
-        assert_eq!(said.code, 0, "{} {}", said.stdout, said.stderr);
-        let [erased] = &said.json_lines()[..] else { unreachable!("{}", said.stdout) };
+        assert_eq!(output.code, 0, "{} {}", output.stdout, output.stderr);
+        let [erased] = &output.json_lines()[..] else { unreachable!("{}", output.stdout) };
         let pseudonym = to_text(&erased["pseudonym"]).to_owned();
         for field in ["records", "bodies", "sends", "reports", "inbound"] {
             assert_eq!(erased[field], would.json_lines()[0][field], "{field}");
         }
-        assert_eq!(find_mentions(&house.process.data_dir()), [""; 0], "running: {running}");
-        let known = house.query_everything(&ids).await;
+        assert_eq!(find_mentions(&harness.process.data_dir()), [""; 0], "running: {running}");
+        let known = harness.query_everything(&ids).await;
         let mut renamed = before;
         for way in [ADA_ADDRESS, "Ada.Lovelace@example.net", "ada.lovelace%40example.net"] {
             renamed = renamed.replace(way, &pseudonym);
@@ -92,15 +92,15 @@ async fn erasure_leaves_no_byte_of_address_in_data_dir() {
         assert_eq!(known.lines().count(), renamed.lines().count());
 
         // The log has the erasure, and the list still recognizes the address.
-        let log = house.run_command(&["--json", "log", "--status", "erased"]).await.json_lines();
+        let log = harness.run_command(&["--json", "log", "--status", "erased"]).await.json_lines();
         assert_eq!(log.len(), 1);
         assert!(to_text(&log[0]["name"]).starts_with("uid "), "{log:?}");
         assert_eq!(to_text(&log[0]["text"]), format!("{pseudonym}: {pseudonym} asked"));
-        let checked = house.run_command(&["suppress", "check", ADA_ADDRESS]).await;
+        let checked = harness.run_command(&["suppress", "check", ADA_ADDRESS]).await;
         assert!(checked.code == 0 && checked.stdout.contains("complaint"), "{}", checked.stdout);
-        assert_eq!(house.run_command(&["store", "verify"]).await.code, 0);
+        assert_eq!(harness.run_command(&["store", "verify"]).await.code, 0);
         for command in ["export", "erase"] {
-            let again = house.run_command(&[command, ADA_ADDRESS]).await;
+            let again = harness.run_command(&[command, ADA_ADDRESS]).await;
             // The export has the entry that the list recognizes.
             assert_eq!(
                 again.code,
@@ -110,29 +110,29 @@ async fn erasure_leaves_no_byte_of_address_in_data_dir() {
                 again.stderr
             );
         }
-        assert_eq!(find_mentions(&house.process.data_dir()), [""; 0]);
+        assert_eq!(find_mentions(&harness.process.data_dir()), [""; 0]);
 
         // A restart, also with a rebuilt ledger, changes nothing.
         for ledger_lost in [false, true] {
             if running || ledger_lost {
-                assert!(!running || house.process.terminate().await.success());
+                assert!(!running || harness.process.terminate().await.success());
                 if ledger_lost {
-                    std::fs::remove_dir_all(house.process.data_dir().join("ledger")).unwrap();
+                    std::fs::remove_dir_all(harness.process.data_dir().join("ledger")).unwrap();
                 }
             }
             if running {
-                house.process.start().await;
+                harness.process.start().await;
             }
-            assert_eq!(house.query_everything(&ids).await, known);
+            assert_eq!(harness.query_everything(&ids).await, known);
         }
         if !running {
-            house.process.start().await;
+            harness.process.start().await;
         }
-        let id = house.submit_message("app@example.com", &[ADA_ADDRESS], "9", "").await;
-        assert_eq!(house.recipient_states(&id).await, ["suppressed"]);
-        assert_eq!(house.run_command(&["suppress", "remove", ADA_ADDRESS]).await.code, 0);
-        let id = house.submit_message("app@example.com", &[ADA_ADDRESS], "10", "").await;
-        assert_eq!(house.recipient_states(&id).await, ["relayed"]);
+        let id = harness.submit_message("app@example.com", &[ADA_ADDRESS], "9", "").await;
+        assert_eq!(harness.recipient_states(&id).await, ["suppressed"]);
+        assert_eq!(harness.run_command(&["suppress", "remove", ADA_ADDRESS]).await.code, 0);
+        let id = harness.submit_message("app@example.com", &[ADA_ADDRESS], "10", "").await;
+        assert_eq!(harness.recipient_states(&id).await, ["relayed"]);
     }
 }
 
@@ -149,11 +149,11 @@ async fn refuses_to_erase_queued_mail() {
         ids.push(client.submit("app@example.com", &[to], &message).await.unwrap());
     }
     for running in [true, false] {
-        let said = process.run_command(&["erase", ADA_ADDRESS]).await;
-        assert_eq!((said.code, &*said.stdout), (1, ""), "{}", said.stderr);
-        let named: Vec<_> = ids.iter().map(|id| said.stderr.contains(&**id)).collect();
-        assert_eq!(named, [true, true, false], "{}", said.stderr);
-        assert!(said.stderr.contains("queue delete"), "{}", said.stderr);
+        let output = process.run_command(&["erase", ADA_ADDRESS]).await;
+        assert_eq!((output.code, &*output.stdout), (1, ""), "{}", output.stderr);
+        let named: Vec<_> = ids.iter().map(|id| output.stderr.contains(&**id)).collect();
+        assert_eq!(named, [true, true, false], "{}", output.stderr);
+        assert!(output.stderr.contains("queue delete"), "{}", output.stderr);
         assert!(!process.data_dir().join("erasing").exists());
         assert_eq!(process.run_command(&["queue", "show", &ids[0]]).await.code, 0);
         if running {
@@ -177,49 +177,49 @@ async fn refuses_to_erase_queued_mail() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn interrupted_erasure_resumes() {
-    let mut house = ErasureHarness::new().await;
-    let ids = house.create_all_records().await;
-    assert!(house.process.terminate().await.success());
-    house.process.start().await;
-    let id = house.submit_message(ADA_ADDRESS, &["bob@example.org"], "8", "x").await;
-    assert_eq!(house.recipient_states(&id).await, ["relayed"]);
+    let mut harness = ErasureHarness::new().await;
+    let ids = harness.create_all_records().await;
+    assert!(harness.process.terminate().await.success());
+    harness.process.start().await;
+    let id = harness.submit_message(ADA_ADDRESS, &["bob@example.org"], "8", "x").await;
+    assert_eq!(harness.recipient_states(&id).await, ["relayed"]);
     // The second segment cannot be rewritten.
-    let obstacle = house.process.data_dir().join("journal/0000000002.new");
+    let obstacle = harness.process.data_dir().join("journal/0000000002.new");
     std::fs::create_dir(&obstacle).unwrap();
-    let failed = house.run_command(&["erase", ADA_ADDRESS]).await;
+    let failed = harness.run_command(&["erase", ADA_ADDRESS]).await;
     assert_eq!(failed.code, 1, "{} {}", failed.stdout, failed.stderr);
     assert!(
         failed.stderr.contains("segment 2") && failed.stderr.contains("run the erasure again"),
         "{}",
         failed.stderr
     );
-    let other = house.run_command(&["erase", "bob@example.org"]).await;
+    let other = harness.run_command(&["erase", "bob@example.org"]).await;
     assert_eq!((other.code, other.stderr.contains("was cut off")), (1, true), "{}", other.stderr);
     std::fs::remove_dir(obstacle).unwrap();
     // Half erased it goes on, and nothing is lost, with the ledger or without it.
     for ledger_lost in [false, true] {
-        assert!(house.process.terminate().await.success());
+        assert!(harness.process.terminate().await.success());
         if ledger_lost {
-            std::fs::remove_dir_all(house.process.data_dir().join("ledger")).unwrap();
+            std::fs::remove_dir_all(harness.process.data_dir().join("ledger")).unwrap();
         }
-        house.process.start().await;
-        assert!(house.process.log().contains("an erasure of an address was cut off"));
-        assert_eq!(house.run_command(&["store", "verify"]).await.code, 0);
-        assert_eq!(house.recipient_states(&ids[0]).await, ["delivered"]);
+        harness.process.start().await;
+        assert!(harness.process.log().contains("an erasure of an address was cut off"));
+        assert_eq!(harness.run_command(&["store", "verify"]).await.code, 0);
+        assert_eq!(harness.recipient_states(&ids[0]).await, ["delivered"]);
     }
-    assert!(!find_mentions(&house.process.data_dir()).is_empty());
-    let done = house.run_command(&["--json", "erase", ADA_ADDRESS]).await;
+    assert!(!find_mentions(&harness.process.data_dir()).is_empty());
+    let done = harness.run_command(&["--json", "erase", ADA_ADDRESS]).await;
     assert_eq!(done.code, 0, "{}", done.stderr);
-    assert_eq!(find_mentions(&house.process.data_dir()), [""; 0]);
+    assert_eq!(find_mentions(&harness.process.data_dir()), [""; 0]);
     let pseudonym = to_text(&done.json_lines()[0]["pseudonym"]).to_owned();
-    let trail = house.run_command(&["--json", "trace", &pseudonym]).await.json_lines();
+    let trail = harness.run_command(&["--json", "trace", &pseudonym]).await.json_lines();
     assert_eq!(trail.len(), 2, "{trail:?}");
-    let log = house.run_command(&["--json", "log", "--status", "erased"]).await.json_lines();
+    let log = harness.run_command(&["--json", "log", "--status", "erased"]).await.json_lines();
     let named: Vec<_> = log.iter().map(|line| to_text(&line["text"])).collect();
     assert_eq!(named, [&*pseudonym, &*pseudonym]);
-    assert_eq!(house.run_command(&["suppress", "check", ADA_ADDRESS]).await.code, 0);
-    assert_eq!(house.run_command(&["store", "verify"]).await.code, 0);
-    assert_eq!(house.run_command(&["erase", "bob@example.org"]).await.code, 0);
+    assert_eq!(harness.run_command(&["suppress", "check", ADA_ADDRESS]).await.code, 0);
+    assert_eq!(harness.run_command(&["store", "verify"]).await.code, 0);
+    assert_eq!(harness.run_command(&["erase", "bob@example.org"]).await.code, 0);
 }
 
 /// Mail from, to and about the address arrives throughout. The erasure removes earlier mail, later mail is stored as
@@ -234,13 +234,14 @@ async fn erases_address_while_its_mail_arrives() {
     let erased = async {
         loop {
             let before = traffic.accepted_counts();
-            let said = process.run_command(&["--json", "erase", ADA_ADDRESS, "--reason", "asked for"]).await;
-            if said.code == 0 {
-                return (before, said.json_lines().remove(0));
+            let output =
+                process.run_command(&["--json", "erase", ADA_ADDRESS, "--reason", "asked for"]).await;
+            if output.code == 0 {
+                return (before, output.json_lines().remove(0));
             }
             // An operator would try again.
-            let waits = said.code == 1 && said.stderr.contains("that wait mention it");
-            assert!(waits, "{} {}", said.code, said.stderr);
+            let waits = output.code == 1 && output.stderr.contains("that wait mention it");
+            assert!(waits, "{} {}", output.code, output.stderr);
         }
     };
     let (before, erased) = tokio::time::timeout(testkit::WAIT_TIMEOUT, erased).await.unwrap();
@@ -277,14 +278,17 @@ async fn erases_address_while_its_mail_arrives() {
                 let trail = store.load_trail(id.parse().unwrap()).unwrap().unwrap();
                 let relayed = trail.recipients.iter().all(|one| one.state() == RecipientState::Relayed);
                 assert!(relayed, "{trail:?}");
-                let told = format!("{trail:?}");
+                let notified = format!("{trail:?}");
                 if before.contains_key(id) {
                     assert!(
-                        told.contains(&pseudonym) && !told.to_lowercase().contains(ADA_ADDRESS),
-                        "{told}"
+                        notified.contains(&pseudonym) && !notified.to_lowercase().contains(ADA_ADDRESS),
+                        "{notified}"
                     );
                 } else if after.contains_key(id) {
-                    assert!(told.contains(&nth_spelling(*number)) && !told.contains(&pseudonym), "{told}");
+                    assert!(
+                        notified.contains(&nth_spelling(*number)) && !notified.contains(&pseudonym),
+                        "{notified}"
+                    );
                 }
             }
         }
@@ -360,11 +364,11 @@ async fn send_about_others(address: SocketAddr, over: CancellationToken) {
 /// Ada's address in the n-th spelling, 1 to 2047: none has small letters only.
 fn nth_spelling(number: usize) -> String {
     assert!((1..1 << 11).contains(&number));
-    let mut letters = 0;
-    let spell = |letter: char| {
-        let capital = number >> letters & 1 == 1;
-        letters += usize::from(letter.is_ascii_lowercase());
-        if capital { letter.to_ascii_uppercase() } else { letter }
+    let mut dead_letters = 0;
+    let spell = |dead_letter: char| {
+        let capital = number >> dead_letters & 1 == 1;
+        dead_letters += usize::from(dead_letter.is_ascii_lowercase());
+        if capital { dead_letter.to_ascii_uppercase() } else { dead_letter }
     };
     "ada.lovelace".chars().map(spell).chain("@example.net".chars()).collect()
 }
@@ -397,8 +401,8 @@ async fn log_hides_addresses_when_configured() {
         let log = std::fs::File::create(&path).unwrap();
         let mut relay = process.command(&["serve"]).stderr(log).spawn().unwrap();
         let switch = ["breaker", "open", "up", "--reason", "Ada.Lovelace@example.net\nasked"];
-        let told = async { while process.run_command(&switch).await.code != 0 {} };
-        tokio::time::timeout(testkit::WAIT_TIMEOUT, told).await.unwrap();
+        let notified = async { while process.run_command(&switch).await.code != 0 {} };
+        tokio::time::timeout(testkit::WAIT_TIMEOUT, notified).await.unwrap();
         assert_eq!(process.run_command(&switch).await.code, 0);
         relay.kill().unwrap();
         relay.wait().unwrap();
@@ -534,8 +538,9 @@ impl ErasureHarness {
     async fn recipient_states(&self, id: &str) -> Vec<String> {
         let settled = async {
             loop {
-                let said = self.run_command(&["--json", "trace", id]).await;
-                if let Some(trail) = said.json_lines().first().filter(|trail| trail["next_action"].is_null())
+                let output = self.run_command(&["--json", "trace", id]).await;
+                if let Some(trail) =
+                    output.json_lines().first().filter(|trail| trail["next_action"].is_null())
                 {
                     let recipients = trail["recipients"].as_array().unwrap();
                     return recipients.iter().map(|one| to_text(&one["state"]).to_owned()).collect();
@@ -626,14 +631,14 @@ fn to_text(value: &Value) -> &str {
     value.as_str().unwrap()
 }
 
-fn render_config(data_dir: &str, [http, door, page]: [u16; 3], sink: u16) -> String {
+fn render_config(data_dir: &str, [http, listener, page]: [u16; 3], sink: u16) -> String {
     format!(
         r#"
 [server]
 hostname = "relay.example.com"
 data_dir = "{data_dir}"
 [[listener]]
-address = "127.0.0.1:{door}"
+address = "127.0.0.1:{listener}"
 tls = "none"
 auth = "none"
 [[upstream]]

@@ -14,8 +14,8 @@ use tokio::net::TcpSocket;
 
 #[tokio::test]
 async fn actions_report_in_text_and_json_and_survive_restart() {
-    let mut house = QueueHarness::new().await;
-    let ids = house.submit_and_wait_tried(&["1@a.example", "2@a.example"]).await;
+    let mut harness = QueueHarness::new().await;
+    let ids = harness.submit_and_wait_tried(&["1@a.example", "2@a.example"]).await;
     let [text, json] = &ids[..] else { unreachable!("two were sent") };
     let steps: &[(&str, &[&str], &str)] = &[
         ("hold", &["--reason", "wrong prices"], "held"),
@@ -25,52 +25,56 @@ async fn actions_report_in_text_and_json_and_survive_restart() {
     ];
     let mut tries = 1;
     for (verb, more, state) in steps {
-        let said = house.process.run_command(&[&["queue", verb, text], *more].concat()).await;
-        assert_eq!((said.code, said.stdout.trim(), &*said.stderr), (0, &**text, ""), "{verb}");
-        let said = house.process.run_command(&[&["--json", "queue", verb, json], *more].concat()).await;
-        assert_eq!(said.code, 0, "{verb}: {}", said.stderr);
-        assert_eq!(said.json_lines(), [serde_json::json!({"id": json, "done": true, "why": null})], "{verb}");
+        let printed = harness.process.run_command(&[&["queue", verb, text], *more].concat()).await;
+        assert_eq!((printed.code, printed.stdout.trim(), &*printed.stderr), (0, &**text, ""), "{verb}");
+        let printed = harness.process.run_command(&[&["--json", "queue", verb, json], *more].concat()).await;
+        assert_eq!(printed.code, 0, "{verb}: {}", printed.stderr);
+        assert_eq!(
+            printed.json_lines(),
+            [serde_json::json!({"id": json, "done": true, "why": null})],
+            "{verb}"
+        );
         if matches!(*verb, "release" | "retry") {
             tries += 1;
-            house.wait_attempted(text, tries).await;
-            house.wait_attempted(json, tries).await;
+            harness.wait_attempted(text, tries).await;
+            harness.wait_attempted(json, tries).await;
         }
-        house.restart().await;
+        harness.restart().await;
         for id in &ids {
-            assert_eq!(house.recipient_state(id).await, *state, "{verb}");
+            assert_eq!(harness.recipient_state(id).await, *state, "{verb}");
         }
     }
-    let said = house.process.run_command(&["queue", "delete", text, "--reason", "late"]).await;
-    assert_eq!((said.code, said.stdout.as_str()), (1, ""), "what has ended cannot be deleted");
-    assert_eq!(said.stderr.trim(), format!("mailtrail: {text} is not in the queue"));
+    let printed = harness.process.run_command(&["queue", "delete", text, "--reason", "late"]).await;
+    assert_eq!((printed.code, printed.stdout.as_str()), (1, ""), "what has ended cannot be deleted");
+    assert_eq!(printed.stderr.trim(), format!("mailtrail: {text} is not in the queue"));
     // The log has every action with its operator and its reason.
     let log =
-        house.process.run_command(&["--json", "log", "-g", "\"source\":\"operator\""]).await.json_lines();
+        harness.process.run_command(&["--json", "log", "-g", "\"source\":\"operator\""]).await.json_lines();
     let log = log.iter().filter(|line| line["id"] == **text);
     let events: Vec<_> = log.clone().map(|line| line["event"].as_str().unwrap()).collect();
     assert_eq!(events, ["held", "released", "retried", "failed"]);
     assert!(log.clone().all(|line| line["name"].as_str().unwrap().starts_with("uid ")));
     let reasons: Vec<_> = log.map(|line| line["text"].as_str()).collect();
     assert_eq!(reasons, [Some("wrong prices"), None, None, Some("no such order")]);
-    let said = house.process.run_command(&["log", "--status", "retried"]).await;
-    let line = said.stdout.lines().find(|line| line.contains(&**text)).unwrap();
+    let printed = harness.process.run_command(&["log", "--status", "retried"]).await;
+    let line = printed.stdout.lines().find(|line| line.contains(&**text)).unwrap();
     assert!(line.contains("retried") && line.contains("by uid "), "{line}");
 }
 
 #[tokio::test]
 async fn selects_messages_by_id_domain_upstream_or_all() {
-    let house = QueueHarness::new().await;
+    let harness = QueueHarness::new().await;
     let ids =
-        house.submit_and_wait_tried(&["1@a.example", "2@c.example", "3@B.example", "4@c.example"]).await;
+        harness.submit_and_wait_tried(&["1@a.example", "2@c.example", "3@B.example", "4@c.example"]).await;
     let [first, second, third, fourth] = &ids[..] else { unreachable!("four were sent") };
     let hold = async |which: &[&str], stdin: &str| {
-        let said = house
+        let printed = harness
             .process
             .run_command_with_input(&[&["queue", "hold", "--dry-run"], which].concat(), stdin)
             .await;
-        let mut named: Vec<_> = said.stdout.lines().map(str::to_owned).collect();
+        let mut named: Vec<_> = printed.stdout.lines().map(str::to_owned).collect();
         named.sort();
-        (said.code, named)
+        (printed.code, named)
     };
     let some = |ids: &[&String]| (0, ids.iter().map(|id| (*id).clone()).collect::<Vec<_>>());
     assert_eq!(hold(&["ALL"], "").await, some(&[first, second, third, fourth]));
@@ -86,26 +90,26 @@ async fn selects_messages_by_id_domain_upstream_or_all() {
     }
     // Nothing was done.
     for id in &ids {
-        assert_eq!(house.recipient_state(id).await, "queued");
+        assert_eq!(harness.recipient_state(id).await, "queued");
     }
-    assert_eq!(house.process.run_command(&["log", "--status", "held"]).await.code, 1);
+    assert_eq!(harness.process.run_command(&["log", "--status", "held"]).await.code, 1);
     // The output of one command is the input of another.
-    let listed = house.process.run_command(&["queue", "list", "--ids"]).await;
+    let listed = harness.process.run_command(&["queue", "list", "--ids"]).await;
     let mut sorted: Vec<_> = listed.stdout.lines().collect();
     sorted.sort_unstable();
     assert_eq!(sorted, ids);
-    let said = house
+    let printed = harness
         .process
         .run_command_with_input(&["queue", "delete", "-", "--reason", "test"], &listed.stdout)
         .await;
-    assert_eq!((said.code, said.stdout.lines().count()), (0, 4), "{}", said.stderr);
-    assert_eq!(house.process.run_command(&["queue", "list", "--ids"]).await.stdout, "");
+    assert_eq!((printed.code, printed.stdout.lines().count()), (0, 4), "{}", printed.stderr);
+    assert_eq!(harness.process.run_command(&["queue", "list", "--ids"]).await.stdout, "");
 }
 
 #[tokio::test]
 async fn errors_have_exit_code_and_explanation() {
-    let mut house = QueueHarness::new().await;
-    let ids = house.submit_and_wait_tried(&["1@a.example", "2@a.example"]).await;
+    let mut harness = QueueHarness::new().await;
+    let ids = harness.submit_and_wait_tried(&["1@a.example", "2@a.example"]).await;
     let no_id = "01K54Z8Q3V7N5X9B2C6D8F0GHJ";
     let both = ids.iter().map(|id| &id[..6]).collect::<Vec<_>>();
     assert_eq!(both[0], both[1], "ids of one hour begin alike");
@@ -131,70 +135,73 @@ async fn errors_have_exit_code_and_explanation() {
         (&["breaker", "open", "a", "--reason", ""], 2, "reason"),
         (&["breaker", "open", "mailgnu", "--reason", "x"], 2, "no upstream \"mailgnu\""),
     ] {
-        let said = house.process.run_command(arguments).await;
-        assert_eq!(said.code, code, "{arguments:?}: {}", said.stderr);
-        assert!(said.stderr.contains(words), "{arguments:?}: {}", said.stderr);
+        let printed = harness.process.run_command(arguments).await;
+        assert_eq!(printed.code, code, "{arguments:?}: {}", printed.stderr);
+        assert!(printed.stderr.contains(words), "{arguments:?}: {}", printed.stderr);
     }
-    let json = house.process.run_command(&["--json", "queue", "hold", no_id]).await;
+    let json = harness.process.run_command(&["--json", "queue", "hold", no_id]).await;
     assert_eq!(json.code, 1);
     assert_eq!(json.json_lines()[0]["why"], "is not in the queue");
-    assert!(house.process.terminate().await.success());
+    assert!(harness.process.terminate().await.success());
     for arguments in [
         &["queue", "hold", "ALL"][..],
         &["queue", "shape"],
         &["breaker", "status"],
         &["breaker", "close", "a"],
     ] {
-        let said = house.process.run_command(arguments).await;
-        assert_eq!(said.code, 3, "{arguments:?}");
-        assert!(said.stderr.contains("no daemon runs"), "{arguments:?}: {}", said.stderr);
+        let printed = harness.process.run_command(arguments).await;
+        assert_eq!(printed.code, 3, "{arguments:?}");
+        assert!(printed.stderr.contains("no daemon runs"), "{arguments:?}: {}", printed.stderr);
     }
 }
 
 #[tokio::test]
 async fn held_message_stays_until_released() {
-    let mut house = QueueHarness::new().await;
-    let ids = house.submit_and_wait_tried(&["held@a.example", "free@a.example"]).await;
+    let mut harness = QueueHarness::new().await;
+    let ids = harness.submit_and_wait_tried(&["held@a.example", "free@a.example"]).await;
     assert_eq!(
-        house.process.run_command(&["queue", "hold", &ids[0], "--reason", "wrong price list"]).await.code,
+        harness.process.run_command(&["queue", "hold", &ids[0], "--reason", "wrong price list"]).await.code,
         0
     );
-    house.restart().await;
-    let line = house.list_queue().await.into_iter().find(|line| line["id"] == *ids[0]).unwrap();
+    harness.restart().await;
+    let line = harness.list_queue().await.into_iter().find(|line| line["id"] == *ids[0]).unwrap();
     assert_eq!((&line["state"], &line["reason"]), (&"held".into(), &"wrong price list".into()));
     assert_eq!(line["next_at"], Value::Null, "no attempt is due");
-    house.start_accepting(0);
-    let said = house.process.run_command(&["queue", "retry", "ALL"]).await;
-    assert_eq!((said.code, said.stdout.trim()), (1, &*ids[1]), "the held one is refused");
-    eventually("the free one", || (house.servers[0].accepted().len() == 1).then_some(())).await;
-    assert_eq!(house.servers[0].accepted()[0].recipients, ["free@a.example"]);
-    let trace = house.process.run_command(&["trace", &ids[0]]).await.stdout;
+    harness.start_accepting(0);
+    let printed = harness.process.run_command(&["queue", "retry", "ALL"]).await;
+    assert_eq!((printed.code, printed.stdout.trim()), (1, &*ids[1]), "the held one is refused");
+    eventually("the free one", || (harness.servers[0].accepted().len() == 1).then_some(())).await;
+    assert_eq!(harness.servers[0].accepted()[0].recipients, ["free@a.example"]);
+    let trace = harness.process.run_command(&["trace", &ids[0]]).await.stdout;
     assert!(trace.contains("held  wrong price list"), "{trace}");
     assert!(trace.contains("next: held until an operator releases it"), "{trace}");
-    assert_eq!(house.process.run_command(&["queue", "release", "ALL"]).await.code, 0);
-    eventually("the held one", || (house.servers[0].accepted().len() == 2).then_some(())).await;
-    assert_eq!(house.servers[0].accepted()[1].recipients, ["held@a.example"]);
+    assert_eq!(harness.process.run_command(&["queue", "release", "ALL"]).await.code, 0);
+    eventually("the held one", || (harness.servers[0].accepted().len() == 2).then_some(())).await;
+    assert_eq!(harness.servers[0].accepted()[1].recipients, ["held@a.example"]);
 }
 
 #[tokio::test]
 async fn sends_dsn_for_bounced_but_not_deleted_message() {
-    let mut house = QueueHarness::new().await;
-    let ids = house.submit_and_wait_tried(&["bounced@a.example", "deleted@a.example"]).await;
-    assert_eq!(house.process.run_command(&["queue", "delete", &ids[1], "--reason", "a test"]).await.code, 0);
+    let mut harness = QueueHarness::new().await;
+    let ids = harness.submit_and_wait_tried(&["bounced@a.example", "deleted@a.example"]).await;
     assert_eq!(
-        house.process.run_command(&["queue", "bounce", &ids[0], "--reason", "no such order"]).await.code,
+        harness.process.run_command(&["queue", "delete", &ids[1], "--reason", "a test"]).await.code,
         0
     );
-    house.start_accepting(0);
-    house.start_accepting(1);
+    assert_eq!(
+        harness.process.run_command(&["queue", "bounce", &ids[0], "--reason", "no such order"]).await.code,
+        0
+    );
+    harness.start_accepting(0);
+    harness.start_accepting(1);
     // The report was made right away; its first attempt may have failed.
     let report = || {
-        let taken = house.servers.iter().flat_map(MockSmtpServer::accepted);
+        let taken = harness.servers.iter().flat_map(MockSmtpServer::accepted);
         taken.into_iter().next()
     };
     let retry = async {
         while report().is_none() {
-            house.process.run_command(&["queue", "retry", "ALL"]).await;
+            harness.process.run_command(&["queue", "retry", "ALL"]).await;
         }
     };
     tokio::time::timeout(testkit::WAIT_TIMEOUT, retry).await.unwrap();
@@ -204,9 +211,9 @@ async fn sends_dsn_for_bounced_but_not_deleted_message() {
     assert!(text.contains("bounced@a.example: no such order"), "{text}");
     assert!(text.contains("Diagnostic-Code: x-mailtrail; no such order"), "no server said that: {text}");
     assert!(!text.contains("uid "), "who did it is nobody else's business: {text}");
-    house.restart().await;
+    harness.restart().await;
     for (id, state, reason) in [(&ids[0], "failed", "no such order"), (&ids[1], "cancelled", "a test")] {
-        let trace = house.process.run_command(&["trace", id]).await.stdout;
+        let trace = harness.process.run_command(&["trace", id]).await.stdout;
         assert!(trace.contains(&format!("{state}  {reason}")), "{trace}");
         let fact = trace.lines().find(|line| line.contains("operator")).unwrap();
         assert!(fact.contains(state) && fact.contains("by uid ") && fact.contains(reason), "{trace}");
@@ -217,36 +224,36 @@ async fn sends_dsn_for_bounced_but_not_deleted_message() {
 
 #[tokio::test]
 async fn forced_open_breaker_keeps_mail_queued_until_closed() {
-    let mut house = QueueHarness::new().await;
-    let tried = house.submit_and_wait_tried(&["0@a.example"]).await.remove(0);
-    house.start_accepting(0);
-    house.start_accepting(1);
-    let said = house.process.run_command(&["breaker", "open", "a", "--reason", "moving house"]).await;
-    assert_eq!(said.code, 0, "{}", said.stderr);
-    let id = house.submit_message("1@a.example").await;
-    let other = house.submit_message("1@b.example").await;
-    house.restart().await;
+    let mut harness = QueueHarness::new().await;
+    let tried = harness.submit_and_wait_tried(&["0@a.example"]).await.remove(0);
+    harness.start_accepting(0);
+    harness.start_accepting(1);
+    let printed = harness.process.run_command(&["breaker", "open", "a", "--reason", "moving house"]).await;
+    assert_eq!(printed.code, 0, "{}", printed.stderr);
+    let id = harness.submit_message("1@a.example").await;
+    let other = harness.submit_message("1@b.example").await;
+    harness.restart().await;
     // The other upstream works meanwhile.
-    let taken = || house.servers[1].accepted().first().cloned();
+    let taken = || harness.servers[1].accepted().first().cloned();
     assert_eq!(eventually("the other one's", taken).await.recipients, ["1@b.example"]);
-    let status = house.process.run_command(&["--json", "breaker", "status"]).await.json_lines();
+    let status = harness.process.run_command(&["--json", "breaker", "status"]).await.json_lines();
     assert_eq!((&status[0]["state"], &status[0]["reason"]), (&"open".into(), &"moving house".into()));
     assert_eq!((&status[0]["until"], &status[1]["state"]), (&Value::Null, &"closed".into()));
-    let text = house.process.run_command(&["breaker", "status"]).await.stdout;
+    let text = harness.process.run_command(&["breaker", "status"]).await.stdout;
     assert!(text.starts_with("a\topen\tclosed by hand\t") && text.contains("moving house"), "{text}");
-    let trail = house.process.run_command(&["--json", "trace", &id]).await.json_lines().remove(0);
+    let trail = harness.process.run_command(&["--json", "trace", &id]).await.json_lines().remove(0);
     assert_eq!(trail["next_action"], "attempt; the upstream a is left alone: moving house");
     assert_eq!(trail["next_at"], Value::Null, "nobody knows when");
     // An operator's hold is the nearer reason.
-    let held = house.submit_message("2@a.example").await;
-    assert_eq!(house.process.run_command(&["queue", "hold", &held]).await.code, 0);
-    let trail = house.process.run_command(&["--json", "trace", &held]).await.json_lines().remove(0);
+    let held = harness.submit_message("2@a.example").await;
+    assert_eq!(harness.process.run_command(&["queue", "hold", &held]).await.code, 0);
+    let trail = harness.process.run_command(&["--json", "trace", &held]).await.json_lines().remove(0);
     assert_eq!(trail["next_action"], "held until an operator releases it, or its deadline comes");
-    let line = &house.list_queue().await.into_iter().find(|line| line["id"] == *id).unwrap();
+    let line = &harness.list_queue().await.into_iter().find(|line| line["id"] == *id).unwrap();
     assert_eq!(line["reason"], "the upstream a is left alone: moving house");
     assert_eq!(line["attempts"], 0);
-    assert!(house.servers[0].accepted().is_empty());
-    let reasons = house
+    assert!(harness.servers[0].accepted().is_empty());
+    let reasons = harness
         .list_queue()
         .await
         .into_iter()
@@ -257,44 +264,45 @@ async fn forced_open_breaker_keeps_mail_queued_until_closed() {
         ["the upstream a is left alone: moving house"],
         "what it waits for now"
     );
-    let said = house.process.run_command(&["--json", "breaker", "close", "a", "--reason", "moved"]).await;
-    assert_eq!(said.json_lines()[0]["state"], "closed");
-    eventually("its mail", || (!house.servers[0].accepted().is_empty()).then_some(())).await;
-    house.restart().await;
+    let printed =
+        harness.process.run_command(&["--json", "breaker", "close", "a", "--reason", "moved"]).await;
+    assert_eq!(printed.json_lines()[0]["state"], "closed");
+    eventually("its mail", || (!harness.servers[0].accepted().is_empty()).then_some(())).await;
+    harness.restart().await;
     assert_eq!(
-        house.process.run_command(&["--json", "breaker", "status"]).await.json_lines()[0]["state"],
+        harness.process.run_command(&["--json", "breaker", "status"]).await.json_lines()[0]["state"],
         "closed"
     );
-    let log = house.process.run_command(&["log", "--upstream", "a", "-g", "breaker-"]).await.stdout;
+    let log = harness.process.run_command(&["log", "--upstream", "a", "-g", "breaker-"]).await.stdout;
     let lines: Vec<_> = log.lines().collect();
     assert_eq!(lines.len(), 2, "{log}");
     assert!(lines[0].contains("breaker-opened") && lines[0].contains("moving house"), "{log}");
     assert!(lines[1].contains("breaker-closed") && lines[1].contains("by uid "), "{log}");
-    assert_eq!(house.recipient_state(&other).await, "relayed");
+    assert_eq!(harness.recipient_state(&other).await, "relayed");
 }
 
 /// Closed by hand, it is no news any more.
 #[tokio::test]
 async fn closing_breaker_clears_its_alarm() {
     let script = SmtpScript::new().on(SmtpStep::Banner, [Some(SmtpAction::Reply("554 5.7.0 blocked"))]);
-    let mut house = QueueHarness::with_script(script, "failures = 1\npause = \"5min\"").await;
-    house.start_accepting(0);
-    let id = house.submit_message("1@a.example").await;
-    house.process.wait_for_log("the breaker opened").await;
-    assert_eq!(house.process.run_command(&["breaker", "close", "a"]).await.code, 0);
-    house.process.wait_for_log("alarm cleared").await;
-    assert_eq!(house.process.run_command(&["queue", "retry", &id]).await.code, 0);
-    eventually("its mail", || (!house.servers[0].accepted().is_empty()).then_some(())).await;
-    assert!(house.process.terminate().await.success());
+    let mut harness = QueueHarness::with_script(script, "failures = 1\npause = \"5min\"").await;
+    harness.start_accepting(0);
+    let id = harness.submit_message("1@a.example").await;
+    harness.process.wait_for_log("the breaker opened").await;
+    assert_eq!(harness.process.run_command(&["breaker", "close", "a"]).await.code, 0);
+    harness.process.wait_for_log("alarm cleared").await;
+    assert_eq!(harness.process.run_command(&["queue", "retry", &id]).await.code, 0);
+    eventually("its mail", || (!harness.servers[0].accepted().is_empty()).then_some(())).await;
+    assert!(harness.process.terminate().await.success());
 }
 
 #[tokio::test]
 async fn queue_shape_adds_up() {
-    let house = QueueHarness::new().await;
-    house.submit_and_wait_tried(&["1@a.example", "2@A.example", "1@b.example", "1@c.example"]).await;
-    let held = house.submit_and_wait_tried(&["3@a.example"]).await;
-    assert_eq!(house.process.run_command(&["queue", "hold", &held[0]]).await.code, 0);
-    let shape = house.process.run_command(&["--json", "queue", "shape"]).await.json_lines();
+    let harness = QueueHarness::new().await;
+    harness.submit_and_wait_tried(&["1@a.example", "2@A.example", "1@b.example", "1@c.example"]).await;
+    let held = harness.submit_and_wait_tried(&["3@a.example"]).await;
+    assert_eq!(harness.process.run_command(&["queue", "hold", &held[0]]).await.code, 0);
+    let shape = harness.process.run_command(&["--json", "queue", "shape"]).await.json_lines();
     let mut found: Vec<_> = shape
         .iter()
         .map(|row| {
@@ -311,7 +319,7 @@ async fn queue_shape_adds_up() {
     assert_eq!(found[0], (3, "a", "a.example"), "the fullest first");
     found.sort_unstable();
     assert_eq!(found, [(1, "a", "c.example"), (1, "b", "b.example"), (3, "a", "a.example")]);
-    let text = house.process.run_command(&["queue", "shape"]).await.stdout;
+    let text = harness.process.run_command(&["queue", "shape"]).await.stdout;
     let rows: Vec<Vec<_>> = text.lines().map(|line| line.split('\t').collect()).collect();
     assert_eq!(rows[0][..4], ["a", "a.example", "3", "3"]);
     assert!(rows.len() == 3 && rows.iter().all(|row| row.len() == 13), "{text}");
@@ -320,19 +328,19 @@ async fn queue_shape_adds_up() {
 #[tokio::test]
 async fn rejects_actions_on_message_in_delivery() {
     let script = SmtpScript::new().on(SmtpStep::Dot, [Some(SmtpAction::Hang)]);
-    let mut house = QueueHarness::with_script(script, "").await;
-    house.start_accepting(0);
-    let id = house.submit_message("1@a.example").await;
-    let heard = || house.servers[0].with_script(|script| script.is_done(SmtpStep::Dot)).then_some(());
-    eventually("the dot", heard).await;
+    let mut harness = QueueHarness::with_script(script, "").await;
+    harness.start_accepting(0);
+    let id = harness.submit_message("1@a.example").await;
+    let received = || harness.servers[0].with_script(|script| script.is_done(SmtpStep::Dot)).then_some(());
+    eventually("the dot", received).await;
     for verb in ["retry", "hold", "bounce", "delete"] {
-        let said = house.process.run_command(&["queue", verb, &id, "--reason", "x"]).await;
-        assert_eq!((said.code, said.stdout.as_str()), (1, ""), "{verb}");
-        assert_eq!(said.stderr.trim(), format!("mailtrail: {id} is being sent right now"), "{verb}");
+        let printed = harness.process.run_command(&["queue", verb, &id, "--reason", "x"]).await;
+        assert_eq!((printed.code, printed.stdout.as_str()), (1, ""), "{verb}");
+        assert_eq!(printed.stderr.trim(), format!("mailtrail: {id} is being sent right now"), "{verb}");
     }
-    assert_eq!(house.recipient_state(&id).await, "sending");
+    assert_eq!(harness.recipient_state(&id).await, "sending");
     assert_eq!(
-        house.process.run_command(&["log", "-g", "\"source\":\"operator\""]).await.code,
+        harness.process.run_command(&["log", "-g", "\"source\":\"operator\""]).await.code,
         1,
         "nothing was noted"
     );
@@ -340,14 +348,14 @@ async fn rejects_actions_on_message_in_delivery() {
 
 #[tokio::test]
 async fn queue_list_states_truncation() {
-    let house = QueueHarness::new().await;
-    let ids = house.submit_and_wait_tried(&["1@a.example", "2@a.example", "3@a.example"]).await;
-    let some = house.process.run_command(&["queue", "list", "-n", "2"]).await;
+    let harness = QueueHarness::new().await;
+    let ids = harness.submit_and_wait_tried(&["1@a.example", "2@a.example", "3@a.example"]).await;
+    let some = harness.process.run_command(&["queue", "list", "-n", "2"]).await;
     assert_eq!((some.code, some.stdout.lines().count()), (0, 2));
     assert!(some.stderr.contains("more wait; -n shows more"), "{}", some.stderr);
-    let all = house.process.run_command(&["queue", "list", "-n", "3"]).await;
+    let all = harness.process.run_command(&["queue", "list", "-n", "3"]).await;
     assert_eq!((all.stdout.lines().count(), &*all.stderr), (3, ""));
-    let line = house.list_queue().await.into_iter().find(|line| line["id"] == *ids[0]).unwrap();
+    let line = harness.list_queue().await.into_iter().find(|line| line["id"] == *ids[0]).unwrap();
     let row = all.stdout.lines().find(|row| row.starts_with(&ids[0])).unwrap();
     let cells: Vec<_> = row.split('\t').collect();
     let bytes = line["size"].to_string();
@@ -362,11 +370,11 @@ async fn queue_list_states_truncation() {
 /// Actions that change no mail are logged too.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn logs_operator_actions_with_caller_and_reason() {
-    let mut house = QueueHarness::new().await;
-    let copy = house.process.directory().join("copy");
+    let mut harness = QueueHarness::new().await;
+    let copy = harness.process.directory().join("copy");
     let ask = async |words: &[&str], code| {
-        let said = house.process.run_command(words).await;
-        assert_eq!(said.code, code, "{words:?}: {} {}", said.stdout, said.stderr);
+        let printed = harness.process.run_command(words).await;
+        assert_eq!(printed.code, code, "{words:?}: {} {}", printed.stdout, printed.stderr);
     };
     ask(&["store", "backup", copy.to_str().unwrap(), "--reason", " before the upgrade "], 0).await;
     ask(&["store", "rebuild", "--reason", "the alarm said so"], 0).await;
@@ -382,8 +390,8 @@ async fn logs_operator_actions_with_caller_and_reason() {
     ask(&["sink", "replay", "nobody", "--since", "1 hour ago"], 2).await;
     ask(&["suppress", "sync", "--upstream", "nobody"], 2).await;
 
-    let sent = house.list_queue().await.remove(0)["id"].clone();
-    let log = operator_log_lines(&house.process).await;
+    let sent = harness.list_queue().await.remove(0)["id"].clone();
+    let log = operator_log_lines(&harness.process).await;
     let events: Vec<_> = log.iter().map(|line| (line["event"].as_str().unwrap(), &line["id"])).collect();
     let none = &Value::Null;
     let expected = [
@@ -406,10 +414,10 @@ async fn logs_operator_actions_with_caller_and_reason() {
     assert!(replay.starts_with("told since 20") && replay.ends_with("Z: the file was lost"), "{replay}");
     assert_eq!(texts[5], "why not");
     assert_eq!(texts[7], "ada@example.net all reasons: she called again");
-    let said = house.process.run_command(&["log", "--status", "store-backup"]).await.stdout;
+    let printed = harness.process.run_command(&["log", "--status", "store-backup"]).await.stdout;
     assert!(
-        said.contains("(no send)  store-backup by uid ") && said.ends_with(": before the upgrade\n"),
-        "{said}"
+        printed.contains("(no send)  store-backup by uid ") && printed.ends_with(": before the upgrade\n"),
+        "{printed}"
     );
 
     // Conditions about mail exclude actions without mail.
@@ -418,7 +426,7 @@ async fn logs_operator_actions_with_caller_and_reason() {
     {
         let which = ["log", "-g", "\"event\":\"s(tore|ink)-"];
         assert_eq!(
-            house.process.run_command(&[&which[..], &condition].concat()).await.code,
+            harness.process.run_command(&[&which[..], &condition].concat()).await.code,
             1,
             "{condition:?}"
         );
@@ -432,16 +440,21 @@ async fn logs_operator_actions_with_caller_and_reason() {
     assert_eq!(first.event.kind, TrailEventKind::OperatorAction(OperatorActionKind::StoreBackup));
     drop(copied);
 
-    house.restart().await;
-    assert_eq!(operator_log_lines(&house.process).await, log);
+    harness.restart().await;
+    assert_eq!(operator_log_lines(&harness.process).await, log);
     // Without a daemon the store is only read, except by actions.
-    assert!(house.process.terminate().await.success());
-    let second = house.process.directory().join("second");
-    assert_eq!(house.process.run_command(&["store", "backup", second.to_str().unwrap()]).await.code, 0);
-    assert_eq!(operator_log_lines(&house.process).await, log);
-    let said = house.process.run_command(&["store", "rebuild", "--reason", "nobody is here"]).await;
-    assert_eq!((said.code, said.stdout.contains("the ledger is rebuilt")), (0, true), "{}", said.stderr);
-    let mut after = operator_log_lines(&house.process).await;
+    assert!(harness.process.terminate().await.success());
+    let second = harness.process.directory().join("second");
+    assert_eq!(harness.process.run_command(&["store", "backup", second.to_str().unwrap()]).await.code, 0);
+    assert_eq!(operator_log_lines(&harness.process).await, log);
+    let printed = harness.process.run_command(&["store", "rebuild", "--reason", "nobody is here"]).await;
+    assert_eq!(
+        (printed.code, printed.stdout.contains("the ledger is rebuilt")),
+        (0, true),
+        "{}",
+        printed.stderr
+    );
+    let mut after = operator_log_lines(&harness.process).await;
     let last = after.pop().unwrap();
     assert_eq!((&last["event"], &last["text"]), (&"store-rebuild".into(), &"nobody is here".into()));
     assert!(last["name"].as_str().unwrap().starts_with("uid "), "{last}");
@@ -560,14 +573,14 @@ fn unique_prefix(id: &str, all: &[String]) -> String {
     starts.into_iter().find(unique).unwrap().to_owned()
 }
 
-fn render_config(data_dir: &str, door: u16, [a, b]: [u16; 2], breaker: &str) -> String {
+fn render_config(data_dir: &str, listener: u16, [a, b]: [u16; 2], breaker: &str) -> String {
     format!(
         r#"
 [server]
 hostname = "relay.example.com"
 data_dir = "{data_dir}"
 [[listener]]
-address = "127.0.0.1:{door}"
+address = "127.0.0.1:{listener}"
 tls = "none"
 auth = "none"
 [[upstream]]
@@ -601,7 +614,7 @@ name = "to-b"
 upstreams = ["b"]
 recipients = ["*@b.example"]
 [[sink]]
-name = "told"
+name = "notified"
 kind = "file"
 path = "events.jsonl"
 "#

@@ -8,11 +8,11 @@ use testkit::sandbox_harness::SandboxHarness;
 #[tokio::test]
 async fn follows_delivered_message_to_provider_event() {
     for face in [ProviderProfile::Mailgun, ProviderProfile::Brevo] {
-        let mut house = SandboxHarness::new(face).await;
-        house.process.start().await;
-        let said = house.run_command(&["--json", "send-test", "ada@example.net"]).await;
-        assert_eq!(said.code, 0, "{} {}", said.stdout, said.stderr);
-        let lines = said.json_lines();
+        let mut harness = SandboxHarness::new(face).await;
+        harness.process.start().await;
+        let output = harness.run_command(&["--json", "send-test", "ada@example.net"]).await;
+        assert_eq!(output.code, 0, "{} {}", output.stdout, output.stderr);
+        let lines = output.json_lines();
         let (first, last) = (&lines[0], &lines[lines.len() - 1]);
         assert_eq!(
             (&first["from"], &first["to"]),
@@ -28,29 +28,30 @@ async fn follows_delivered_message_to_provider_event() {
             assert_eq!(facts.iter().filter(|fact| *fact == expected).count(), 1, "{expected}: {facts:?}");
         }
         // The message is accepted like any other.
-        let trail = house.run_command(&["--json", "trace", id]).await.json_lines().remove(0);
+        let trail = harness.run_command(&["--json", "trace", id]).await.json_lines().remove(0);
         assert_eq!((&trail["client"], &trail["user"]), (&json!("mailtrail"), &json!("send-test")));
         assert_eq!(trail["message_id"], format!("{id}@relay.example.com"));
-        assert_eq!(house.sandbox.counters().messages, 1);
+        assert_eq!(harness.sandbox.counters().messages, 1);
 
-        let said = house.run_command(&["send-test", "bob@example.net", "--from", "ada@mg.example.com"]).await;
-        let lines: Vec<_> = said.stdout.lines().collect();
+        let output =
+            harness.run_command(&["send-test", "bob@example.net", "--from", "ada@mg.example.com"]).await;
+        let lines: Vec<_> = output.stdout.lines().collect();
         assert!(
-            said.code == 0 && lines[0].ends_with("from ada@mg.example.com to bob@example.net"),
+            output.code == 0 && lines[0].ends_with("from ada@mg.example.com to bob@example.net"),
             "{lines:?}"
         );
         assert!(lines.iter().any(|line| line.contains("delivered    webhook  up")), "{lines:?}");
         assert_eq!(lines.last(), Some(&"delivered, and up reported it"));
-        assert!(house.process.terminate().await.success());
+        assert!(harness.process.terminate().await.success());
     }
 }
 
 #[tokio::test]
 async fn reports_cause_of_undelivered_message() {
-    let mut house = SandboxHarness::new(ProviderProfile::Mailgun).await;
-    house.process.start().await;
-    let said = house.run_command(&["suppress", "add", "eve@example.net"]).await;
-    assert_eq!(said.code, 0, "{}", said.stderr);
+    let mut harness = SandboxHarness::new(ProviderProfile::Mailgun).await;
+    harness.process.start().await;
+    let output = harness.run_command(&["suppress", "add", "eve@example.net"]).await;
+    assert_eq!(output.code, 0, "{}", output.stderr);
     for (arguments, state, words) in [
         (&["bounce@example.net"][..], "bounced", "bounced: "),
         (&["eve@example.net"], "suppressed", "`mailtrail suppress list`"),
@@ -61,65 +62,70 @@ async fn reports_cause_of_undelivered_message() {
             "are its webhooks registered, and do they reach",
         ),
     ] {
-        let (code, verdict) = run_for_verdict(&house, arguments).await;
+        let (code, verdict) = run_for_verdict(&harness, arguments).await;
         assert_eq!((code, &verdict["state"], &verdict["delivered"]), (1, &json!(state), &json!(false)));
         assert!(verdict["verdict"].as_str().unwrap().contains(words), "{verdict}");
         assert_eq!(verdict["verdict"].as_str().unwrap().contains("`mailtrail doctor`"), state == "relayed");
     }
     // The message needs no DSN, because the command follows it and its sender may be no mailbox.
-    assert_eq!(house.run_command(&["trace", "mailtrail@mg.example.com"]).await.code, 1);
-    assert_eq!(house.run_command(&["breaker", "open", "up", "--reason", "moving"]).await.code, 0);
-    let (code, verdict) = run_for_verdict(&house, &["ada@example.net", "--wait", "1s"]).await;
+    assert_eq!(harness.run_command(&["trace", "mailtrail@mg.example.com"]).await.code, 1);
+    assert_eq!(harness.run_command(&["breaker", "open", "up", "--reason", "moving"]).await.code, 0);
+    let (code, verdict) = run_for_verdict(&harness, &["ada@example.net", "--wait", "1s"]).await;
     assert_eq!((code, &verdict["state"]), (1, &json!("queued")), "{verdict}");
     let text = verdict["verdict"].as_str().unwrap();
     assert!(text.contains("still queued after 1s") && text.contains("moving"), "{text}");
-    assert!(house.process.terminate().await.success());
+    assert!(harness.process.terminate().await.success());
 }
 
 #[tokio::test]
 async fn does_not_wait_without_webhook_credentials() {
-    let mut house = SandboxHarness::new(ProviderProfile::Mailgun).await;
-    house
+    let mut harness = SandboxHarness::new(ProviderProfile::Mailgun).await;
+    harness
         .process
-        .write_configuration(&house.configuration.replace("webhook_signing_key_file = \"proof\"\n", ""));
-    house.process.start().await;
-    let (code, verdict) = run_for_verdict(&house, &["ada@example.net", "--wait", "1d"]).await;
+        .write_configuration(&harness.configuration.replace("webhook_signing_key_file = \"proof\"\n", ""));
+    harness.process.start().await;
+    let (code, verdict) = run_for_verdict(&harness, &["ada@example.net", "--wait", "1d"]).await;
     assert_eq!((code, &verdict["state"]), (1, &json!("relayed")));
     assert!(verdict["verdict"].as_str().unwrap().contains("set webhook_signing_key_file"), "{verdict}");
-    assert!(house.process.terminate().await.success());
+    assert!(harness.process.terminate().await.success());
 }
 
 #[tokio::test]
 async fn unsendable_message_has_its_exit_code() {
-    let mut house = SandboxHarness::new(ProviderProfile::Mailgun).await;
-    let said = house.run_command(&["send-test", "ada@example.net"]).await;
-    assert_eq!((said.code, &*said.stdout), (3, ""), "{}", said.stderr);
-    house.process.start().await;
+    let mut harness = SandboxHarness::new(ProviderProfile::Mailgun).await;
+    let output = harness.run_command(&["send-test", "ada@example.net"]).await;
+    assert_eq!((output.code, &*output.stdout), (3, ""), "{}", output.stderr);
+    harness.process.start().await;
     for (arguments, words) in [
         (&["nobody"][..], "nobody"),
         (&["ada@example.net", "--from", "me"], "me: "),
         (&["ada@example.net", "--wait", "soon"], "90s, 5m or 1h"),
         (&[], "<TO>"),
     ] {
-        let said = house.run_command(&[&["send-test"], arguments].concat()).await;
+        let output = harness.run_command(&[&["send-test"], arguments].concat()).await;
         assert!(
-            said.code == 2 && said.stderr.contains(words),
+            output.code == 2 && output.stderr.contains(words),
             "{arguments:?}: {} {}",
-            said.code,
-            said.stderr
+            output.code,
+            output.stderr
         );
     }
-    assert!(house.process.terminate().await.success());
-    let said = house.run_command(&["send-test", "ada@example.net"]).await;
-    assert!(said.code == 3 && said.stderr.contains("mailtrail serve"), "{} {}", said.code, said.stderr);
-    assert_eq!(house.sandbox.counters().messages, 0);
+    assert!(harness.process.terminate().await.success());
+    let output = harness.run_command(&["send-test", "ada@example.net"]).await;
+    assert!(
+        output.code == 3 && output.stderr.contains("mailtrail serve"),
+        "{} {}",
+        output.code,
+        output.stderr
+    );
+    assert_eq!(harness.sandbox.counters().messages, 0);
 }
 
 /// Exit code and last line.
-async fn run_for_verdict(house: &SandboxHarness, arguments: &[&str]) -> (i32, Value) {
-    let said = house.run_command(&[&["--json", "send-test"], arguments].concat()).await;
-    let last = said.json_lines().pop();
-    (said.code, last.unwrap_or_else(|| json!({ "verdict": said.stderr })))
+async fn run_for_verdict(harness: &SandboxHarness, arguments: &[&str]) -> (i32, Value) {
+    let output = harness.run_command(&[&["--json", "send-test"], arguments].concat()).await;
+    let last = output.json_lines().pop();
+    (output.code, last.unwrap_or_else(|| json!({ "verdict": output.stderr })))
 }
 
 fn event_words(fact: &Value) -> String {

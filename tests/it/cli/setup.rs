@@ -7,26 +7,26 @@ use testkit::sandbox_harness::{SandboxHarness, WEBHOOK_SECRET};
 
 #[tokio::test]
 async fn registers_all_mailgun_events_and_keeps_other_webhooks() {
-    let house = SandboxHarness::new(ProviderProfile::Mailgun).await;
+    let harness = SandboxHarness::new(ProviderProfile::Mailgun).await;
     // Others', two of them in a list that ours comes into.
     for registered in [
         "id=delivered&url=https://crm.example.com/hook",
         "id=opened&url=https://crm.example.com/hook&url=https://old.example.com/webhooks/up",
     ] {
-        assert_eq!(house.call_api(Method::POST, WEBHOOKS_V3_PATH, Some(registered.into())).await.0, 200);
+        assert_eq!(harness.call_api(Method::POST, WEBHOOKS_V3_PATH, Some(registered.into())).await.0, 200);
     }
-    let before = mailgun_webhooks(&house).await;
+    let before = mailgun_webhooks(&harness).await;
     let setup = ["--json", "setup", "mailgun", "--url", "https://relay.example.com"];
-    let said = house.run_command(&[&setup[..], &["--dry-run"]].concat()).await;
+    let output = harness.run_command(&[&setup[..], &["--dry-run"]].concat()).await;
     let expected = json!({
         "done": "created", "what": "webhook", "id": null, "name": OWN_URL, "changed": ALL_EVENTS, "dry_run": true,
     });
-    assert_eq!((said.code, &said.json_lines()[0]), (0, &expected), "{}", said.stderr);
-    assert_eq!(mailgun_webhooks(&house).await, before, "a dry run changes nothing");
+    assert_eq!((output.code, &output.json_lines()[0]), (0, &expected), "{}", output.stderr);
+    assert_eq!(mailgun_webhooks(&harness).await, before, "a dry run changes nothing");
 
-    let said = house.run_command(&setup).await;
-    assert_eq!((said.code, &said.json_lines()[0]["done"]), (0, &json!("created")), "{}", said.stderr);
-    let remains: Vec<_> = said.json_lines()[1..].iter().map(|line| line["remains"].to_string()).collect();
+    let output = harness.run_command(&setup).await;
+    assert_eq!((output.code, &output.json_lines()[0]["done"]), (0, &json!("created")), "{}", output.stderr);
+    let remains: Vec<_> = output.json_lines()[1..].iter().map(|line| line["remains"].to_string()).collect();
     assert!(remains[0].contains("https://old.example.com/webhooks/up is also registered"), "{remains:?}");
     assert!(remains[1].contains("the web server of relay.example.com forwards /webhooks/up"), "{remains:?}");
     let mut expected = before.clone();
@@ -35,42 +35,42 @@ async fn registers_all_mailgun_events_and_keeps_other_webhooks() {
         urls.push(OWN_URL.into());
         expected[kind] = json!({ "urls": urls });
     }
-    assert_eq!(mailgun_webhooks(&house).await, expected);
+    assert_eq!(mailgun_webhooks(&harness).await, expected);
 
-    let said = house.run_command(&setup).await;
+    let output = harness.run_command(&setup).await;
     assert_eq!(
-        (said.code, &said.json_lines()[0]["done"], &said.json_lines()[0]["changed"]),
+        (output.code, &output.json_lines()[0]["done"], &output.json_lines()[0]["changed"]),
         (0, &json!("kept"), &json!([]))
     );
-    assert_eq!(mailgun_webhooks(&house).await, expected);
-    let said = house.run_command(&["setup", "mailgun", "--url", OWN_URL]).await;
+    assert_eq!(mailgun_webhooks(&harness).await, expected);
+    let output = harness.run_command(&["setup", "mailgun", "--url", OWN_URL]).await;
     assert!(
-        said.code == 0 && said.stdout.starts_with(&format!("kept: webhook ({OWN_URL}: ")),
+        output.code == 0 && output.stdout.starts_with(&format!("kept: webhook ({OWN_URL}: ")),
         "{}",
-        said.stdout
+        output.stdout
     );
 
-    let said = house.run_command(&[&setup[1..], &["--remove", "--dry-run"]].concat()).await;
-    assert!(said.stdout.starts_with("would be removed: webhook ("), "{}", said.stdout);
-    assert_eq!(mailgun_webhooks(&house).await, expected);
+    let output = harness.run_command(&[&setup[1..], &["--remove", "--dry-run"]].concat()).await;
+    assert!(output.stdout.starts_with("would be removed: webhook ("), "{}", output.stdout);
+    assert_eq!(mailgun_webhooks(&harness).await, expected);
     for done in ["removed", "not there"] {
-        let said = house.run_command(&[&setup[..], &["--remove"]].concat()).await;
-        assert_eq!((said.code, &said.json_lines()[0]["done"]), (0, &json!(done)), "{}", said.stderr);
-        assert_eq!(mailgun_webhooks(&house).await, before);
+        let output = harness.run_command(&[&setup[..], &["--remove"]].concat()).await;
+        assert_eq!((output.code, &output.json_lines()[0]["done"]), (0, &json!(done)), "{}", output.stderr);
+        assert_eq!(mailgun_webhooks(&harness).await, before);
     }
 }
 
 #[tokio::test]
 async fn adds_missing_events_to_registered_mailgun_url() {
-    let house = SandboxHarness::new(ProviderProfile::Mailgun).await;
+    let harness = SandboxHarness::new(ProviderProfile::Mailgun).await;
     let known = format!("url={OWN_URL}&event_types=opened&event_types=delivered");
-    assert_eq!(house.call_api(Method::POST, WEBHOOKS_V4_PATH, Some(known.into())).await.0, 200);
-    let said = house.run_command(&["--json", "setup", "mailgun", "--url", OWN_URL]).await;
-    let change = &said.json_lines()[0];
+    assert_eq!(harness.call_api(Method::POST, WEBHOOKS_V4_PATH, Some(known.into())).await.0, 200);
+    let output = harness.run_command(&["--json", "setup", "mailgun", "--url", OWN_URL]).await;
+    let change = &output.json_lines()[0];
     let missing: Vec<_> =
         ALL_EVENTS.into_iter().filter(|kind| !["opened", "delivered"].contains(kind)).collect();
-    assert_eq!((said.code, &change["done"], &change["changed"]), (0, &json!("updated"), &json!(missing)));
-    let all = mailgun_webhooks(&house).await;
+    assert_eq!((output.code, &change["done"], &change["changed"]), (0, &json!("updated"), &json!(missing)));
+    let all = mailgun_webhooks(&harness).await;
     assert!(ALL_EVENTS.iter().all(|kind| all[kind]["urls"] == json!([OWN_URL])), "{all}");
 }
 
@@ -78,82 +78,82 @@ async fn adds_missing_events_to_registered_mailgun_url() {
 async fn url_with_trailing_slash_is_not_registered_again() {
     let slash = format!("{OWN_URL}/");
     for (face, provider) in [(ProviderProfile::Mailgun, "mailgun"), (ProviderProfile::Brevo, "brevo")] {
-        let house = SandboxHarness::new(face).await;
+        let harness = SandboxHarness::new(face).await;
         let known = match face {
             ProviderProfile::Mailgun => {
                 let kinds: String = ALL_EVENTS.iter().map(|kind| format!("&event_types={kind}")).collect();
-                house
+                harness
                     .call_api(Method::POST, WEBHOOKS_V4_PATH, Some(format!("url={slash}{kinds}").into()))
                     .await
             }
             ProviderProfile::Brevo => {
                 let hook = json!({ "url": slash, "events": ["spam"], "batched": false });
-                house.call_api(Method::POST, "/v3/webhooks", Some(hook)).await
+                harness.call_api(Method::POST, "/v3/webhooks", Some(hook)).await
             }
         };
         assert!(known.0 < 300);
         for url in [OWN_URL, &slash] {
-            let said = house.run_command(&["--json", "setup", provider, "--url", url]).await;
+            let output = harness.run_command(&["--json", "setup", provider, "--url", url]).await;
             assert!(
-                ["kept", "updated"].map(Value::from).contains(&said.json_lines()[0]["done"]),
+                ["kept", "updated"].map(Value::from).contains(&output.json_lines()[0]["done"]),
                 "{}",
-                said.stdout
+                output.stdout
             );
-            assert!(!said.stdout.contains("is also registered"), "{}", said.stdout);
+            assert!(!output.stdout.contains("is also registered"), "{}", output.stdout);
         }
         match face {
             ProviderProfile::Mailgun => {
-                let all = mailgun_webhooks(&house).await;
+                let all = mailgun_webhooks(&harness).await;
                 assert!(ALL_EVENTS.iter().all(|kind| all[kind]["urls"] == json!([slash])), "{all}");
             }
-            ProviderProfile::Brevo => assert_eq!(brevo_webhooks(&house).await.len(), 1),
+            ProviderProfile::Brevo => assert_eq!(brevo_webhooks(&harness).await.len(), 1),
         }
-        let said = house.run_command(&["--json", "setup", provider, "--url", OWN_URL, "--remove"]).await;
-        assert_eq!(said.json_lines()[0]["done"], "removed", "{}", said.stderr);
+        let output = harness.run_command(&["--json", "setup", provider, "--url", OWN_URL, "--remove"]).await;
+        assert_eq!(output.json_lines()[0]["done"], "removed", "{}", output.stderr);
     }
 }
 
 /// Two URLs of ours: an event type at one is not registered at the other.
 #[tokio::test]
 async fn two_urls_of_ours_get_each_event_kind_once() {
-    let house = SandboxHarness::new(ProviderProfile::Mailgun).await;
+    let harness = SandboxHarness::new(ProviderProfile::Mailgun).await;
     for known in [format!("url={OWN_URL}/&event_types=opened"), format!("url={OWN_URL}&event_types=clicked")]
     {
-        assert_eq!(house.call_api(Method::POST, WEBHOOKS_V4_PATH, Some(known.into())).await.0, 200);
+        assert_eq!(harness.call_api(Method::POST, WEBHOOKS_V4_PATH, Some(known.into())).await.0, 200);
     }
-    let said = house.run_command(&["--json", "setup", "mailgun", "--url", OWN_URL]).await;
-    assert_eq!((said.code, &said.json_lines()[0]["done"]), (0, &json!("updated")), "{}", said.stderr);
-    let all = mailgun_webhooks(&house).await;
+    let output = harness.run_command(&["--json", "setup", "mailgun", "--url", OWN_URL]).await;
+    assert_eq!((output.code, &output.json_lines()[0]["done"]), (0, &json!("updated")), "{}", output.stderr);
+    let all = mailgun_webhooks(&harness).await;
     assert!(ALL_EVENTS.iter().all(|kind| all[kind]["urls"].as_array().unwrap().len() == 1), "{all}");
 }
 
 #[tokio::test]
 async fn changes_nothing_when_mailgun_has_no_free_url() {
-    let house = SandboxHarness::new(ProviderProfile::Mailgun).await;
+    let harness = SandboxHarness::new(ProviderProfile::Mailgun).await;
     let three = "id=clicked&url=https://a.example&url=https://b.example&url=https://u:secret@c.example/x";
-    assert_eq!(house.call_api(Method::POST, WEBHOOKS_V3_PATH, Some(three.into())).await.0, 200);
-    let before = mailgun_webhooks(&house).await;
+    assert_eq!(harness.call_api(Method::POST, WEBHOOKS_V3_PATH, Some(three.into())).await.0, 200);
+    let before = mailgun_webhooks(&harness).await;
     for more in [&["--dry-run"][..], &[]] {
-        let said = house.run_command(&[&["setup", "mailgun", "--url", OWN_URL], more].concat()).await;
-        assert_eq!((said.code, &*said.stdout), (1, ""));
-        assert!(said.stderr.contains("clicked is told to https://a.example/, "), "{}", said.stderr);
-        assert!(said.stderr.contains("3 addresses at most; take one"), "{}", said.stderr);
-        assert!(!said.stderr.contains("secret"), "{}", said.stderr);
+        let output = harness.run_command(&[&["setup", "mailgun", "--url", OWN_URL], more].concat()).await;
+        assert_eq!((output.code, &*output.stdout), (1, ""));
+        assert!(output.stderr.contains("clicked is told to https://a.example/, "), "{}", output.stderr);
+        assert!(output.stderr.contains("3 addresses at most; take one"), "{}", output.stderr);
+        assert!(!output.stderr.contains("secret"), "{}", output.stderr);
     }
-    assert_eq!(mailgun_webhooks(&house).await, before);
+    assert_eq!(mailgun_webhooks(&harness).await, before);
 }
 
 #[tokio::test]
 async fn errors_name_cause_and_remedy() {
-    let house = SandboxHarness::new(ProviderProfile::Mailgun).await;
-    let good = &house.configuration;
+    let harness = SandboxHarness::new(ProviderProfile::Mailgun).await;
+    let good = &harness.configuration;
     let twice = {
         let (before, after) = good.split_once("[[upstream]]").unwrap();
         let (upstream, http) = after.split_once("[http]").unwrap();
         let other = upstream.replace("name = \"up\"", "name = \"down\"");
         format!("{before}[[upstream]]{upstream}[[upstream]]{other}[http]{http}")
     };
-    std::fs::write(house.process.directory().join("wrong"), "key-2").unwrap();
+    std::fs::write(harness.process.directory().join("wrong"), "key-2").unwrap();
     for (configuration, more, code, words) in [
         (
             good.replace("_key_file = \"key\"", "_key_file = \"wrong\""),
@@ -171,79 +171,84 @@ async fn errors_name_cause_and_remedy() {
         (good.clone(), "--url=http://relay.example.com", 2, "must begin with https://"),
         (good.clone(), "--url=relay.example.com", 2, "--url"),
     ] {
-        house.process.write_configuration(&configuration);
+        harness.process.write_configuration(&configuration);
         let url = ["--url", OWN_URL];
         let usual = if more.starts_with("--url") { &[][..] } else { &url[..] };
         let more = if more.is_empty() { Vec::new() } else { vec![more] };
-        let said = house.run_command(&[&["setup", "mailgun", "--dry-run"], usual, &more].concat()).await;
+        let output = harness.run_command(&[&["setup", "mailgun", "--dry-run"], usual, &more].concat()).await;
         let words = words.replace("\\\"", "\"");
-        assert!(said.code == code && said.stderr.contains(&words), "{words}: {} {}", said.code, said.stderr);
+        assert!(
+            output.code == code && output.stderr.contains(&words),
+            "{words}: {} {}",
+            output.code,
+            output.stderr
+        );
     }
 }
 
 #[tokio::test]
 async fn registers_all_brevo_events_with_authentication() {
-    let house = SandboxHarness::new(ProviderProfile::Brevo).await;
+    let harness = SandboxHarness::new(ProviderProfile::Brevo).await;
     let others = [
         json!({ "url": "https://crm.example.com/webhooks/crm", "events": ["spam"], "batched": true }),
         json!({ "url": "https://old.example.com/webhooks/up", "events": ["opened"] }),
     ];
     for other in others {
-        assert_eq!(house.call_api(Method::POST, "/v3/webhooks", Some(other)).await.0, 201);
+        assert_eq!(harness.call_api(Method::POST, "/v3/webhooks", Some(other)).await.0, 201);
     }
-    let before = brevo_webhooks(&house).await;
+    let before = brevo_webhooks(&harness).await;
     let setup = ["--json", "setup", "brevo", "--url", "https://relay.example.com"];
-    let said = house.run_command(&[&setup[..], &["--dry-run"]].concat()).await;
-    assert_eq!((said.code, &said.json_lines()[0]["done"]), (0, &json!("created")), "{}", said.stderr);
-    assert_eq!(brevo_webhooks(&house).await, before, "a dry run changes nothing");
-    let said = house.run_command(&setup).await;
-    assert_eq!((said.code, &said.json_lines()[0]["done"]), (0, &json!("created")), "{}", said.stderr);
+    let output = harness.run_command(&[&setup[..], &["--dry-run"]].concat()).await;
+    assert_eq!((output.code, &output.json_lines()[0]["done"]), (0, &json!("created")), "{}", output.stderr);
+    assert_eq!(brevo_webhooks(&harness).await, before, "a dry run changes nothing");
+    let output = harness.run_command(&setup).await;
+    assert_eq!((output.code, &output.json_lines()[0]["done"]), (0, &json!("created")), "{}", output.stderr);
     assert!(
-        said.stdout.contains("https://old.example.com/webhooks/up is also registered"),
+        output.stdout.contains("https://old.example.com/webhooks/up is also registered"),
         "{}",
-        said.stdout
+        output.stdout
     );
-    let all = brevo_webhooks(&house).await;
+    let all = brevo_webhooks(&harness).await;
     let ours = &all[2];
     assert_eq!((&ours["url"], &ours["batched"]), (&json!(OWN_URL), &json!(false)));
     assert_eq!(ours["auth"], json!({ "type": "bearer", "token": WEBHOOK_SECRET }));
     assert_eq!(ours["events"].as_array().unwrap().len(), 12);
-    let said = house.run_command(&setup).await;
+    let output = harness.run_command(&setup).await;
     assert_eq!(
-        (said.code, &said.json_lines()[0]["done"], &said.json_lines()[0]["id"]),
+        (output.code, &output.json_lines()[0]["done"], &output.json_lines()[0]["id"]),
         (0, &json!("kept"), &json!(3))
     );
-    assert_eq!(brevo_webhooks(&house).await, all);
+    assert_eq!(brevo_webhooks(&harness).await, all);
 
     // The webhook was changed.
     let change =
         json!({ "events": ["spam", "sent"], "batched": true, "auth": { "type": "bearer", "token": "x" } });
-    assert_eq!(house.call_api(Method::PUT, "/v3/webhooks/3", Some(change)).await.0, 204);
-    let said = house.run_command(&setup).await;
-    assert_eq!((said.code, &said.json_lines()[0]["done"]), (0, &json!("updated")), "{}", said.stderr);
-    let changed = said.json_lines()[0]["changed"].as_array().unwrap().clone();
+    assert_eq!(harness.call_api(Method::PUT, "/v3/webhooks/3", Some(change)).await.0, 204);
+    let output = harness.run_command(&setup).await;
+    assert_eq!((output.code, &output.json_lines()[0]["done"]), (0, &json!("updated")), "{}", output.stderr);
+    let changed = output.json_lines()[0]["changed"].as_array().unwrap().clone();
     assert_eq!(changed[11..], ["one event a request", "the bearer token"], "{changed:?}");
-    let again = brevo_webhooks(&house).await;
+    let again = brevo_webhooks(&harness).await;
     assert_eq!((&again[2]["auth"], &again[2]["batched"]), (&ours["auth"], &json!(false)));
     // Its other event types stay.
     assert_eq!(again[2]["events"].as_array().unwrap().len(), 13);
     assert_eq!(again[..2], before);
 
     for done in ["removed", "not there"] {
-        let said = house.run_command(&[&setup[..], &["--remove"]].concat()).await;
-        assert_eq!((said.code, &said.json_lines()[0]["done"]), (0, &json!(done)), "{}", said.stderr);
-        assert_eq!(brevo_webhooks(&house).await, before);
+        let output = harness.run_command(&[&setup[..], &["--remove"]].concat()).await;
+        assert_eq!((output.code, &output.json_lines()[0]["done"]), (0, &json!(done)), "{}", output.stderr);
+        assert_eq!(brevo_webhooks(&harness).await, before);
     }
 }
 
 #[tokio::test]
 async fn registers_each_configured_brevo_authentication() {
-    let house = SandboxHarness::new(ProviderProfile::Brevo).await;
+    let harness = SandboxHarness::new(ProviderProfile::Brevo).await;
     let setup = ["--json", "setup", "brevo", "--url", OWN_URL];
     let token = "webhook_token_file = \"proof\"\n";
-    std::fs::write(house.process.directory().join("new"), "proof-2").unwrap();
+    std::fs::write(harness.process.directory().join("new"), "proof-2").unwrap();
     let known = json!({ "url": OWN_URL, "events": ["spam"], "headers": [{ "key": "X-Shop", "value": "1" }] });
-    assert_eq!(house.call_api(Method::POST, "/v3/webhooks", Some(known)).await.0, 201);
+    assert_eq!(harness.call_api(Method::POST, "/v3/webhooks", Some(known)).await.0, 201);
     for (keys, field, expected) in [
         (
             "webhook_token_file = [\"proof\", \"new\"]\n",
@@ -261,44 +266,48 @@ async fn registers_each_configured_brevo_authentication() {
             json!(format!("https://brevo:{WEBHOOK_SECRET}@relay.example.com/webhooks/up")),
         ),
     ] {
-        house.process.write_configuration(&house.configuration.replace(token, keys));
-        let said = house.run_command(&setup).await;
+        harness.process.write_configuration(&harness.configuration.replace(token, keys));
+        let output = harness.run_command(&setup).await;
         assert_eq!(
-            (said.code, &said.json_lines()[0]["done"]),
+            (output.code, &output.json_lines()[0]["done"]),
             (0, &json!("updated")),
             "{keys}: {}",
-            said.stderr
+            output.stderr
         );
-        let all = brevo_webhooks(&house).await;
+        let all = brevo_webhooks(&harness).await;
         assert_eq!((all.len(), &all[0][field]), (1, &expected), "{keys}");
-        let said = house.run_command(&setup).await;
+        let output = harness.run_command(&setup).await;
         assert_eq!(
-            (said.code, &said.json_lines()[0]["done"]),
+            (output.code, &output.json_lines()[0]["done"]),
             (0, &json!("kept")),
             "{keys}: {}",
-            said.stderr
+            output.stderr
         );
     }
-    house.process.write_configuration(&house.configuration);
+    harness.process.write_configuration(&harness.configuration);
     for number in 0..39 {
         let other = json!({ "url": format!("https://{number}.example.com/"), "events": ["spam"] });
-        assert_eq!(house.call_api(Method::POST, "/v3/webhooks", Some(other)).await.0, 201);
+        assert_eq!(harness.call_api(Method::POST, "/v3/webhooks", Some(other)).await.0, 201);
     }
-    let said = house.run_command(&["setup", "brevo", "--url", "https://other.example.com"]).await;
-    assert!(said.code == 1 && said.stderr.contains("has 40 webhooks already; correct"), "{}", said.stderr);
-    house.process.write_configuration(&house.configuration.replace(token, ""));
-    let said = house.run_command(&setup).await;
-    assert!(said.code == 1 && said.stderr.contains("openssl rand"), "{}", said.stderr);
+    let output = harness.run_command(&["setup", "brevo", "--url", "https://other.example.com"]).await;
+    assert!(
+        output.code == 1 && output.stderr.contains("has 40 webhooks already; correct"),
+        "{}",
+        output.stderr
+    );
+    harness.process.write_configuration(&harness.configuration.replace(token, ""));
+    let output = harness.run_command(&setup).await;
+    assert!(output.code == 1 && output.stderr.contains("openssl rand"), "{}", output.stderr);
 }
 
 /// Returns the webhooks at Mailgun.
-async fn mailgun_webhooks(house: &SandboxHarness) -> Value {
-    house.call_api(Method::GET, WEBHOOKS_V3_PATH, None).await.1["webhooks"].take()
+async fn mailgun_webhooks(harness: &SandboxHarness) -> Value {
+    harness.call_api(Method::GET, WEBHOOKS_V3_PATH, None).await.1["webhooks"].take()
 }
 
 /// Returns the webhooks at Brevo, without the time of their last change.
-async fn brevo_webhooks(house: &SandboxHarness) -> Vec<Value> {
-    let mut answer = house.call_api(Method::GET, "/v3/webhooks?type=transactional", None).await.1;
+async fn brevo_webhooks(harness: &SandboxHarness) -> Vec<Value> {
+    let mut answer = harness.call_api(Method::GET, "/v3/webhooks?type=transactional", None).await.1;
     let mut hooks = std::mem::take(answer["webhooks"].as_array_mut().unwrap());
     hooks.iter_mut().for_each(|hook| hook["modifiedAt"] = Value::Null);
     hooks

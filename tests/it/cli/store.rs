@@ -23,9 +23,9 @@ async fn backup_under_traffic_has_all_accepted_messages() {
     let promised = traffic.accepted_ids();
     let place = tempfile::tempdir().unwrap();
     let copy = place.path().join("monday");
-    let said = process.run_command(&["--json", "store", "backup", copy.to_str().unwrap()]).await;
-    assert_eq!(said.code, 0, "{}", said.stderr);
-    let [line] = &said.json_lines()[..] else { unreachable!("{}", said.stdout) };
+    let output = process.run_command(&["--json", "store", "backup", copy.to_str().unwrap()]).await;
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    let [line] = &output.json_lines()[..] else { unreachable!("{}", output.stdout) };
     assert_eq!((&line["step"], &line["directory"]), (&"backed-up".into(), &copy.to_str().unwrap().into()));
     assert!(traffic.stop().await.len() > promised.len(), "mail came meanwhile");
     assert!(process.log().contains("an operator has the store copied") && process.log().contains("uid "));
@@ -39,13 +39,13 @@ async fn backup_under_traffic_has_all_accepted_messages() {
     let mut restored = RelayProcess::new(&elsewhere);
     std::fs::rename(&copy, restored.data_dir()).unwrap();
     assert_eq!(read_trails(&restored, &finished).await, read_trails(&process, &finished).await);
-    let said = restored.run_command(&["store", "verify"]).await;
+    let output = restored.run_command(&["store", "verify"]).await;
     assert_eq!(
-        (said.code, said.stdout.contains("the store is intact")),
+        (output.code, output.stdout.contains("the store is intact")),
         (0, true),
         "{} {}",
-        said.stdout,
-        said.stderr
+        output.stdout,
+        output.stderr
     );
     restored.start().await;
     assert_all_relayed(restored.drain().await, &promised);
@@ -66,12 +66,16 @@ async fn refuses_offline_changes_to_store_of_another_user() {
     assert!(process.terminate().await.success());
     std::os::unix::fs::chown(process.data_dir(), Some(12_345), Some(12_346)).unwrap();
     for order in [&["erase", "ada@example.net"][..], &["store", "rebuild"]] {
-        let said = process.run_command(order).await;
-        assert_eq!(said.code, 1, "{order:?}: {}", said.stderr);
-        assert!(said.stderr.contains("setpriv --reuid 12345 --regid 12346"), "{order:?}: {}", said.stderr);
+        let output = process.run_command(order).await;
+        assert_eq!(output.code, 1, "{order:?}: {}", output.stderr);
+        assert!(
+            output.stderr.contains("setpriv --reuid 12345 --regid 12346"),
+            "{order:?}: {}",
+            output.stderr
+        );
     }
-    let said = process.run_command(&["store", "verify"]).await;
-    assert_eq!(said.code, 0, "{}", said.stderr);
+    let output = process.run_command(&["store", "verify"]).await;
+    assert_eq!(output.code, 0, "{}", output.stderr);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -94,13 +98,13 @@ async fn backup_refuses_nonempty_target() {
             (within, "within the store's own files"),
             (beside, "cannot be used"),
         ] {
-            let said = process.run_command(&["store", "backup", target.to_str().unwrap()]).await;
-            assert_eq!((said.code, &*said.stdout), (1, ""), "{target:?}");
-            assert!(said.stderr.contains(words), "{target:?}: {}", said.stderr);
+            let output = process.run_command(&["store", "backup", target.to_str().unwrap()]).await;
+            assert_eq!((output.code, &*output.stdout), (1, ""), "{target:?}");
+            assert!(output.stderr.contains(words), "{target:?}: {}", output.stderr);
         }
         assert_eq!(file_names(place.path()), ["empty", "file", "full"]);
-        let said = process.run_command(&["store", "backup", path("empty").to_str().unwrap()]).await;
-        assert_eq!(said.code, 0, "{}", said.stderr);
+        let output = process.run_command(&["store", "backup", path("empty").to_str().unwrap()]).await;
+        assert_eq!(output.code, 0, "{}", output.stderr);
         let restored = RelayProcess::new(&sink);
         std::fs::rename(path("empty"), restored.data_dir()).unwrap();
         assert_eq!(read_trails(&restored, &ids).await, read_trails(&process, &ids).await);
@@ -154,32 +158,32 @@ async fn verify_names_damage_and_its_consequences() {
             assert_eq!((&hole["sends"], &hole["waiting"]), (&1.into(), &1.into()), "{what}: {hole}");
             assert_eq!(hole["ids"], Value::from(vec![ids[lost].clone()]), "{what}");
         }
-        let said = process.run_command(&["store", "verify"]).await;
+        let output = process.run_command(&["store", "verify"]).await;
         assert!(
-            said.stdout.contains(&format!("segment {segment}")) && said.stdout.contains(&ids[lost]),
+            output.stdout.contains(&format!("segment {segment}")) && output.stdout.contains(&ids[lost]),
             "{}",
-            said.stdout
+            output.stdout
         );
         assert!(
-            said.stdout.contains("cannot be sent") && said.stderr.contains("the store is damaged"),
+            output.stdout.contains("cannot be sent") && output.stderr.contains("the store is damaged"),
             "{}",
-            said.stderr
+            output.stderr
         );
         // A new ledger would have forgotten the send.
-        let said = process.run_command(&["store", "rebuild"]).await;
-        assert_eq!(said.code, 4, "{what}: {}", said.stdout);
+        let output = process.run_command(&["store", "rebuild"]).await;
+        assert_eq!(output.code, 4, "{what}: {}", output.stdout);
         assert!(
-            said.stderr.contains("--despite-damage") && said.stderr.contains("1 sends"),
+            output.stderr.contains("--despite-damage") && output.stderr.contains("1 sends"),
             "{what}: {}",
-            said.stderr
+            output.stderr
         );
         assert_eq!(read_trails(&process, &ids).await.len(), 3);
         (1..).zip(&whole).for_each(|(number, bytes)| write_file(&path(number), bytes));
         assert_eq!(run_verify(&process).await, (0, vec![]), "{what}");
     }
     write_file(&path(1), &flipped(body));
-    let said = process.run_command(&["--json", "store", "rebuild", "--despite-damage"]).await;
-    assert_eq!((said.code, &said.json_lines()[0]["step"]), (0, &"rebuilt".into()), "{}", said.stderr);
+    let output = process.run_command(&["--json", "store", "rebuild", "--despite-damage"]).await;
+    assert_eq!((output.code, &output.json_lines()[0]["step"]), (0, &"rebuilt".into()), "{}", output.stderr);
     assert_eq!(process.run_command(&["trace", &ids[0]]).await.code, 1);
     assert_eq!(read_trails(&process, &ids[1..]).await.len(), 2);
     // The daemon reports the same damage.
@@ -226,8 +230,13 @@ async fn rebuild_under_traffic_keeps_all_trails() {
     let ledgers = file_names(&process.data_dir().join("ledger"));
     let traffic = MaintenanceTraffic::start(&process).await;
     for _ in 0..3 {
-        let said = process.run_command(&["store", "rebuild"]).await;
-        assert_eq!((said.code, said.stdout.contains("the ledger is new")), (0, true), "{}", said.stderr);
+        let output = process.run_command(&["store", "rebuild"]).await;
+        assert_eq!(
+            (output.code, output.stdout.contains("the ledger is new")),
+            (0, true),
+            "{}",
+            output.stderr
+        );
         assert_eq!(read_trails(&process, &finished).await, before);
     }
     assert_eq!(run_verify(&process).await, (0, vec![]));
@@ -315,11 +324,11 @@ impl MaintenanceTraffic {
 
 /// Runs `store verify`; returns the exit code and the damage.
 async fn run_verify(process: &RelayProcess) -> (i32, Vec<Value>) {
-    let said = process.run_command(&["--json", "store", "verify"]).await;
-    let mut lines = said.json_lines();
-    let last = lines.pop().unwrap_or_else(|| unreachable!("{}", said.stderr));
+    let output = process.run_command(&["--json", "store", "verify"]).await;
+    let mut lines = output.json_lines();
+    let last = lines.pop().unwrap_or_else(|| unreachable!("{}", output.stderr));
     assert_eq!((&last["step"], &last["whole"]), (&"verified".into(), &lines.is_empty().into()));
-    (said.code, lines)
+    (output.code, lines)
 }
 
 /// Submits this number of messages and waits until they are relayed.
@@ -359,9 +368,9 @@ fn sample_message(subject: &str) -> String {
 async fn read_trails(process: &RelayProcess, ids: &[String]) -> BTreeMap<String, Value> {
     let mut trails = BTreeMap::new();
     for id in ids {
-        let said = process.run_command(&["--json", "trace", id]).await;
-        assert_eq!(said.code, 0, "{id}: {}", said.stderr);
-        trails.insert(id.clone(), said.json_lines().remove(0));
+        let output = process.run_command(&["--json", "trace", id]).await;
+        assert_eq!(output.code, 0, "{id}: {}", output.stderr);
+        trails.insert(id.clone(), output.json_lines().remove(0));
     }
     trails
 }

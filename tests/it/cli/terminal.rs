@@ -70,8 +70,8 @@ async fn colors_output_on_terminals_or_when_requested() {
             );
         }
         for (more, coloured) in [(&[][..], false), (&["--color", "always"], true)] {
-            let said = process.run_command(&[more, command].concat()).await;
-            assert_eq!(said.stdout.contains('\x1b'), coloured, "{more:?} {command:?}: {}", said.stdout);
+            let printed = process.run_command(&[more, command].concat()).await;
+            assert_eq!(printed.stdout.contains('\x1b'), coloured, "{more:?} {command:?}: {}", printed.stdout);
         }
     }
 }
@@ -119,17 +119,17 @@ async fn shows_progress_on_terminals_only() {
                 "records 0",
             ),
         ] {
-            let said = process.run_command(for_pipe).await;
+            let printed = process.run_command(for_pipe).await;
             assert!(
-                said.stderr.is_empty() && said.stdout.contains(last),
+                printed.stderr.is_empty() && printed.stdout.contains(last),
                 "{for_pipe:?}: {} {}",
-                said.stdout,
-                said.stderr
+                printed.stdout,
+                printed.stderr
             );
             assert!(
-                !said.stdout.contains('\x1b') && !said.stdout.contains(bar),
+                !printed.stdout.contains('\x1b') && !printed.stdout.contains(bar),
                 "{for_pipe:?}: {}",
-                said.stdout
+                printed.stdout
             );
             let seen = Terminal::with_columns(100).run(&process.command(for_terminal)).await;
             assert!(seen.text.contains(bar) && seen.text.contains('%'), "{for_terminal:?}: {:?}", seen.text);
@@ -137,11 +137,11 @@ async fn shows_progress_on_terminals_only() {
             let left = seen.text.rsplit("\x1b[2K").next().unwrap().trim_start_matches('\r');
             assert_eq!(
                 mask_digits(&left.replace("\r\n", "\n").replace(shown, piped)),
-                mask_digits(&said.stdout),
+                mask_digits(&printed.stdout),
                 "{for_terminal:?}: {:?}",
                 seen.text
             );
-            assert_eq!(seen.exit_code, i64::from(said.code), "{for_terminal:?}");
+            assert_eq!(seen.exit_code, i64::from(printed.code), "{for_terminal:?}");
         }
         // Then with a stopped relay.
         if process.is_running() {
@@ -152,16 +152,16 @@ async fn shows_progress_on_terminals_only() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sync_shows_progress_on_terminals_only() {
-    let mut house = SandboxHarness::new(ProviderProfile::Mailgun).await;
-    house.process.start().await;
-    let said = house
+    let mut harness = SandboxHarness::new(ProviderProfile::Mailgun).await;
+    harness.process.start().await;
+    let printed = harness
         .run_command(&["suppress", "add", "--reason", "complaint", "ada@example.net", "bob@example.net"])
         .await;
-    assert_eq!(said.code, 0, "{}", said.stderr);
-    let piped = house.run_command(&["suppress", "sync", "--dry-run"]).await;
+    assert_eq!(printed.code, 0, "{}", printed.stderr);
+    let piped = harness.run_command(&["suppress", "sync", "--dry-run"]).await;
     assert_eq!((piped.code, &*piped.stderr, piped.stdout.lines().count()), (0, "", 3), "{}", piped.stdout);
     let seen =
-        Terminal::with_columns(200).run(&house.process.command(&["suppress", "sync", "--dry-run"])).await;
+        Terminal::with_columns(200).run(&harness.process.command(&["suppress", "sync", "--dry-run"])).await;
     assert_eq!(seen.exit_code, 0, "{}", seen.text);
     assert!(seen.text.contains("entries of the provider's read"), "{:?}", seen.text);
     for line in piped.stdout.lines() {
@@ -187,14 +187,14 @@ async fn prompts_password_twice_without_echo() {
         assert!(seen.text.contains(words), "{}", seen.text);
         assert!(!seen.text.contains("S3cret") && !seen.text.contains("another"), "{}", seen.text);
     }
-    let said = process.run_command_with_input(&["user", "hash"], "S3cret-of-ada\n").await;
+    let printed = process.run_command_with_input(&["user", "hash"], "S3cret-of-ada\n").await;
     assert!(
-        said.code == 0 && said.stderr.is_empty() && said.stdout.starts_with("$argon2id$"),
+        printed.code == 0 && printed.stderr.is_empty() && printed.stdout.starts_with("$argon2id$"),
         "{} {}",
-        said.stdout,
-        said.stderr
+        printed.stdout,
+        printed.stderr
     );
-    assert_eq!(said.stdout.lines().count(), 1);
+    assert_eq!(printed.stdout.lines().count(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -262,14 +262,19 @@ async fn closed_stderr_does_not_change_exit_codes() {
         (&["log", "--status", "nonsense"], 2),
         (&["nonsense"], 2),
     ] {
-        let said = process.run_command(arguments).await;
-        assert_eq!((said.code, said.stderr.is_empty()), (code, false), "{arguments:?}: {}", said.stderr);
+        let printed = process.run_command(arguments).await;
+        assert_eq!(
+            (printed.code, printed.stderr.is_empty()),
+            (code, false),
+            "{arguments:?}: {}",
+            printed.stderr
+        );
         for unheard in [closed_pipe().into(), full_device()] {
             let mut command = process.command(arguments);
             let ended =
                 testkit::run_if_installed(command.stdin(Stdio::null()).stderr(unheard)).await.unwrap();
             assert_eq!(ended.status.code(), Some(code), "{arguments:?}");
-            assert_eq!(String::from_utf8(ended.stdout).unwrap(), said.stdout, "{arguments:?}");
+            assert_eq!(String::from_utf8(ended.stdout).unwrap(), printed.stdout, "{arguments:?}");
         }
     }
 }
@@ -291,9 +296,12 @@ async fn failed_write_is_an_error_but_closed_pipe_is_not() {
         assert_eq!((output.status.code(), &*output.stderr), (Some(0), &b""[..]), "{arguments:?}");
         let output =
             testkit::run_if_installed(process.command(arguments).stdout(full_device())).await.unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
-        assert!(said.starts_with("mailtrail: standard output cannot be written: No space left"), "{said}");
+        let printed = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {printed}");
+        assert!(
+            printed.starts_with("mailtrail: standard output cannot be written: No space left"),
+            "{printed}"
+        );
         let output =
             testkit::run_if_installed(process.command(arguments).stdout(full_device()).stderr(closed_pipe()))
                 .await
@@ -368,9 +376,14 @@ async fn accepts_human_time_expressions() {
         (&["--since", "the day before"], 2),
         (&["--since", "2026-13-01"], 2),
     ] {
-        let said = process.run_command(&[&["log"], arguments].concat()).await;
-        assert_eq!((said.code, said.stdout.is_empty()), (code, code != 0), "{arguments:?}: {}", said.stderr);
-        assert_eq!(said.stderr.contains("10 min ago"), code == 2, "{arguments:?}: {}", said.stderr);
+        let printed = process.run_command(&[&["log"], arguments].concat()).await;
+        assert_eq!(
+            (printed.code, printed.stdout.is_empty()),
+            (code, code != 0),
+            "{arguments:?}: {}",
+            printed.stderr
+        );
+        assert_eq!(printed.stderr.contains("10 min ago"), code == 2, "{arguments:?}: {}", printed.stderr);
     }
 }
 

@@ -25,22 +25,22 @@ use tracing::Level;
 async fn delivers_raw_mail_unchanged_over_smtp_and_lmtp() {
     for (deliver, hello) in [("smtp", "EHLO"), ("lmtp", "LHLO")] {
         let sink = SmtpSink::start().await;
-        let scene = start_relay(&smtp_target(deliver, &sink)).await;
+        let harness = start_relay(&smtp_target(deliver, &sink)).await;
         assert_eq!(
-            scene.post_with("inbound/up/mime", FORM_HEADERS, read_fixture("route_forward_mime.form")).await,
+            harness.post_with("inbound/up/mime", FORM_HEADERS, read_fixture("route_forward_mime.form")).await,
             200
         );
         let mail = sink.wait_for_count(1).await.remove(0);
         assert_eq!((&*mail.sender, &*mail.hello), ("ada@example.net", hello));
         assert_eq!(mail.recipients, [REPLY_ADDRESS]);
         assert_eq!(mail.message, with_delivered_to(&raw_mail()));
-        wait_for_state(&scene, InboundState::Delivered).await;
-        let log = scene.daemon.store().log_in_segment(1).unwrap();
+        wait_for_state(&harness, InboundState::Delivered).await;
+        let log = harness.daemon.store().log_in_segment(1).unwrap();
         let words: Vec<_> = log.iter().map(|entry| entry.event.kind.as_str()).collect();
         assert_eq!(words, ["inbound", "inbound-delivered"]);
         let text = log[0].event.diagnostic.text.as_deref().unwrap();
         assert!(text.contains("<ada@example.net> to <reply+S00042@mg.example.com>"), "{text}");
-        scene.daemon.stop().await;
+        harness.daemon.stop().await;
         assert_eq!(sink.count(), 1);
     }
 }
@@ -48,9 +48,9 @@ async fn delivers_raw_mail_unchanged_over_smtp_and_lmtp() {
 #[tokio::test]
 async fn delivers_raw_mail_unchanged_over_http() {
     let endpoint = mock_http::MockHttpServer::start(|_, _| HttpAction::Respond(204, String::new())).await;
-    let scene = start_relay(&http_target(&endpoint)).await;
+    let harness = start_relay(&http_target(&endpoint)).await;
     assert_eq!(
-        scene.post_with("inbound/up/mime", FORM_HEADERS, read_fixture("route_forward_mime.form")).await,
+        harness.post_with("inbound/up/mime", FORM_HEADERS, read_fixture("route_forward_mime.form")).await,
         200
     );
     wait_until("the mail", || endpoint.count() == 1).await;
@@ -63,18 +63,18 @@ async fn delivers_raw_mail_unchanged_over_http() {
     let mut signing = WebhookSigner::new(&[Secret::new("s")], id, at);
     signing.update(&request.body);
     assert_eq!(request.header("webhook-signature"), Some(&*signing.finish()));
-    scene.daemon.stop().await;
+    harness.daemon.stop().await;
 }
 
 #[tokio::test]
 async fn delivers_raw_mail_unchanged_to_odoo() {
     let odoo = FakeOdooGateway::start(|_| xmlrpc_value("<int>23</int>")).await;
-    let scene = start_relay(&odoo.target_config()).await;
+    let harness = start_relay(&odoo.target_config()).await;
     assert_eq!(
-        scene.post_with("inbound/up/mime", FORM_HEADERS, read_fixture("route_forward_mime.form")).await,
+        harness.post_with("inbound/up/mime", FORM_HEADERS, read_fixture("route_forward_mime.form")).await,
         200
     );
-    let mail = wait_for_state(&scene, InboundState::Delivered).await;
+    let mail = wait_for_state(&harness, InboundState::Delivered).await;
     assert_eq!((&*mail.last_target, &*mail.diagnostic), ("odoo", "record 23"));
     assert_eq!(odoo.received_messages(), [with_delivered_to(&raw_mail())]);
     // In between it looks for the server action, and finds none.
@@ -87,21 +87,21 @@ async fn delivers_raw_mail_unchanged_to_odoo() {
     {
         assert!(text.contains(part), "{part}: {text}");
     }
-    scene.daemon.stop().await;
+    harness.daemon.stop().await;
 }
 
 #[tokio::test]
 async fn assembles_mail_from_parsed_form() {
     let sink = SmtpSink::start().await;
-    let scene = start_relay(&smtp_target("smtp", &sink)).await;
+    let harness = start_relay(&smtp_target("smtp", &sink)).await;
     assert_eq!(
-        scene.post_with("inbound/up", FORM_HEADERS, read_fixture("route_forward_parsed.form")).await,
+        harness.post_with("inbound/up", FORM_HEADERS, read_fixture("route_forward_parsed.form")).await,
         200
     );
     let multipart = read_fixture("route_forward_parsed_attachments.multipart");
     // The same mail to the same address a minute later, as another one.
     let multipart = replace_bytes(&multipart, b"reply-1@mail", b"reply-2@mail");
-    assert_eq!(scene.post_with("inbound/up", MULTIPART_HEADERS, multipart).await, 200);
+    assert_eq!(harness.post_with("inbound/up", MULTIPART_HEADERS, multipart).await, 200);
     let mails = sink.wait_for_count(2).await;
     let first = MessageParser::default().parse(&mails[0].message).unwrap();
     assert_eq!(first.subject(), Some("Re: Quotation S00042"));
@@ -115,13 +115,13 @@ async fn assembles_mail_from_parsed_form() {
     let file = second.attachments().next().unwrap();
     assert_eq!(file.contents(), b"%PDF-1.4\n\0\xff binary, not base64\n%%EOF");
     assert_eq!((file.attachment_name(), file.content_id()), (Some("po.pdf"), Some("po@example.net")));
-    scene.daemon.stop().await;
+    harness.daemon.stop().await;
 }
 
 #[tokio::test]
 async fn rejects_unsigned_mail_and_recognizes_duplicates() {
     let sink = SmtpSink::start().await;
-    let scene = start_relay(&(smtp_target("smtp", &sink) + "[inbound]\nsize = \"64KiB\"\n")).await;
+    let harness = start_relay(&(smtp_target("smtp", &sink) + "[inbound]\nsize = \"64KiB\"\n")).await;
     let mail = "From: a@b\r\nMessage-ID: <1@b>\r\n\r\nhi\r\n";
     let fields = |token: &str, more: &[(&str, &str)]| {
         signed_form("test-webhook-signing-key", NOW_SECONDS, token, more)
@@ -145,15 +145,15 @@ async fn rejects_unsigned_mail_and_recognizes_duplicates() {
         ("up", fields("t", &[("recipient", REPLY_ADDRESS), ("sender", "c@b"), ("body-mime", mail)]), 406),
         ("up", fields("t2", &good), 200),
     ] {
-        let answer = scene.post_with(&format!("inbound/{path}"), FORM_HEADERS, body.into_bytes()).await;
+        let answer = harness.post_with(&format!("inbound/{path}"), FORM_HEADERS, body.into_bytes()).await;
         assert_eq!(answer, expected, "{path}");
     }
-    let mails = scene.daemon.store().find_inbound(10, |_| true).unwrap();
+    let mails = harness.daemon.store().find_inbound(10, |_| true).unwrap();
     let legs: Vec<_> = mails.iter().map(|mail| mail.state).collect();
     assert_eq!(legs[..1], [InboundState::Duplicate], "{mails:?}");
     assert_eq!(mails.len(), 2);
     sink.wait_for_count(1).await;
-    scene.daemon.stop().await;
+    harness.daemon.stop().await;
     assert_eq!(sink.count(), 1);
 }
 
@@ -168,8 +168,8 @@ async fn requests_retry_when_mail_cannot_be_stored() {
     nowhere.daemon.stop().await;
     // While as many come in as may.
     let sink = SmtpSink::start().await;
-    let scene = start_relay(&smtp_target("smtp", &sink)).await;
-    let address = scene.daemon.http_address().unwrap();
+    let harness = start_relay(&smtp_target("smtp", &sink)).await;
+    let address = harness.daemon.http_address().unwrap();
     let mut open = Vec::new();
     for _ in 0..16 {
         let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
@@ -182,7 +182,7 @@ async fn requests_retry_when_mail_cannot_be_stored() {
     for number in 0.. {
         assert!(number < 1000, "nobody was turned away");
         // Until all of them have begun.
-        answer = scene.post_with("inbound/up/mime", FORM_HEADERS, form()).await;
+        answer = harness.post_with("inbound/up/mime", FORM_HEADERS, form()).await;
         if answer != 200 {
             break;
         }
@@ -192,9 +192,9 @@ async fn requests_retry_when_mail_cannot_be_stored() {
     let mut answers = Vec::new();
     while answers.last() != Some(&200) {
         assert!(answers.len() < 1000, "{answers:?}");
-        answers.push(scene.post_with("inbound/up/mime", FORM_HEADERS, form()).await);
+        answers.push(harness.post_with("inbound/up/mime", FORM_HEADERS, form()).await);
     }
-    scene.daemon.stop().await;
+    harness.daemon.stop().await;
 }
 
 #[tokio::test]
@@ -203,13 +203,13 @@ async fn full_disk_requests_retry_and_stores_nothing() {
         return;
     }
     let sink = SmtpSink::start().await;
-    let scene = start_relay(&smtp_target("smtp", &sink)).await;
+    let harness = start_relay(&smtp_target("smtp", &sink)).await;
     let mail = format!("Message-ID: <1@b>\r\n\r\n{}", "0123456789abcde\r\n".repeat(500_000));
     let body =
         signed_form(SIGNING_KEY, NOW_SECONDS, "t", &[("recipient", REPLY_ADDRESS), ("body-mime", &mail)]);
-    assert_eq!(scene.post_with("inbound/up/mime", FORM_HEADERS, body.into_bytes()).await, 503);
-    assert_eq!(scene.daemon.store().find_inbound(10, |_| true).unwrap(), []);
-    scene.daemon.stop().await;
+    assert_eq!(harness.post_with("inbound/up/mime", FORM_HEADERS, body.into_bytes()).await, 503);
+    assert_eq!(harness.daemon.store().find_inbound(10, |_| true).unwrap(), []);
+    harness.daemon.stop().await;
 }
 
 #[tokio::test]
@@ -220,7 +220,7 @@ async fn fetches_stored_mail_before_answering() {
         _ => HttpAction::Respond(200, json!({ "body-mime": mail, "Subject": "x" }).to_string()),
     })
     .await;
-    let stranger = mock_http::MockHttpServer::start(|_, _| {
+    let foreign_client = mock_http::MockHttpServer::start(|_, _| {
         HttpAction::Respond(200, json!({ "body-mime": "x" }).to_string())
     })
     .await;
@@ -230,7 +230,7 @@ async fn fetches_stored_mail_before_answering() {
          [upstream.reconcile]\nenabled = false\n",
         api.address
     );
-    let scene = start_relay_with_provider("mailgun", &account, &smtp_target("smtp", &sink)).await;
+    let harness = start_relay_with_provider("mailgun", &account, &smtp_target("smtp", &sink)).await;
     let notice = |token: &str, host: std::net::SocketAddr| {
         let url = format!("http://{host}/v3/domains/mg.example.com/messages/AbC==");
         let more = [
@@ -243,17 +243,17 @@ async fn fetches_stored_mail_before_answering() {
         ];
         signed_form(SIGNING_KEY, NOW_SECONDS, token, &more).into_bytes()
     };
-    assert_eq!(scene.post_with("inbound/up", FORM_HEADERS, notice("t", stranger.address)).await, 503);
-    assert_eq!(scene.post_with("inbound/up", FORM_HEADERS, notice("t", api.address)).await, 503);
-    assert_eq!(scene.post_with("inbound/up", FORM_HEADERS, notice("t", api.address)).await, 200);
+    assert_eq!(harness.post_with("inbound/up", FORM_HEADERS, notice("t", foreign_client.address)).await, 503);
+    assert_eq!(harness.post_with("inbound/up", FORM_HEADERS, notice("t", api.address)).await, 503);
+    assert_eq!(harness.post_with("inbound/up", FORM_HEADERS, notice("t", api.address)).await, 200);
     assert_eq!(sink.wait_for_count(1).await[0].message, with_delivered_to(&raw_mail()));
     let asked = api.requests();
     assert_eq!(asked[1].line, "GET /v3/domains/mg.example.com/messages/AbC== HTTP/1.1");
     assert_eq!(asked[1].header("accept"), Some("message/rfc2822"));
     let key = format!("Basic {}", BASE64_STANDARD.encode("api:the-api-key"));
     assert_eq!(asked[1].header("authorization"), Some(&*key));
-    assert_eq!(stranger.count(), 0, "the key goes to nobody else");
-    scene.daemon.stop().await;
+    assert_eq!(foreign_client.count(), 0, "the key goes to nobody else");
+    harness.daemon.stop().await;
 }
 
 #[tokio::test]
@@ -264,7 +264,7 @@ async fn assembles_brevo_mail_with_attachments() {
     })
     .await;
     let sink = SmtpSink::start().await;
-    let scene = start_relay_with_provider("brevo", &brevo_account(&api), &smtp_target("smtp", &sink)).await;
+    let harness = start_relay_with_provider("brevo", &brevo_account(&api), &smtp_target("smtp", &sink)).await;
     let proof = [("authorization", "Bearer 0123456789abcdef0123"), ("content-type", "application/json")];
     let item = json!({
         "Uuid": ["8d79f2b1-20ae-4939-8d0b-d2517331a9e5"],
@@ -287,9 +287,9 @@ async fn assembles_brevo_mail_with_attachments() {
     let item = item.to_string().replace("\"RawHtmlBody\"", "\"Odd\":\"\\ud83d \u{1}\",\"RawHtmlBody\"");
     let body =
         format!("\u{feff}{{\"items\": [{item}, {{\"Uuid\":[\"x\"]}}, {{\"Uuid\" \"y\"}}]}}").into_bytes();
-    assert_eq!(scene.post_with("inbound/up", &proof[1..], body.clone()).await, 401);
-    assert_eq!(scene.post_with("inbound/up", &proof, body).await, 200);
-    assert_eq!(scene.post_with("inbound/up", &proof, b"{\"event\": \"delivered\"}".to_vec()).await, 200);
+    assert_eq!(harness.post_with("inbound/up", &proof[1..], body.clone()).await, 401);
+    assert_eq!(harness.post_with("inbound/up", &proof, body).await, 200);
+    assert_eq!(harness.post_with("inbound/up", &proof, b"{\"event\": \"delivered\"}".to_vec()).await, 200);
     let mail = sink.wait_for_count(1).await.remove(0);
     assert_eq!((&*mail.sender, &mail.recipients[..]), ("ada@example.net", &[REPLY_ADDRESS.to_owned()][..]));
     let message = MessageParser::default().parse(&mail.message).unwrap();
@@ -299,9 +299,9 @@ async fn assembles_brevo_mail_with_attachments() {
     assert_eq!(message.body_text(0).unwrap().trim(), "Grüße");
     assert_eq!(message.attachments().next().unwrap().contents(), b"%PDF-1.4");
     // Undecodable items are stored.
-    assert_eq!(scene.daemon.store().count_unmatched().unwrap(), (0, 3));
-    assert!(scene.journal_contains(b"{\"Uuid\":[\"x\"]}") && scene.journal_contains(b"{\"Uuid\" \"y\"}"));
-    scene.daemon.stop().await;
+    assert_eq!(harness.daemon.store().count_unmatched().unwrap(), (0, 3));
+    assert!(harness.journal_contains(b"{\"Uuid\":[\"x\"]}") && harness.journal_contains(b"{\"Uuid\" \"y\"}"));
+    harness.daemon.stop().await;
 }
 
 /// A part that is permanently missing does not hold up the rest of the mail; a temporary failure leads to a retry.
@@ -325,7 +325,7 @@ async fn notes_attachments_that_brevo_does_not_return() {
         .await;
     let sink = SmtpSink::start().await;
     let sections = smtp_target("smtp", &sink) + "[inbound]\nsize = \"64KiB\"\n";
-    let scene = start_relay_with_provider("brevo", &brevo_account(&api), &sections).await;
+    let harness = start_relay_with_provider("brevo", &brevo_account(&api), &sections).await;
     let proof = [("authorization", "Bearer 0123456789abcdef0123"), ("content-type", "application/json")];
     let mail = |number: u32, files: Value| {
         let headers = json!({ "To": REPLY_ADDRESS, "Message-ID": format!("<{number}@example.net>") });
@@ -346,10 +346,10 @@ async fn notes_attachments_that_brevo_does_not_return() {
         json!("no file"),
     ];
     let files = [&kept[..1], &lost, &kept[1..]].concat();
-    assert_eq!(scene.post_with("inbound/up", &proof, mail(1, json!(files)).into_bytes()).await, 200);
+    assert_eq!(harness.post_with("inbound/up", &proof, mail(1, json!(files)).into_bytes()).await, 200);
     let busy = json!([{ "Name": "busy.txt", "DownloadToken": "busy" }]);
     for expected in [429, 200] {
-        let answer = scene.post_with("inbound/up", &proof, mail(2, busy.clone()).into_bytes()).await;
+        let answer = harness.post_with("inbound/up", &proof, mail(2, busy.clone()).into_bytes()).await;
         assert_eq!(answer, expected);
     }
     let mails = sink.wait_for_count(2).await;
@@ -357,9 +357,9 @@ async fn notes_attachments_that_brevo_does_not_return() {
         MessageParser::default().parse(&mail.message).unwrap().attachments().count()
     };
     assert_eq!(mails.iter().map(count).collect::<Vec<_>>(), [kept.len(), 1]);
-    assert_eq!(missing_attachment_counts(&scene), [0, lost.len() as u64]);
-    assert_eq!(scene.daemon.store().count_unmatched().unwrap(), (0, 0));
-    scene.daemon.stop().await;
+    assert_eq!(missing_attachment_counts(&harness), [0, lost.len() as u64]);
+    assert_eq!(harness.daemon.store().count_unmatched().unwrap(), (0, 0));
+    harness.daemon.stop().await;
 }
 
 /// Any header of an attachment: names in other charsets, in the forms of RFC 2231 and RFC 5987, in encoded words, or
@@ -367,7 +367,7 @@ async fn notes_attachments_that_brevo_does_not_return() {
 #[tokio::test]
 async fn treats_attachment_parts_as_files() {
     let sink = SmtpSink::start().await;
-    let scene = start_relay(&smtp_target("smtp", &sink)).await;
+    let harness = start_relay(&smtp_target("smtp", &sink)).await;
     let files: [(&[u8], Option<&str>); 14] = [
         (b"form-data; name=\"attachment-1\"", None),
         (b"form-data; name=\"attachment-2\"; filename=\"Gr\xf6\xdfe.pdf\"", Some("Größe.pdf")),
@@ -399,7 +399,7 @@ async fn treats_attachment_parts_as_files() {
         })
         .collect();
     let body = multipart_form("1", Some("13"), &parts);
-    assert_eq!(scene.post_with("inbound/up", PARTS_HEADERS, body).await, 200);
+    assert_eq!(harness.post_with("inbound/up", PARTS_HEADERS, body).await, 200);
     let mail = sink.wait_for_count(1).await.remove(0);
     let message = MessageParser::default().parse(&mail.message).unwrap();
     assert_eq!(message.attachments().count(), files.len());
@@ -408,8 +408,8 @@ async fn treats_attachment_parts_as_files() {
         assert_eq!(file.contents(), &*parts[number].2, "{disposition}");
         assert_eq!(file.attachment_name(), *name, "{disposition}");
     }
-    assert_eq!(missing_attachment_counts(&scene), [0]);
-    scene.daemon.stop().await;
+    assert_eq!(missing_attachment_counts(&harness), [0]);
+    harness.daemon.stop().await;
 }
 
 #[tokio::test]
@@ -417,7 +417,7 @@ async fn notes_missing_attachments() {
     let log = LogCapture::default();
     let _logging = log.install_at(Level::TRACE);
     let sink = SmtpSink::start().await;
-    let scene = start_relay(&smtp_target("smtp", &sink)).await;
+    let harness = start_relay(&smtp_target("smtp", &sink)).await;
     let file: &[u8] = b"form-data; name=\"attachment-1\"; filename=\"a.txt\"";
     let twice: &[u8] = b"form-data; name=\"attachment-1\"; filename=\"b.txt\"";
     let part = |disposition| (disposition, &b""[..], b"x".to_vec());
@@ -431,18 +431,18 @@ async fn notes_missing_attachments() {
         ("7", Some("4294967296"), vec![part(file)], u32::MAX),
     ] {
         let body = multipart_form(token, count, &parts);
-        assert_eq!(scene.post_with("inbound/up", PARTS_HEADERS, body).await, 200, "{token}");
-        assert_eq!(missing_attachment_counts(&scene)[0], u64::from(missing), "{token}");
+        assert_eq!(harness.post_with("inbound/up", PARTS_HEADERS, body).await, 200, "{token}");
+        assert_eq!(missing_attachment_counts(&harness)[0], u64::from(missing), "{token}");
     }
     sink.wait_for_count(7).await;
-    let entries = scene.daemon.store().log_in_segment(1).unwrap();
-    let said = entries.iter().find(|entry| entry.event.kind.as_str() == "inbound").unwrap();
-    let text = said.event.diagnostic.text.as_deref().unwrap();
+    let entries = harness.daemon.store().log_in_segment(1).unwrap();
+    let printed = entries.iter().find(|entry| entry.event.kind.as_str() == "inbound").unwrap();
+    let text = printed.event.diagnostic.text.as_deref().unwrap();
     assert!(text.ends_with(": 2 files are missing"), "{text}");
     assert_eq!(log.lines_with(&["WARN", "files of a mail from outside are missing"]).len(), 4);
-    let scene = scene.rebuild_ledger().await;
-    assert_eq!(missing_attachment_counts(&scene)[6], 2, "it is kept");
-    scene.daemon.stop().await;
+    let harness = harness.rebuild_ledger().await;
+    assert_eq!(missing_attachment_counts(&harness)[6], 2, "it is kept");
+    harness.daemon.stop().await;
 }
 
 #[tokio::test]
@@ -452,8 +452,8 @@ async fn holds_looping_mail_without_dropping_it() {
     let sink = SmtpSink::start().await;
     let target = smtp_target("smtp", &sink)
         .replace("[[inbound.target]]\n", "[[inbound.target]]\nrecipients = [\"*@mg.example.com\"]\n");
-    let scene = start_relay(&target).await;
-    let report = put_own_dsn(&scene).await;
+    let harness = start_relay(&target).await;
+    let report = put_own_dsn(&harness).await;
     let mails = [
         ("out of office", REPLY_ADDRESS, "Auto-Submitted: auto-replied\r\nSubject: away"),
         ("circle", REPLY_ADDRESS, &"Received: by x\r\n".repeat(51)),
@@ -479,10 +479,14 @@ async fn holds_looping_mail_without_dropping_it() {
             &number.to_string(),
             &[("recipient", recipient), ("body-mime", &mail)],
         );
-        assert_eq!(scene.post_with("inbound/up/mime", FORM_HEADERS, body.into_bytes()).await, 200, "{what}");
+        assert_eq!(
+            harness.post_with("inbound/up/mime", FORM_HEADERS, body.into_bytes()).await,
+            200,
+            "{what}"
+        );
     }
     sink.wait_for_count(2).await;
-    let store = scene.daemon.store();
+    let store = harness.daemon.store();
     let dead = || store.find_inbound(10, |mail| mail.state == InboundState::DeadLetter).unwrap();
     wait_until("the dead letters", || dead().len() == 5).await;
     let reasons: Vec<_> = dead().into_iter().rev().map(|mail| mail.diagnostic).collect();
@@ -505,17 +509,17 @@ async fn holds_looping_mail_without_dropping_it() {
         .unwrap();
     let mails = sink.wait_for_count(3).await;
     assert!(mails[2].message.ends_with(b"out of office\r\n"));
-    scene.daemon.stop().await;
+    harness.daemon.stop().await;
 }
 
 #[tokio::test]
 async fn rejected_mail_becomes_dead_letter_and_others_are_delivered() {
-    let manners = SinkOptions {
+    let options = SinkOptions {
         rejections: [(REPLY_ADDRESS.to_owned(), "550 5.1.1 no such user".to_owned())].into(),
         ..SinkOptions::default()
     };
-    let sink = SmtpSink::with_options(manners).await;
-    let scene = start_relay(&smtp_target("lmtp", &sink)).await;
+    let sink = SmtpSink::with_options(options).await;
+    let harness = start_relay(&smtp_target("lmtp", &sink)).await;
     for (token, recipient) in [("1", REPLY_ADDRESS), ("2", "b@mg.example.com, c@mg.example.com")] {
         let body = signed_form(
             SIGNING_KEY,
@@ -523,13 +527,13 @@ async fn rejected_mail_becomes_dead_letter_and_others_are_delivered() {
             token,
             &[("recipient", recipient), ("body-mime", "Message-ID: <1@b>\r\n\r\nhi\r\n")],
         );
-        assert_eq!(scene.post_with("inbound/up/mime", FORM_HEADERS, body.into_bytes()).await, 200);
+        assert_eq!(harness.post_with("inbound/up/mime", FORM_HEADERS, body.into_bytes()).await, 200);
     }
     let mails = sink.wait_for_count(2).await;
     assert_eq!([&mails[0].recipients, &mails[1].recipients], [&["b@mg.example.com"], &["c@mg.example.com"]]);
-    let dead = wait_for_state(&scene, InboundState::DeadLetter).await;
+    let dead = wait_for_state(&harness, InboundState::DeadLetter).await;
     assert_eq!((&*dead.last_target, &*dead.diagnostic), ("lmtp", "550 5.1.1 no such user"));
-    scene.daemon.stop().await;
+    harness.daemon.stop().await;
 }
 
 #[tokio::test]
@@ -551,7 +555,7 @@ async fn classifies_odoo_faults() {
         }
     })
     .await;
-    let scene = start_relay(&odoo.target_config()).await;
+    let harness = start_relay(&odoo.target_config()).await;
     for (number, what) in ["routeless", "handled", "busy"].iter().enumerate() {
         let mail = format!("From: a@b\r\n\r\n{what}\r\n");
         let body = signed_form(
@@ -560,9 +564,9 @@ async fn classifies_odoo_faults() {
             &number.to_string(),
             &[("recipient", REPLY_ADDRESS), ("body-mime", &mail)],
         );
-        assert_eq!(scene.post_with("inbound/up/mime", FORM_HEADERS, body.into_bytes()).await, 200);
+        assert_eq!(harness.post_with("inbound/up/mime", FORM_HEADERS, body.into_bytes()).await, 200);
     }
-    let store = scene.daemon.store();
+    let store = harness.daemon.store();
     let all = || store.find_inbound(10, |mail| mail.state != InboundState::Waiting).unwrap();
     wait_until("all three", || all().len() == 3).await;
     let ends: Vec<_> = all().into_iter().rev().map(|mail| (mail.state, mail.diagnostic)).collect();
@@ -582,7 +586,7 @@ async fn classifies_odoo_faults() {
         String::from_utf8_lossy(&named[0])
             .starts_with(&format!("Delivered-To: {REPLY_ADDRESS}\r\nMessage-ID: <"))
     );
-    scene.daemon.stop().await;
+    harness.daemon.stop().await;
 }
 
 #[tokio::test]
@@ -597,7 +601,7 @@ async fn defers_mail_denied_by_odoo_with_full_diagnostic() {
         if text.contains("denied") { xmlrpc_fault(4, words) } else { xmlrpc_value("<int>23</int>") }
     })
     .await;
-    let scene = start_relay(&odoo.target_config()).await;
+    let harness = start_relay(&odoo.target_config()).await;
     for (number, what) in ["denied", "first", "denied too", "second"].iter().enumerate() {
         let mail = format!("From: a@b\r\nMessage-ID: <{number}@b>\r\n\r\n{what}\r\n");
         let body = signed_form(
@@ -606,9 +610,9 @@ async fn defers_mail_denied_by_odoo_with_full_diagnostic() {
             &number.to_string(),
             &[("recipient", REPLY_ADDRESS), ("body-mime", &mail)],
         );
-        assert_eq!(scene.post_with("inbound/up/mime", FORM_HEADERS, body.into_bytes()).await, 200);
+        assert_eq!(harness.post_with("inbound/up/mime", FORM_HEADERS, body.into_bytes()).await, 200);
     }
-    let store = scene.daemon.store();
+    let store = harness.daemon.store();
     let delivered = || store.find_inbound(10, |mail| mail.state == InboundState::Delivered).unwrap();
     wait_until("the mails behind it", || delivered().len() == 2).await;
     let waiting = store.find_inbound(10, |mail| mail.state == InboundState::Waiting).unwrap();
@@ -629,7 +633,7 @@ async fn defers_mail_denied_by_odoo_with_full_diagnostic() {
     assert!(log.lines_with(&["takes no mail from outside"]).is_empty());
     wait_until("the alarm", || !log.lines_with(&["alarm=\"inbound\"", "a right is missing"]).is_empty())
         .await;
-    scene.daemon.stop().await;
+    harness.daemon.stop().await;
 }
 
 #[tokio::test]
@@ -652,7 +656,7 @@ async fn delivers_through_odoo_action_made_by_setup() {
         std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"admin-key\n").unwrap();
         assert!(child.wait().unwrap().success());
     };
-    let post = async |scene: &WebhookHarness, number: usize| {
+    let post = async |harness: &WebhookHarness, number: usize| {
         let mail = format!("From: a@b\r\nMessage-ID: <{number}@b>\r\n\r\nGr\u{fc}\u{df}e {number}\r\n");
         let body = signed_form(
             SIGNING_KEY,
@@ -660,21 +664,21 @@ async fn delivers_through_odoo_action_made_by_setup() {
             &number.to_string(),
             &[("recipient", REPLY_ADDRESS), ("body-mime", &mail)],
         );
-        assert_eq!(scene.post_with("inbound/up/mime", FORM_HEADERS, body.into_bytes()).await, 200);
+        assert_eq!(harness.post_with("inbound/up/mime", FORM_HEADERS, body.into_bytes()).await, 200);
         mail
     };
     // Without the action, its own rights do not suffice.
     set_up(&["--user", "bot"]);
-    let scene = start_relay(&target).await;
-    post(&scene, 1).await;
-    let store = scene.daemon.store();
+    let harness = start_relay(&target).await;
+    post(&harness, 1).await;
+    let store = harness.daemon.store();
     let words =
         || store.find_inbound(10, |mail| mail.state == InboundState::Waiting).unwrap()[0].diagnostic.clone();
     wait_until("the denial", || words().contains("--inbound")).await;
     assert!(words().contains("mail.alias"), "{}", words());
     // A set-up is enough: nothing is configured or started again.
     set_up(&["--inbound"]);
-    let mail = post(&scene, 2).await;
+    let mail = post(&harness, 2).await;
     let delivered = || store.find_inbound(10, |mail| mail.state == InboundState::Delivered).unwrap();
     wait_until("the mail", || delivered().len() == 1).await;
     assert!(delivered()[0].diagnostic.starts_with("record "), "{}", delivered()[0].diagnostic);
@@ -685,15 +689,15 @@ async fn delivers_through_odoo_action_made_by_setup() {
     // Another setup re-creates the action with another id.
     set_up(&["--remove"]);
     set_up(&["--user", "bot", "--inbound"]);
-    post(&scene, 3).await;
+    post(&harness, 3).await;
     wait_until("the next mail", || delivered().len() == 2).await;
-    scene.daemon.stop().await;
+    harness.daemon.stop().await;
 }
 
 #[tokio::test]
 async fn rebuild_keeps_delivered_state() {
     let sink = SmtpSink::start().await;
-    let scene = start_relay(&smtp_target("smtp", &sink)).await;
+    let harness = start_relay(&smtp_target("smtp", &sink)).await;
     for (token, id) in [("1", 1), ("2", 1), ("3", 2)] {
         let mail = format!("Message-ID: <{id}@b>\r\n\r\nhi\r\n");
         let body = signed_form(
@@ -702,18 +706,18 @@ async fn rebuild_keeps_delivered_state() {
             token,
             &[("recipient", REPLY_ADDRESS), ("body-mime", &mail)],
         );
-        assert_eq!(scene.post_with("inbound/up/mime", FORM_HEADERS, body.into_bytes()).await, 200);
+        assert_eq!(harness.post_with("inbound/up/mime", FORM_HEADERS, body.into_bytes()).await, 200);
     }
-    let all = |scene: &WebhookHarness| scene.daemon.store().find_inbound(10, |_| true).unwrap();
+    let all = |harness: &WebhookHarness| harness.daemon.store().find_inbound(10, |_| true).unwrap();
     wait_until("both", || {
-        all(&scene).iter().filter(|mail| mail.state == InboundState::Delivered).count() == 2
+        all(&harness).iter().filter(|mail| mail.state == InboundState::Delivered).count() == 2
     })
     .await;
-    let before = all(&scene);
-    let scene = scene.rebuild_ledger().await;
-    assert_eq!(all(&scene), before);
+    let before = all(&harness);
+    let harness = harness.rebuild_ledger().await;
+    assert_eq!(all(&harness), before);
     assert_eq!(before.iter().filter(|mail| mail.state == InboundState::Duplicate).count(), 1);
-    scene.daemon.stop().await;
+    harness.daemon.stop().await;
     assert_eq!(sink.count(), 2);
 }
 
@@ -754,8 +758,10 @@ async fn kill_after_response_loses_no_mail() {
     run_json_command(&process, &["inbound", "replay", id, "--reason", "it is no answer of a machine"]).await;
     sink.wait_for_count(21).await;
     let log = run_json_command(&process, &["--json", "log", "--status", "inbound-released"]).await;
-    let said = log[0]["text"].as_str().unwrap();
-    assert!(log.len() == 1 && said.starts_with("uid ") && said.ends_with(": it is no answer of a machine"));
+    let printed = log[0]["text"].as_str().unwrap();
+    assert!(
+        log.len() == 1 && printed.starts_with("uid ") && printed.ends_with(": it is no answer of a machine")
+    );
     const LIST_DELIVERED: &[&str] = &["--json", "inbound", "list", "--state", "delivered"];
     while run_json_command(&process, LIST_DELIVERED).await.len() < 21 {
         tokio::task::yield_now().await;
@@ -894,14 +900,14 @@ fn http_target(endpoint: &mock_http::MockHttpServer) -> String {
 }
 
 /// Waits for the only mail in this state.
-async fn wait_for_state(scene: &WebhookHarness, leg: InboundState) -> InboundSummary {
-    let there = || scene.daemon.store().find_inbound(2, |mail| mail.state == leg).unwrap();
+async fn wait_for_state(harness: &WebhookHarness, leg: InboundState) -> InboundSummary {
+    let there = || harness.daemon.store().find_inbound(2, |mail| mail.state == leg).unwrap();
     wait_until("the mail's end", || !there().is_empty()).await;
     there().remove(0)
 }
 
 /// A send that is a report, in the store.
-async fn put_own_dsn(scene: &WebhookHarness) -> String {
+async fn put_own_dsn(harness: &WebhookHarness) -> String {
     use mailtrail_trail::{AcceptedMessage, DsnAction, Message, ReportedRecipient};
     let (id, other) =
         (webhook_harness::SENT_ID.parse().unwrap(), "01K54Z8Q3V7N5X9B2C6D8F0GHK".parse().unwrap());
@@ -911,7 +917,7 @@ async fn put_own_dsn(scene: &WebhookHarness) -> String {
         message: Message { dsn_for, ..Message::new(id, "report") },
         recipients: vec!["b@c".parse().unwrap()],
     };
-    scene.daemon.store().put_message_applied(accepted, bytes::Bytes::new()).await.unwrap();
+    harness.daemon.store().put_message_applied(accepted, bytes::Bytes::new()).await.unwrap();
     webhook_harness::SENT_ID.to_owned()
 }
 
@@ -949,9 +955,9 @@ fn signed_form(key: &str, at: u64, token: &str, fields: &[(&str, &str)]) -> Stri
 }
 
 /// Returns the counts of all inbound mail, newest first.
-fn missing_attachment_counts(scene: &WebhookHarness) -> Vec<u64> {
+fn missing_attachment_counts(harness: &WebhookHarness) -> Vec<u64> {
     let views =
-        mailtrail_relay::admin::find_inbound(scene.daemon.store(), &InboundFilter::default()).unwrap();
+        mailtrail_relay::admin::find_inbound(harness.daemon.store(), &InboundFilter::default()).unwrap();
     views
         .iter()
         .rev()

@@ -86,14 +86,14 @@ async fn mails_open_breaker_and_its_end_through_other_upstream() {
     let settings = two_upstream_config(&other)
         + "[alarms]\nmail_to = [\"ops@example.com\", \"boss@example.net\"]\nmail_from = \"alarms@example.com\"\n\
            mail_upstream = \"up\"\n";
-    let mut scene = QueueHarness::with_manual_time(away.clone(), &settings).await;
-    let id = scene.enqueue(1, &["a@example.net"]).await;
-    scene.wait_until("both mails", || other.accepted().len() == 2).await;
+    let mut harness = QueueHarness::with_manual_time(away.clone(), &settings).await;
+    let id = harness.enqueue(1, &["a@example.net"]).await;
+    harness.wait_until("both mails", || other.accepted().len() == 2).await;
     let mut taken = other.accepted();
     taken.sort_by_key(|taken| taken.recipients.len());
     let [mail, alarm] = &taken[..] else { panic!("{taken:?}") };
     assert_eq!(
-        (&*mail.recipients, recipient_states(&scene.wait_for_result(id).await)),
+        (&*mail.recipients, recipient_states(&harness.wait_for_result(id).await)),
         (&["a@example.net".to_owned()][..], vec![RecipientState::Relayed])
     );
     assert_eq!(alarm.recipients, ["ops@example.com", "boss@example.net"]);
@@ -109,15 +109,15 @@ async fn mails_open_breaker_and_its_end_through_other_upstream() {
     }
     // The ledger has it like all mail, without a request for a DSN.
     let id: TrackingId = header("X-Mailtrail-Id").parse().unwrap();
-    let send = scene.load_trail(id).message;
+    let send = harness.load_trail(id).message;
     assert_eq!(
         (send.route.as_deref(), send.wants_dsn, &*send.client),
         (Some("first other"), false, "mailtrail")
     );
     // Nothing new, nothing more: an hour, with a mail now and then.
     for number in 2..8 {
-        scene.enqueue(number, &["a@example.net"]).await;
-        scene.let_time_pass(Duration::from_secs(600)).await;
+        harness.enqueue(number, &["a@example.net"]).await;
+        harness.let_time_pass(Duration::from_secs(600)).await;
     }
     let alarms = |server: &MockSmtpServer| -> Vec<String> {
         let taken = server.accepted().into_iter().filter(|taken| taken.recipients.len() == 2);
@@ -126,14 +126,16 @@ async fn mails_open_breaker_and_its_end_through_other_upstream() {
     assert_eq!(alarms(&other).len(), 1);
     // The first upstream is back and carries the resolution, because it is preferred and healthy.
     away.with_script(|script| script.take_pending(SmtpStep::Banner));
-    scene.enqueue(9, &["a@example.net"]).await;
-    scene.wait_until("the end", || alarms(&away) == ["[mailtrail relay.example.com] over: breaker up"]).await;
+    harness.enqueue(9, &["a@example.net"]).await;
+    harness
+        .wait_until("the end", || alarms(&away) == ["[mailtrail relay.example.com] over: breaker up"])
+        .await;
     let over = away.accepted().into_iter().find(|taken| taken.recipients.len() == 2).unwrap();
     let text = body_text_of(&over.message);
     assert!(text.contains("OVER: breaker up") && text.contains("Active from 2026-09-14T12:0"), "{text}");
     assert!(text.contains(" (1 h ") && !text.contains("Remedy"), "{text}");
     assert_eq!(alarms(&other).len(), 1);
-    scene.stop().await;
+    harness.stop().await;
 }
 
 /// A receiver that is down at first gets all notifications in order, each with one id for all attempts.
@@ -160,9 +162,9 @@ async fn retries_notifications_in_order_until_receiver_is_up() {
             .await;
     let settings = two_upstream_config(&MockSmtpServer::start(SmtpScript::new()).await)
         + &alarm_webhook_config(receiver.address);
-    let mut scene = QueueHarness::with_manual_time(server, &settings).await;
-    scene.enqueue(1, &["a@example.net"]).await;
-    scene.wait_until("it is heard", || receiver.count() > 20).await;
+    let mut harness = QueueHarness::with_manual_time(server, &settings).await;
+    harness.enqueue(1, &["a@example.net"]).await;
+    harness.wait_until("it is heard", || receiver.count() > 20).await;
     let requests = receiver.requests();
     requests.iter().for_each(assert_standard_webhooks_signature);
     let ids: Vec<_> = requests[..21].iter().map(|request| request.header("webhook-id").unwrap()).collect();
@@ -179,7 +181,7 @@ async fn retries_notifications_in_order_until_receiver_is_up() {
     let complaints = log.lines("alarm notification failed");
     assert_eq!(complaints.len(), 1, "{:#?}", log.lines(""));
     assert_eq!(log.lines("alarm notification given up"), [""; 0]);
-    scene.stop().await;
+    harness.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -193,17 +195,17 @@ async fn logs_undeliverable_notification_once() {
             .await;
     let settings =
         alarm_webhook_config(receiver.address) + "queue = 3\nrepeat = \"30d\"\nsilence = \"off\"\n";
-    let mut scene = QueueHarness::with_manual_time(server, &settings).await;
+    let mut harness = QueueHarness::with_manual_time(server, &settings).await;
     for number in 1..=4 {
-        scene.store_message(number, &["a@example.net"]).await;
+        harness.store_message(number, &["a@example.net"]).await;
     }
-    scene.let_time_pass(Duration::from_secs(23 * 3600)).await;
+    harness.let_time_pass(Duration::from_secs(23 * 3600)).await;
     assert_eq!(log.lines("alarm notification given up"), [""; 0]);
-    scene.wait_until("it is given up", || !log.lines("alarm notification given up").is_empty()).await;
-    let said = &log.lines("alarm notification given up")[0];
-    assert!(said.contains("breaker up") && said.contains("way=\"webhook\""), "{said}");
+    harness.wait_until("it is given up", || !log.lines("alarm notification given up").is_empty()).await;
+    let output = &log.lines("alarm notification given up")[0];
+    assert!(output.contains("breaker up") && output.contains("way=\"webhook\""), "{output}");
     assert!(receiver.count() < 400 * log.lines("alarm=").len(), "{}", receiver.count());
-    scene.stop().await;
+    harness.stop().await;
 }
 
 /// Several alarms at once are one notification; lasting alarms are repeated.
@@ -217,8 +219,8 @@ async fn groups_alarms_and_repeats_while_they_last() {
         + "disk = \"1024GiB\"\nrepeat = \"6h\"\n"
         + "[[inbound.target]]\ndeliver = \"http\"\nurl = \"http://127.0.0.1:9/\"\nsecret = \"s\"\nallow_private = true\n\
            recipients = [\"*@other.example\"]\n";
-    let mut scene = QueueHarness::with_manual_time(server, &settings).await;
-    let now = scene.time.clock().now();
+    let mut harness = QueueHarness::with_manual_time(server, &settings).await;
+    let now = harness.time.clock().now();
     let dead = DeadLetter {
         upstream: "up".into(),
         received_at: now,
@@ -227,25 +229,25 @@ async fn groups_alarms_and_repeats_while_they_last() {
         body_digest: [7; 16],
         reason: "no JSON".into(),
     };
-    scene.store().put_dead_letter(dead, bytes::Bytes::from_static(b"?")).await.unwrap();
-    put_unroutable_inbound_message(&scene).await;
-    scene.wait_until("the first message", || !notifications_of(&receiver).is_empty()).await;
+    harness.store().put_dead_letter(dead, bytes::Bytes::from_static(b"?")).await.unwrap();
+    put_unroutable_inbound_message(&harness).await;
+    harness.wait_until("the first message", || !notifications_of(&receiver).is_empty()).await;
     assert_eq!(alarm_lines(&notifications_of(&receiver)[0])[0], "disk data_dir alarm");
     let reports =
         || notifications_of(&receiver).iter().flat_map(alarm_lines).any(|one| one == "dead events alarm");
-    scene.wait_until("the dead letter", reports).await;
+    harness.wait_until("the dead letter", reports).await;
     let begun = notifications_of(&receiver).len();
-    scene.let_time_pass(Duration::from_secs(5 * 3600)).await;
+    harness.let_time_pass(Duration::from_secs(5 * 3600)).await;
     assert_eq!(notifications_of(&receiver).len(), begun);
-    scene.wait_until("they last", || notifications_of(&receiver).len() > begun).await;
+    harness.wait_until("they last", || notifications_of(&receiver).len() > begun).await;
     let all = ["disk data_dir still on", "dead events still on", "dead inbound still on"];
     assert_eq!(alarm_lines(&notifications_of(&receiver)[begun]), all);
     // A day after the last one dead letters are not new.
     let over =
         || notifications_of(&receiver).iter().flat_map(alarm_lines).any(|one| one == "dead events over");
-    scene.wait_until("the end", over).await;
-    assert!(scene.time.clock().now().duration_since(now) >= Duration::from_secs(86_400));
-    scene.stop().await;
+    harness.wait_until("the end", over).await;
+    assert!(harness.time.clock().now().duration_since(now) >= Duration::from_secs(86_400));
+    harness.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -262,18 +264,18 @@ async fn raises_certificate_alarm_until_renewal() {
          [tls]\ncertificate = {certificate:?}\nprivate_key = {key:?}\n{}",
         alarm_webhook_config(receiver.address)
     );
-    let mut scene =
+    let mut harness =
         QueueHarness::with_manual_time(MockSmtpServer::start(SmtpScript::new()).await, &settings).await;
-    let heard = |state: &str| {
+    let received = |state: &str| {
         let line = format!("certificate {} {state}", certificate.display());
         notifications_of(&receiver).into_iter().find(|message| alarm_lines(message).contains(&line))
     };
-    scene.wait_until("the alarm", || heard("alarm").is_some()).await;
-    let text = heard("alarm").unwrap()["data"]["alarms"][0]["text"].as_str().unwrap().to_owned();
+    harness.wait_until("the alarm", || received("alarm").is_some()).await;
+    let text = received("alarm").unwrap()["data"]["alarms"][0]["text"].as_str().unwrap().to_owned();
     assert!(text.contains("the certificate expires 2026-09-25T00:00:00.000Z"), "{text}");
     write_certificate_and_key(&certificate, &key, (2027, 9, 25));
-    scene.wait_until("its end", || heard("over").is_some()).await;
-    scene.stop().await;
+    harness.wait_until("its end", || received("over").is_some()).await;
+    harness.stop().await;
 }
 
 fn write_certificate_and_key(certificate: &Path, key: &Path, (year, month, day): (i32, u8, u8)) {
@@ -285,9 +287,9 @@ fn write_certificate_and_key(certificate: &Path, key: &Path, (year, month, day):
 }
 
 /// A mail from outside that no target takes.
-async fn put_unroutable_inbound_message(scene: &QueueHarness) {
+async fn put_unroutable_inbound_message(harness: &QueueHarness) {
     let arrival = InboundReceived {
-        id: TrackingId::new(scene.time.clock().now(), fastrand::u128(..)),
+        id: TrackingId::new(harness.time.clock().now(), fastrand::u128(..)),
         upstream: "up".into(),
         token: None,
         sender: None,
@@ -299,7 +301,7 @@ async fn put_unroutable_inbound_message(scene: &QueueHarness) {
         quarantine_reason: None,
         missing_files: 0,
     };
-    scene.store().put_inbound(arrival, bytes::Bytes::from_static(b"A: b\r\n\r\n.")).await.unwrap();
+    harness.store().put_inbound(arrival, bytes::Bytes::from_static(b"A: b\r\n\r\n.")).await.unwrap();
 }
 
 /// Alarm mail is no reason to miss events: neither to raise an alarm nor to mail about it.
@@ -313,15 +315,15 @@ async fn alarm_mail_raises_no_alarm() {
                     mail_from = \"alarms@example.com\"\n";
     let log = LogCapture::default();
     let _logging = log.install();
-    let mut scene = QueueHarness::manual_time_with_provider("mailgun", server.clone(), settings).await;
-    scene.wait_until("a day of mails", || server.accepted().len() == 24).await;
+    let mut harness = QueueHarness::manual_time_with_provider("mailgun", server.clone(), settings).await;
+    harness.wait_until("a day of mails", || server.accepted().len() == 24).await;
     let begun: Vec<_> = log.lines("alarm=");
     assert!(begun.len() == 1 && begun[0].contains("alarm=\"disk\""), "{begun:#?}");
     // A user's message is missing its event.
-    scene.enqueue(1, &["a@example.net"]).await;
-    scene.wait_until("the alarm", || log.lines("alarm=\"silence\"").len() == 1).await;
+    harness.enqueue(1, &["a@example.net"]).await;
+    harness.wait_until("the alarm", || log.lines("alarm=\"silence\"").len() == 1).await;
     assert!(log.lines("alarm=\"silence\"")[0].contains("1 messages were relayed"));
-    scene.stop().await;
+    harness.stop().await;
 }
 
 /// Its API is away; then it is back.
@@ -336,13 +338,13 @@ async fn raises_polls_alarm_until_provider_api_answers() {
          api_base_url = \"http://{api}\"\n{}disk = \"16MiB\"\nrepeat = \"30d\"\n",
         alarm_webhook_config(receiver.address)
     );
-    let mut scene = QueueHarness::manual_time_with_provider(
+    let mut harness = QueueHarness::manual_time_with_provider(
         "mailgun",
         MockSmtpServer::start(SmtpScript::new()).await,
         &settings,
     )
     .await;
-    let heard = |line: &str| {
+    let received = |line: &str| {
         let of = |message: &Value| {
             let place = alarm_lines(message).iter().position(|one| one == line)?;
             Some(message["data"]["alarms"][place]["text"].as_str().unwrap().to_owned())
@@ -353,17 +355,17 @@ async fn raises_polls_alarm_until_provider_api_answers() {
         ("polls", "its events cannot be asked for: upstream up: events: "),
         ("sync", "its suppression lists are not brought together with ours: upstream up: bounces: "),
     ] {
-        scene.wait_until(alarm, || heard(&format!("{alarm} up alarm")).is_some()).await;
-        let text = heard(&format!("{alarm} up alarm")).unwrap();
+        harness.wait_until(alarm, || received(&format!("{alarm} up alarm")).is_some()).await;
+        let text = received(&format!("{alarm} up alarm")).unwrap();
         assert!(text.starts_with(words) && text.contains("cannot be reached"), "{text}");
-        assert_eq!(heard(&format!("{alarm} up over")), None);
+        assert_eq!(received(&format!("{alarm} up over")), None);
     }
     let folder = tempfile::tempdir().unwrap();
-    let provider = start_sandbox(api, scene.time.clock(), folder.path()).await;
+    let provider = start_sandbox(api, harness.time.clock(), folder.path()).await;
     for alarm in ["polls", "sync"] {
-        scene.wait_until(alarm, || heard(&format!("{alarm} up over")).is_some()).await;
+        harness.wait_until(alarm, || received(&format!("{alarm} up over")).is_some()).await;
     }
-    scene.stop().await;
+    harness.stop().await;
     provider.stop().await;
 }
 
@@ -395,11 +397,11 @@ async fn raises_alarm_for_suppressed_transactional_mail_with_count() {
     let receiver =
         mock_http::MockHttpServer::start(|_, _| mock_http::HttpAction::Respond(200, String::new())).await;
     let settings = format!("{}disk = \"16MiB\"\nrepeat = \"1h\"\n", alarm_webhook_config(receiver.address));
-    let mut scene =
+    let mut harness =
         QueueHarness::with_manual_time(MockSmtpServer::start(SmtpScript::new()).await, &settings).await;
     for address in ["a@example.net", "b@example.net"] {
         let mark = EvidenceItem {
-            at: scene.time.clock().now(),
+            at: harness.time.clock().now(),
             scope: Scope::All,
             source: suppression::EvidenceSource::Webhook,
             expires_at: None,
@@ -412,21 +414,21 @@ async fn raises_alarm_for_suppressed_transactional_mail_with_count() {
             operator: String::new(),
             kind: SuppressionChangeKind::Add { reason: Reason::HardBounce, items: vec![mark] },
         };
-        scene.store().change_suppression(listing).await.unwrap();
+        harness.store().change_suppression(listing).await.unwrap();
     }
-    let mailing = scene.store_in_lane(1, Lane::Bulk).await;
-    scene.wait_until("the mailing", || scene.find_trail(mailing).is_some()).await;
-    assert_eq!(recipient_states(&scene.wait_for_result(mailing).await), [RecipientState::Suppressed]);
+    let mailing = harness.store_in_lane(1, Lane::Bulk).await;
+    harness.wait_until("the mailing", || harness.find_trail(mailing).is_some()).await;
+    assert_eq!(recipient_states(&harness.wait_for_result(mailing).await), [RecipientState::Suppressed]);
     assert_eq!(log.lines("alarm=\"withheld\""), [""; 0]);
     for (number, recipients) in
         [(2, &["a@example.net", "b@example.net", "c@example.net"][..]), (3, &["b@example.net"])]
     {
-        let id = scene.enqueue(number, recipients).await;
-        scene.wait_for_result(id).await;
+        let id = harness.enqueue(number, recipients).await;
+        harness.wait_for_result(id).await;
     }
     let told_of =
         |text: &str| notifications_of(&receiver).iter().any(|message| message.to_string().contains(text));
-    scene
+    harness
         .wait_until("the alarm", || {
             notifications_of(&receiver)
                 .iter()
@@ -434,15 +436,15 @@ async fn raises_alarm_for_suppressed_transactional_mail_with_count() {
         })
         .await;
     assert!(log.lines("alarm=\"withheld\"")[0].contains("2 transactional mails were not sent"));
-    scene.wait_until("the count", || told_of("3 transactional mails were not sent")).await;
-    scene
+    harness.wait_until("the count", || told_of("3 transactional mails were not sent")).await;
+    harness
         .wait_until("its end", || {
             notifications_of(&receiver)
                 .iter()
                 .any(|message| alarm_lines(message).contains(&"withheld up over".into()))
         })
         .await;
-    scene.stop().await;
+    harness.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -458,28 +460,28 @@ async fn raises_sink_dead_letter_alarm_for_one_day() {
         alarm_webhook_config(receiver.address),
         endpoint.address
     );
-    let mut scene =
+    let mut harness =
         QueueHarness::with_manual_time(MockSmtpServer::start(SmtpScript::new()).await, &settings).await;
-    scene.wait_until("the sink", || scene.store().sink_position("hook").unwrap().is_some()).await;
-    let id = scene.enqueue(1, &["a@example.net"]).await;
-    let heard = |line: &str| {
+    harness.wait_until("the sink", || harness.store().sink_position("hook").unwrap().is_some()).await;
+    let id = harness.enqueue(1, &["a@example.net"]).await;
+    let received = |line: &str| {
         notifications_of(&receiver)
             .into_iter()
             .find(|message| alarm_lines(message).contains(&line.to_owned()))
     };
-    scene.wait_until("the dead letter", || heard("dead sink hook alarm").is_some()).await;
-    let refused = || scene.store().sink_dead_letters("hook", 10).unwrap();
-    scene.wait_until("its note", || !refused().is_empty()).await;
+    harness.wait_until("the dead letter", || received("dead sink hook alarm").is_some()).await;
+    let refused = || harness.store().sink_dead_letters("hook", 10).unwrap();
+    harness.wait_until("its note", || !refused().is_empty()).await;
     assert_eq!(refused()[0].entry.as_ref().unwrap().tracking_id, Some(id));
-    let told = heard("dead sink hook alarm").unwrap().to_string();
-    assert!(told.contains("`mailtrail sink dead hook` lists it"), "{told}");
-    scene.wait_until("its end", || heard("dead sink hook over").is_some()).await;
-    let over = heard("dead sink hook over").unwrap()["data"]["alarms"].as_array().unwrap().clone();
+    let notified = received("dead sink hook alarm").unwrap().to_string();
+    assert!(notified.contains("`mailtrail sink dead hook` lists it"), "{notified}");
+    harness.wait_until("its end", || received("dead sink hook over").is_some()).await;
+    let over = received("dead sink hook over").unwrap()["data"]["alarms"].as_array().unwrap().clone();
     let over = over.into_iter().find(|alarm| alarm["subject"] == "sink hook").unwrap();
     let [since, until] =
         ["since", "until"].map(|key| Timestamp::parse_rfc3339(over[key].as_str().unwrap()).unwrap());
     assert!(until.duration_since(since) >= Duration::from_secs(86_400), "{over}");
-    scene.stop().await;
+    harness.stop().await;
 }
 
 /// The real program: a threshold that every disk is below, a receiver, a recipient; then a reload that mends it.

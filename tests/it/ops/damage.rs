@@ -104,18 +104,18 @@ impl PopulatedStore {
         tally.hit_ledger += usize::from(hit_ledger);
         let spared = self.undamaged_mails(&damages);
 
-        let said = process.run_command(&["--json", "store", "verify"]).await;
-        assert!(!said.stderr.contains("panicked"), "{what}: {}", said.stderr);
+        let output = process.run_command(&["--json", "store", "verify"]).await;
+        assert!(!output.stderr.contains("panicked"), "{what}: {}", output.stderr);
         if hit_journal && !hit_ledger {
-            assert_eq!(said.code, 4, "{what}: {} {}", said.stdout, said.stderr);
+            assert_eq!(output.code, 4, "{what}: {} {}", output.stdout, output.stderr);
             let named: BTreeSet<_> =
-                said.json_lines().iter().filter_map(|line| line["segment"].as_u64()).collect();
+                output.json_lines().iter().filter_map(|line| line["segment"].as_u64()).collect();
             for damage in &damages {
-                assert!(named.contains(&damage.segment_number().unwrap()), "{what}: {}", said.stdout);
+                assert!(named.contains(&damage.segment_number().unwrap()), "{what}: {}", output.stdout);
             }
             tally.named_damages += 1;
         } else {
-            assert!(matches!(said.code, 0 | 4), "{what}: {} {}", said.stdout, said.stderr);
+            assert!(matches!(output.code, 0 | 4), "{what}: {} {}", output.stdout, output.stderr);
         }
         if !process.start_or_refuse(&what).await {
             tally.refused_starts += 1;

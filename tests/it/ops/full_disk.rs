@@ -73,8 +73,13 @@ async fn unwritable_ledger_stops_mail_until_space_is_free() {
         traffic
             .wait_until("it is refused", |seen| seen.count_rejections("452 4.3.1", "") >= refused + 20)
             .await;
-        let said = process.run_command(&["stats"]).await;
-        assert!(said.stderr.contains("the ledger cannot be read now"), "{} {}", said.stdout, said.stderr);
+        let output = process.run_command(&["stats"]).await;
+        assert!(
+            output.stderr.contains("the ledger cannot be read now"),
+            "{} {}",
+            output.stdout,
+            output.stderr
+        );
         let promised = traffic.with_results(|seen| seen.accepted_ids.len());
         disk.free_space();
         traffic.wait_until("mail is taken again", |seen| seen.accepted_ids.len() >= promised + 50).await;
@@ -122,8 +127,8 @@ async fn first_start_on_full_disk_rejects_clients_and_recovers() {
         let Some((disk, mut process, sink)) = start_on_small_disk().await else { return };
         fill(&disk);
         process.spawn_in_namespace(disk.namespace.id());
-        for door in [0, 1] {
-            let address = process.address(door);
+        for listener in [0, 1] {
+            let address = process.address(listener);
             let mut greeting = String::new();
             connect(address).await.read_to_string(&mut greeting).await.unwrap();
             assert_eq!(greeting, "421 4.3.2 Mail cannot be taken now, try again later\r\n", "{address}");

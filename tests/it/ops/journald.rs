@@ -13,20 +13,22 @@ use tokio::time::timeout;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sends_fields_with_redacted_addresses() {
     for (addresses, address) in [("full", "ada@example.net"), ("domain", "~@example.net"), ("hidden", "~")] {
-        let mut house = JournaldHarness::new(addresses);
-        house.start_relay().await;
-        let ready = house.wait_for_event("ready").await;
+        let mut harness = JournaldHarness::new(addresses);
+        harness.start_relay().await;
+        let ready = harness.wait_for_event("ready").await;
         assert_eq!(ready["PRIORITY"], "6");
         assert_eq!(ready["SYSLOG_IDENTIFIER"], "mailtrail");
         assert!(ready["TARGET"].starts_with("mailtrail::"), "{ready:?}");
-        let said =
-            house.process.run_command(&["suppress", "add", "ada@example.net", "--reason", "complaint"]).await;
-        assert_eq!(said.code, 0, "{}", said.stderr);
-        let mut client = SmtpClient::connect(house.process.address(1)).await.unwrap();
+        let output = harness
+            .process
+            .run_command(&["suppress", "add", "ada@example.net", "--reason", "complaint"])
+            .await;
+        assert_eq!(output.code, 0, "{}", output.stderr);
+        let mut client = SmtpClient::connect(harness.process.address(1)).await.unwrap();
         client.command("MAIL FROM:<a@example.com>").await.unwrap();
         assert_eq!(client.command("RCPT TO:<ada@example.net>").await.unwrap().0, 550);
         client.command("RSET").await.unwrap();
-        let refused = house.wait_for_event("a suppressed recipient was refused").await;
+        let refused = harness.wait_for_event("a suppressed recipient was refused").await;
         // The code is another in each run.
         let without_code = |text: &str| {
             let (before, behind) = text.split_once('~').unwrap_or((text, ""));
@@ -44,31 +46,31 @@ async fn sends_fields_with_redacted_addresses() {
         assert_eq!(refused["PRIORITY"], "6");
         // No upstream listens.
         client.submit("a@example.com", &["b@example.net"], "Subject: x\r\n\r\nbody\r\n").await.unwrap();
-        let away = house.wait_for_event("the upstream cannot be used").await;
+        let away = harness.wait_for_event("the upstream cannot be used").await;
         assert_eq!((&*away["PRIORITY"], &*away["MAILTRAIL_UPSTREAM"]), ("4", "sink"));
-        let shown = house.all.iter().flat_map(|event| event.values()).any(|value| value.contains("ada@"));
-        assert_eq!(shown, addresses == "full", "{:?}", house.all);
+        let shown = harness.all.iter().flat_map(|event| event.values()).any(|value| value.contains("ada@"));
+        assert_eq!(shown, addresses == "full", "{:?}", harness.all);
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn falls_back_to_stderr_when_journald_fails() {
-    let mut house = JournaldHarness::new("hidden");
-    house.start_relay().await;
-    house.wait_for_event("ready").await;
+    let mut harness = JournaldHarness::new("hidden");
+    harness.start_relay().await;
+    harness.wait_for_event("ready").await;
     // A restarted journald listens on a new socket at the same path.
-    std::fs::remove_file(&house.path).unwrap();
-    house.provoke_log_line(2).await;
-    let errors = house.relay.as_mut().unwrap().stderr.take().unwrap();
+    std::fs::remove_file(&harness.path).unwrap();
+    harness.provoke_log_line(2).await;
+    let errors = harness.relay.as_mut().unwrap().stderr.take().unwrap();
     let reading = tokio::task::spawn_blocking(move || {
         let (mut errors, mut line) = (BufReader::new(errors), String::new());
         errors.read_line(&mut line).map(|_| (errors, line))
     });
     let (mut errors, line) = timeout(testkit::WAIT_TIMEOUT, reading).await.unwrap().unwrap().unwrap();
-    house.journal = UnixDatagram::bind(&house.path).unwrap();
-    house.provoke_log_line(3).await;
-    house.wait_for_event("outside the allowed networks").await;
-    let mut child = house.relay.take().unwrap();
+    harness.journal = UnixDatagram::bind(&harness.path).unwrap();
+    harness.provoke_log_line(3).await;
+    harness.wait_for_event("outside the allowed networks").await;
+    let mut child = harness.relay.take().unwrap();
     child.kill().unwrap();
     child.wait().unwrap();
     let mut more = String::new();
@@ -77,9 +79,9 @@ async fn falls_back_to_stderr_when_journald_fails() {
     assert!(line.contains("outside the allowed networks") && line.contains("peer="), "{line}");
     assert!(line.contains("(the journal takes nothing: "), "{line}");
     // Without a socket at the start, the setting has no effect.
-    std::fs::remove_file(&house.path).unwrap();
-    house.process.start().await;
-    assert!(house.process.log().contains("no journald listens; the log goes to standard error"));
+    std::fs::remove_file(&harness.path).unwrap();
+    harness.process.start().await;
+    assert!(harness.process.log().contains("no journald listens; the log goes to standard error"));
 }
 
 /// A relay that logs to a journal, and that.

@@ -22,8 +22,8 @@ async fn kill_loses_no_accepted_message() {
     let (kills, messages) =
         (env_number("MAILTRAIL_TEST_KILLS", 3), env_number("MAILTRAIL_TEST_MESSAGES", 600));
     // The delay keeps attempts in progress.
-    let manners = SinkOptions { reply_delay: Duration::from_millis(20), ..SinkOptions::default() };
-    let sink = SmtpSink::with_options(manners).await;
+    let options = SinkOptions { reply_delay: Duration::from_millis(20), ..SinkOptions::default() };
+    let sink = SmtpSink::with_options(options).await;
     let mut process = RelayProcess::new(&sink);
     process.start().await;
     let traffic = KillTraffic::start(&process, messages);
@@ -35,12 +35,12 @@ async fn kill_loses_no_accepted_message() {
     }
     let promised = traffic.wait_until_sent().await;
     assert_eq!(promised.len(), messages, "every message was taken in the end");
-    let patience = LONG_TIMEOUT + Duration::from_millis(20) * u32::try_from(messages).unwrap();
+    let limit = LONG_TIMEOUT + Duration::from_millis(20) * u32::try_from(messages).unwrap();
     let missing = || {
         let copies = count_copies(&sink.messages());
         promised.keys().all(|id| copies.contains_key(id)).then_some(())
     };
-    testkit::eventually_within(patience, "every promised message arrives", missing).await;
+    testkit::eventually_within(limit, "every promised message arrives", missing).await;
     let store = process.drain().await;
     KillResults::collect(&promised, &sink.messages(), &store).assert_nothing_lost(kills);
 }

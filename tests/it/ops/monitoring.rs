@@ -20,35 +20,36 @@ async fn raises_alarm_for_mail_past_deadline_until_finished() {
     let server =
         MockSmtpServer::start(SmtpScript::new().on(SmtpStep::Banner, vec![Some(SmtpAction::Close); 9999]))
             .await;
-    let mut scene = QueueHarness::with_manual_time(server, "[upstream.retry]\ngive_up_after = \"1h\"").await;
-    let id = scene.enqueue(1, &["a@example.net"]).await;
-    let mut grip = None;
-    scene
+    let mut harness =
+        QueueHarness::with_manual_time(server, "[upstream.retry]\ngive_up_after = \"1h\"").await;
+    let id = harness.enqueue(1, &["a@example.net"]).await;
+    let mut lock = None;
+    harness
         .wait_until("nobody to hold it", || {
-            grip = scene.store().try_lock(id);
-            grip.is_some()
+            lock = harness.store().try_lock(id);
+            lock.is_some()
         })
         .await;
     for number in 2..8 {
-        scene.store_message(number, &["a@example.net"]).await;
+        harness.store_message(number, &["a@example.net"]).await;
     }
     // Open, and nothing else for an hour.
-    scene
+    harness
         .wait_until("the breaker", || metrics.render().contains("mailtrail_breaker_state{upstream=\"up\"} 2"))
         .await;
-    scene.let_time_pass(Duration::from_secs(80 * 60)).await;
+    harness.let_time_pass(Duration::from_secs(80 * 60)).await;
     assert!(log.lines("alarm=\"overdue\"").is_empty(), "{:#?}", log.lines("alarm"));
-    scene.wait_until("the alarm", || !log.lines("alarm=\"overdue\"").is_empty()).await;
+    harness.wait_until("the alarm", || !log.lines("alarm=\"overdue\"").is_empty()).await;
     assert!(log.lines(&id.to_string())[0].contains("past its deadline"));
     let alarm = "mailtrail_alarm{alarm=\"overdue\",subject=\"deadline\"}";
     assert!(metrics.render().contains(&format!("{alarm} 1")));
-    drop(grip);
-    scene
-        .wait_until("its end", || recipient_states(&scene.load_trail(id)) == [RecipientState::Expired])
+    drop(lock);
+    harness
+        .wait_until("its end", || recipient_states(&harness.load_trail(id)) == [RecipientState::Expired])
         .await;
-    scene.wait_until("the end of the alarm", || log.lines("alarm=\"overdue\"").len() == 2).await;
+    harness.wait_until("the end of the alarm", || log.lines("alarm=\"overdue\"").len() == 2).await;
     assert!(metrics.render().contains(&format!("{alarm} 0")));
-    scene.stop().await;
+    harness.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -57,18 +58,18 @@ async fn raises_alarm_for_heartbeat_without_events() {
     let _logging = log.install();
     let server = MockSmtpServer::start(SmtpScript::new()).await;
     let settings = "[heartbeat]\nto = \"canary@example.net\"\nfrom = \"relay@example.com\"\nevery = \"1h\"";
-    let mut scene = QueueHarness::with_manual_time(server.clone(), settings).await;
-    scene.wait_until("the alarm", || log.lines("alarm=\"heartbeat\"").len() == 1).await;
-    let said = log.lines("alarm=\"heartbeat\"");
-    assert!(said[0].contains("the test mail is relayed without an event within 900 s"), "{said:#?}");
+    let mut harness = QueueHarness::with_manual_time(server.clone(), settings).await;
+    harness.wait_until("the alarm", || log.lines("alarm=\"heartbeat\"").len() == 1).await;
+    let output = log.lines("alarm=\"heartbeat\"");
+    assert!(output[0].contains("the test mail is relayed without an event within 900 s"), "{output:#?}");
     // The next one is reported on.
-    scene.wait_until("the next test mail", || server.accepted().len() == 2).await;
+    harness.wait_until("the next test mail", || server.accepted().len() == 2).await;
     let message = String::from_utf8(server.accepted()[1].message.clone()).unwrap();
     let id = message.lines().find_map(|line| line.strip_prefix("X-Mailtrail-Id: ")).unwrap();
-    put_event(&scene, id.parse().unwrap(), "canary@example.net", EventKind::Delivered).await;
-    scene.wait_until("the end of the alarm", || log.lines("alarm=\"heartbeat\"").len() == 2).await;
+    put_event(&harness, id.parse().unwrap(), "canary@example.net", EventKind::Delivered).await;
+    harness.wait_until("the end of the alarm", || log.lines("alarm=\"heartbeat\"").len() == 2).await;
     assert!(log.lines("alarm=\"heartbeat\"")[1].contains("over"));
-    scene.stop().await;
+    harness.stop().await;
 }
 
 /// The heartbeat uses the route of other mail to its recipient.
@@ -83,22 +84,22 @@ async fn heartbeat_follows_its_route() {
          recipients = [\"canary@example.net\"]\n[heartbeat]\nto = \"canary@example.net\"\nfrom = \"relay@example.com\"\n",
         other.address.port()
     );
-    let mut scene = QueueHarness::with_manual_time(first.clone(), &settings).await;
-    scene.wait_until("the test mail", || first.accepted().len() + other.accepted().len() == 1).await;
+    let mut harness = QueueHarness::with_manual_time(first.clone(), &settings).await;
+    harness.wait_until("the test mail", || first.accepted().len() + other.accepted().len() == 1).await;
     let taken = other.accepted().pop().expect("its route leads to the other upstream");
     let message = String::from_utf8(taken.message).unwrap();
     let id = message.lines().find_map(|line| line.strip_prefix("X-Mailtrail-Id: ")).unwrap();
-    let send = scene.wait_for_result(id.parse().unwrap()).await.message;
+    let send = harness.wait_for_result(id.parse().unwrap()).await.message;
     assert_eq!(
         (send.route.as_deref(), &*send.client, &*send.subject, send.wants_dsn),
         (Some("canaries"), "mailtrail", "mailtrail heartbeat", false)
     );
-    scene.stop().await;
+    harness.stop().await;
 }
 
 /// The provider reports on a recipient.
-async fn put_event(scene: &QueueHarness, id: TrackingId, recipient: &str, kind: EventKind) {
-    let now = scene.time.clock().now();
+async fn put_event(harness: &QueueHarness, id: TrackingId, recipient: &str, kind: EventKind) {
+    let now = harness.time.clock().now();
     let event = ProviderEvent {
         kind,
         at: now,
@@ -117,7 +118,7 @@ async fn put_event(scene: &QueueHarness, id: TrackingId, recipient: &str, kind: 
         token: None,
         event,
     };
-    scene.store().put_event(notice, Bytes::new()).await.unwrap();
+    harness.store().put_event(notice, Bytes::new()).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -126,33 +127,33 @@ async fn raises_alarms_for_bounce_complaint_and_delivery_rates() {
     let _logging = log.install();
     let server = MockSmtpServer::start(SmtpScript::new()).await;
     let settings = "[alarms]\ndisk = \"16MiB\"\nleast = 20\nbounce_rate = \"10%\"\ncomplaint_rate = \"5%\"\ndelivery_rate = \"80%\"";
-    let mut scene = QueueHarness::with_manual_time(server.clone(), settings).await;
-    let ids = scene.enqueue_many(1..=30).await;
-    scene.wait_until("all mail", || server.accepted().len() == 30).await;
+    let mut harness = QueueHarness::with_manual_time(server.clone(), settings).await;
+    let ids = harness.enqueue_many(1..=30).await;
+    harness.wait_until("all mail", || server.accepted().len() == 30).await;
     for (number, id) in ids.iter().enumerate() {
         let kind = if number < 3 { EventKind::Bounced } else { EventKind::Delivered };
-        put_event(&scene, *id, "a@example.net", kind).await;
+        put_event(&harness, *id, "a@example.net", kind).await;
     }
-    scene.let_time_pass(Duration::from_secs(30 * 60)).await;
+    harness.let_time_pass(Duration::from_secs(30 * 60)).await;
     assert_eq!(log.lines("alarm="), [""; 0], "three of thirty are ten percent, not more");
     for id in &ids[3..8] {
-        put_event(&scene, *id, "a@example.net", EventKind::Bounced).await;
-        put_event(&scene, *id, "a@example.net", EventKind::Complained).await;
+        put_event(&harness, *id, "a@example.net", EventKind::Bounced).await;
+        put_event(&harness, *id, "a@example.net", EventKind::Complained).await;
     }
-    put_event(&scene, ids[8], "a@example.net", EventKind::Complained).await;
-    put_event(&scene, ids[9], "a@example.net", EventKind::Complained).await;
-    scene.wait_until("the alarms", || log.lines("alarm=").len() == 3).await;
+    put_event(&harness, ids[8], "a@example.net", EventKind::Complained).await;
+    put_event(&harness, ids[9], "a@example.net", EventKind::Complained).await;
+    harness.wait_until("the alarms", || log.lines("alarm=").len() == 3).await;
     for (kind, words) in [
         ("bounces", "hard bounces are 26.67 %, the limit is 10.00 %"),
         ("complaints", "spam complaints are 31.82 %, the limit is 5.00 %"),
         ("deliveries", "deliveries are 73.33 %, the limit is 80.00 %"),
     ] {
-        let said = log.lines(&format!("alarm=\"{kind}\" subject=\"example.com\""));
-        assert!(said.len() == 1 && said[0].contains(words), "{:#?}", log.lines("alarm="));
+        let output = log.lines(&format!("alarm=\"{kind}\" subject=\"example.com\""));
+        assert!(output.len() == 1 && output[0].contains(words), "{:#?}", log.lines("alarm="));
     }
     // A day later nothing of it counts.
-    scene.wait_until("the ends of the alarms", || log.lines("alarm=").len() == 6).await;
-    scene.stop().await;
+    harness.wait_until("the ends of the alarms", || log.lines("alarm=").len() == 6).await;
+    harness.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -162,24 +163,24 @@ async fn raises_backlog_alarm() {
     let server =
         MockSmtpServer::start(SmtpScript::new().on(SmtpStep::Banner, vec![Some(SmtpAction::Close); 9999]))
             .await;
-    let mut scene = QueueHarness::with_manual_time(server, "[alarms]\nqueue = 5").await;
+    let mut harness = QueueHarness::with_manual_time(server, "[alarms]\nqueue = 5").await;
     for number in 1..=6 {
-        scene.store_message(number, &["a@example.net"]).await;
+        harness.store_message(number, &["a@example.net"]).await;
     }
-    scene.wait_until("the alarm", || !log.lines("alarm=\"backlog\"").is_empty()).await;
+    harness.wait_until("the alarm", || !log.lines("alarm=\"backlog\"").is_empty()).await;
     assert!(log.lines("alarm=\"backlog\"")[0].contains("more than 5 messages are queued"));
-    scene.stop().await;
+    harness.stop().await;
 }
 
 /// Posts a signed webhook to the relay; gives the answer's status.
 async fn post_signed_webhook(
-    scene: &QueueHarness,
+    harness: &QueueHarness,
     id: TrackingId,
     event: &str,
     key: &str,
     ahead: u64,
 ) -> u16 {
-    let now = scene.time.clock().now().as_millis() / 1000;
+    let now = harness.time.clock().now().as_millis() / 1000;
     let (timestamp, token) = ((now + ahead).to_string(), format!("{event}-{id}-{now}-{ahead}"));
     let signature = mailgun::sign_webhook(&Secret::new(key), &timestamp, &token);
     let body = serde_json::json!({
@@ -189,7 +190,7 @@ async fn post_signed_webhook(
             "user-variables": { "mailtrail": id.to_string() },
         },
     });
-    let url = format!("http://{}/webhooks/up", scene.http_address());
+    let url = format!("http://{}/webhooks/up", harness.http_address());
     let tls = mailtrail_net::tls::build_client_config(None).unwrap();
     let client = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap();
     let posted = client.post(url).body(body.to_string()).send();
@@ -198,7 +199,7 @@ async fn post_signed_webhook(
         tokio::select! {
             answer = &mut posted => return answer.unwrap().status().as_u16(),
             // Time does not pass by itself.
-            () = scene.let_time_pass(Duration::from_millis(100)) => {}
+            () = harness.let_time_pass(Duration::from_millis(100)) => {}
         }
     }
 }
@@ -209,56 +210,59 @@ async fn start_with_webhooks() -> (MockSmtpServer, QueueHarness) {
     let server = MockSmtpServer::start(script).await;
     let settings = "username = \"u\"\npassword = \"p\"\nwebhook_signing_key = \"key\"\n[http]\naddress = \"127.0.0.1:0\"\n\
                     [alarms]\ndisk = \"16MiB\"";
-    let scene = QueueHarness::manual_time_with_provider("mailgun", server.clone(), settings).await;
-    (server, scene)
+    let harness = QueueHarness::manual_time_with_provider("mailgun", server.clone(), settings).await;
+    (server, harness)
 }
 
 #[tokio::test(start_paused = true)]
 async fn raises_silence_alarm_with_likely_cause() {
     let log = LogCapture::default();
     let _logging = log.install();
-    let (server, mut scene) = start_with_webhooks().await;
-    let first = scene.enqueue(1, &["a@example.net"]).await;
-    scene.wait_until("the mail", || server.accepted().len() == 1).await;
-    scene.let_time_pass(Duration::from_secs(25 * 60)).await;
+    let (server, mut harness) = start_with_webhooks().await;
+    let first = harness.enqueue(1, &["a@example.net"]).await;
+    harness.wait_until("the mail", || server.accepted().len() == 1).await;
+    harness.let_time_pass(Duration::from_secs(25 * 60)).await;
     assert_eq!(log.lines("alarm="), [""; 0]);
-    scene.wait_until("the alarm", || log.lines("alarm=\"silence\"").len() == 1).await;
+    harness.wait_until("the alarm", || log.lines("alarm=\"silence\"").len() == 1).await;
     assert!(log.lines("alarm=\"silence\"")[0].contains("no webhook is registered"));
-    assert_eq!(post_signed_webhook(&scene, first, "delivered", "key", 0).await, 200);
-    scene.wait_until("the end of the alarm", || log.lines("alarm=\"silence\"").len() == 2).await;
+    assert_eq!(post_signed_webhook(&harness, first, "delivered", "key", 0).await, 200);
+    harness.wait_until("the end of the alarm", || log.lines("alarm=\"silence\"").len() == 2).await;
     // Nothing is sent, so nothing is missed.
-    scene.let_time_pass(Duration::from_secs(3600)).await;
+    harness.let_time_pass(Duration::from_secs(3600)).await;
     assert_eq!(log.lines("alarm=\"silence\"").len(), 2);
-    scene.stop().await;
+    harness.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn raises_signature_alarm_until_one_is_valid() {
     let log = LogCapture::default();
     let _logging = log.install();
-    let (_, mut scene) = start_with_webhooks().await;
-    let id = scene.enqueue(1, &["a@example.net"]).await;
+    let (_, mut harness) = start_with_webhooks().await;
+    let id = harness.enqueue(1, &["a@example.net"]).await;
     for number in 0..5 {
-        assert_eq!(post_signed_webhook(&scene, id, &format!("opened{number}"), "another key", 0).await, 406);
+        assert_eq!(
+            post_signed_webhook(&harness, id, &format!("opened{number}"), "another key", 0).await,
+            406
+        );
     }
-    scene.wait_until("the alarm", || log.lines("alarm=\"signature\"").len() == 1).await;
+    harness.wait_until("the alarm", || log.lines("alarm=\"signature\"").len() == 1).await;
     assert!(log.lines("alarm=\"signature\"")[0].contains("webhook_signing_key"));
-    assert_eq!(post_signed_webhook(&scene, id, "delivered", "key", 0).await, 200);
-    scene.wait_until("the end of the alarm", || log.lines("alarm=\"signature\"").len() == 2).await;
-    assert_eq!(recipient_states(&scene.load_trail(id)), [RecipientState::Delivered]);
-    scene.stop().await;
+    assert_eq!(post_signed_webhook(&harness, id, "delivered", "key", 0).await, 200);
+    harness.wait_until("the end of the alarm", || log.lines("alarm=\"signature\"").len() == 2).await;
+    assert_eq!(recipient_states(&harness.load_trail(id)), [RecipientState::Delivered]);
+    harness.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn raises_alarm_for_lagging_clock() {
     let log = LogCapture::default();
     let _logging = log.install();
-    let (_, mut scene) = start_with_webhooks().await;
-    let id = scene.enqueue(1, &["a@example.net"]).await;
+    let (_, mut harness) = start_with_webhooks().await;
+    let id = harness.enqueue(1, &["a@example.net"]).await;
     for number in 0..20 {
-        assert_eq!(post_signed_webhook(&scene, id, &format!("opened{number}"), "key", 300).await, 200);
+        assert_eq!(post_signed_webhook(&harness, id, &format!("opened{number}"), "key", 300).await, 200);
     }
-    scene.wait_until("the alarm", || log.lines("alarm=\"clock\"").len() == 1).await;
+    harness.wait_until("the alarm", || log.lines("alarm=\"clock\"").len() == 1).await;
     assert!(log.lines("alarm=\"clock\"")[0].contains("ahead of this machine's clock"));
-    scene.stop().await;
+    harness.stop().await;
 }

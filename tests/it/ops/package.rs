@@ -56,9 +56,9 @@ async fn fresh_installation_accepts_mail_and_receives_sandbox_events() {
     let mut client = SmtpClient::connect(process.address(1)).await.unwrap();
     client.submit("app@example.com", &["bounce@example.net"], "Subject: hello\r\n\r\nhi\r\n").await.unwrap();
     loop {
-        let said = process.run_command(&["log", "--status", "bounced"]).await;
-        if said.code == 0 {
-            break assert!(said.stdout.contains("bounce@example.net"), "{}", said.stdout);
+        let printed = process.run_command(&["log", "--status", "bounced"]).await;
+        if printed.code == 0 {
+            break assert!(printed.stdout.contains("bounce@example.net"), "{}", printed.stdout);
         }
     }
     assert!(process.terminate().await.success());

@@ -142,9 +142,9 @@ async fn stop_lets_active_sessions_finish_without_421() {
     process.send_sigterm().await;
     process.wait_for_log("stopping").await;
     let mut late = TcpStream::connect(process.address(1)).await.unwrap();
-    let mut said = String::new();
-    late.read_to_string(&mut said).await.unwrap();
-    assert!(said.starts_with("421 4.3.2"), "{said}");
+    let mut output = String::new();
+    late.read_to_string(&mut output).await.unwrap();
+    assert!(output.starts_with("421 4.3.2"), "{output}");
     let left = idle.read_reply().await.unwrap_err();
     assert_eq!(left.kind(), std::io::ErrorKind::UnexpectedEof, "it ends without a word");
     // A session in its first message finishes it.
@@ -203,8 +203,8 @@ async fn second_signal_upgrades_without_waiting() {
 
 #[tokio::test]
 async fn hanging_upstream_does_not_delay_stop() {
-    let manners = SinkOptions { reply_delay: Duration::from_secs(3600), ..SinkOptions::default() };
-    let sink = SmtpSink::with_options(manners).await;
+    let options = SinkOptions { reply_delay: Duration::from_secs(3600), ..SinkOptions::default() };
+    let sink = SmtpSink::with_options(options).await;
     let mut process = RelayProcess::new(&sink);
     process.start().await;
     let mut client = SmtpClient::connect(process.address(1)).await.unwrap();

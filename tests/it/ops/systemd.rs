@@ -33,18 +33,20 @@ impl NotifySocket {
     /// Returns the next message.
     async fn next_message(&self) -> String {
         let mut bytes = [0; 4096];
-        let heard = tokio::time::timeout(testkit::WAIT_TIMEOUT, self.socket.recv(&mut bytes)).await;
-        let length = heard.expect("systemd hears something").unwrap();
+        let received = tokio::time::timeout(testkit::WAIT_TIMEOUT, self.socket.recv(&mut bytes)).await;
+        let length = received.expect("systemd hears something").unwrap();
         String::from_utf8(bytes[..length].to_vec()).unwrap()
     }
 
     /// The next message that is more than a sign of life.
     async fn next_state_message(&self) -> String {
         loop {
-            let heard = self.next_message().await;
-            if !heard.lines().all(|line| line == WATCHDOG_MESSAGE || line.starts_with("EXTEND_TIMEOUT_USEC="))
+            let received = self.next_message().await;
+            if !received
+                .lines()
+                .all(|line| line == WATCHDOG_MESSAGE || line.starts_with("EXTEND_TIMEOUT_USEC="))
             {
-                return heard;
+                return received;
             }
         }
     }
@@ -61,9 +63,10 @@ impl NotifySocket {
 
     /// Waits for this number of consecutive pings without a request for more time.
     async fn wait_for_pings(&self, signs: usize) {
-        let mut heard = 0;
-        while heard < signs {
-            heard = if self.next_message().await.trim_end() == WATCHDOG_MESSAGE { heard + 1 } else { 0 };
+        let mut received = 0;
+        while received < signs {
+            received =
+                if self.next_message().await.trim_end() == WATCHDOG_MESSAGE { received + 1 } else { 0 };
         }
     }
 }
@@ -155,9 +158,9 @@ impl HangingDisk {
             "inject=fdatasync:delay_enter=3600s",
         ]);
         let mut strace = strace.arg("-p").arg(process.to_string()).stderr(Stdio::piped()).spawn().ok()?;
-        let (mut said, mut line) = (BufReader::new(strace.stderr.take()?), String::new());
-        let read = said.read_line(&mut line);
-        let hang = Self { strace, _said: said };
+        let (mut printed, mut line) = (BufReader::new(strace.stderr.take()?), String::new());
+        let read = printed.read_line(&mut line);
+        let hang = Self { strace, _said: printed };
         (read.is_ok() && line.contains(" attached")).then_some(hang)
     }
 }
@@ -204,7 +207,7 @@ fn units_are_valid_and_service_is_sandboxed() {
     // The threshold is in tenths, as in the README.
     for words in [&["verify"][..], &["security", "--offline=true", "--threshold=15"]] {
         let output = analyze(words).unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{words:?}: {said}{}", String::from_utf8_lossy(&output.stdout));
+        let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{words:?}: {printed}{}", String::from_utf8_lossy(&output.stdout));
     }
 }

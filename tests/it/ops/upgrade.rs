@@ -65,7 +65,7 @@ async fn reads_operator_actions_of_earlier_programs() {
     let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/stores/4");
     copy_dir(&kept, &process.data_dir());
     let log = process.run_command(&["--json", "log", "-g", "\"source\":\"operator\""]).await.json_lines();
-    let told = |line: &serde_json::Value| {
+    let notified = |line: &serde_json::Value| {
         [&line["event"], &line["text"]].map(|word| word.as_str().unwrap().to_owned())
     };
     let expected = [
@@ -74,7 +74,7 @@ async fn reads_operator_actions_of_earlier_programs() {
         ["listed", "gone@example.net manual: on the phone"],
         ["unlisted", "gone@example.net manual"],
     ];
-    assert_eq!(log.iter().map(told).collect::<Vec<_>>(), expected);
+    assert_eq!(log.iter().map(notified).collect::<Vec<_>>(), expected);
     let trail = process.run_command(&["--json", "trace", "ada@example.net"]).await.json_lines().remove(0);
     assert_eq!(trail["recipients"][0]["state"], "delivered", "{trail}");
     assert_eq!(
@@ -118,16 +118,20 @@ async fn refuses_newer_store_and_leaves_it_unchanged() {
                 assert!(ledger.insert(b"kschema", &u32::MAX.to_be_bytes()).unwrap().is_some());
             }
             let output = process.run().await;
-            let said = String::from_utf8_lossy(&output.stderr).into_owned();
-            assert_eq!(output.status.code(), Some(4), "{said}");
+            let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(4), "{printed}");
             let reason = format!(
                 "the journal was written by a newer version of mailtrail: journal record of kind {kind}, version {version}"
             );
-            assert!(said.contains(&reason) && said.contains("install that version again"), "{said}");
+            assert!(printed.contains(&reason) && printed.contains("install that version again"), "{printed}");
             assert_eq!(fs::read(&segment).unwrap(), newer);
             for question in [&["log"][..], &["store", "verify"]] {
-                let said = process.run_command(question).await;
-                assert!(said.code == 4 && said.stderr.contains(&reason), "{question:?}: {}", said.stderr);
+                let printed = process.run_command(question).await;
+                assert!(
+                    printed.code == 4 && printed.stderr.contains(&reason),
+                    "{question:?}: {}",
+                    printed.stderr
+                );
             }
         }
     }
@@ -145,14 +149,14 @@ async fn undecodable_record_stops_start_and_is_named() {
     let serve = process.run().await;
     let verify = process.run_command(&["store", "verify"]).await;
     let codes = (serve.status.code(), verify.code);
-    for said in [String::from_utf8(serve.stderr).unwrap(), verify.stderr] {
+    for printed in [String::from_utf8(serve.stderr).unwrap(), verify.stderr] {
         let place = format!("{}, byte {SEGMENT_HEADER_BYTES}: ", segment.display());
-        assert!(said.contains(&place), "{said}");
+        assert!(printed.contains(&place), "{printed}");
         assert!(
-            said.contains("its checksum is good; put a copy that `mailtrail store backup` made"),
-            "{said}"
+            printed.contains("its checksum is good; put a copy that `mailtrail store backup` made"),
+            "{printed}"
         );
-        assert!(!said.contains("newer version"), "{said}");
+        assert!(!printed.contains("newer version"), "{printed}");
     }
     assert_eq!(codes, (Some(4), 4));
     assert_eq!(fs::read(&segment).unwrap(), before);

@@ -27,10 +27,10 @@ async fn each_recipient_has_its_own_result() {
         let later = [SmtpAction::Reply("451 4.2.0 greylisted"), SmtpAction::Reply("250 now")];
         let script =
             SmtpScript::new().on_recipient("b@example.net", [refused]).on_recipient("c@example.net", later);
-        let scene = QueueHarness::new(script, mode).await;
+        let harness = QueueHarness::new(script, mode).await;
         let id =
-            scene.enqueue(1, &["a@example.net", "b@example.net", "c@example.net", "d@example.net"]).await;
-        let trail = scene.wait_for_result(id).await;
+            harness.enqueue(1, &["a@example.net", "b@example.net", "c@example.net", "d@example.net"]).await;
+        let trail = harness.wait_for_result(id).await;
         assert_eq!(
             recipient_states(&trail),
             [
@@ -41,9 +41,9 @@ async fn each_recipient_has_its_own_result() {
             ],
             "{mode}"
         );
-        let to: Vec<_> = scene.server.accepted().into_iter().map(|taken| taken.recipients).collect();
+        let to: Vec<_> = harness.server.accepted().into_iter().map(|taken| taken.recipients).collect();
         assert_eq!(to, [vec!["a@example.net", "d@example.net"], vec!["c@example.net"]], "{mode}");
-        assert_eq!((trail.attempts, scene.command_count("RCPT")), (2, 5), "{mode}");
+        assert_eq!((trail.attempts, harness.command_count("RCPT")), (2, 5), "{mode}");
         assert_eq!(trail.recipients[1].diagnostic.enhanced_status.as_deref(), Some("5.1.1"), "{mode}");
     }
 }
@@ -74,8 +74,8 @@ async fn five_recipients_have_five_results() {
                 ),
                 _ => script.add_actions(drops, [Some(SmtpAction::Close)]),
             }
-            let scene = QueueHarness::new(script, mode).await;
-            let trail = scene.wait_for_result(scene.enqueue(1, &everybody).await).await;
+            let harness = QueueHarness::new(script, mode).await;
+            let trail = harness.wait_for_result(harness.enqueue(1, &everybody).await).await;
             let what = format!("{mode} {drops:?}: {:#?}", trail.events);
             let first: Vec<_> = (0..5u16)
                 .map(|place| {
@@ -107,7 +107,7 @@ async fn five_recipients_have_five_results() {
                 RecipientState::Relayed,
             ];
             assert_eq!((recipient_states(&trail), trail.attempts), (relayed.to_vec(), 2), "{what}");
-            let to: Vec<_> = scene.server.accepted().into_iter().map(|taken| taken.recipients).collect();
+            let to: Vec<_> = harness.server.accepted().into_iter().map(|taken| taken.recipients).collect();
             let rest = ["a@example.net", "c@example.net", "d@example.net", "e@example.net"];
             assert_eq!(to, [rest], "{what}");
         }
@@ -118,36 +118,36 @@ async fn five_recipients_have_five_results() {
 async fn ends_data_that_server_accepts_without_recipients() {
     let mut script = SmtpScript::new().on_recipient("b@example.net", [SmtpAction::Reply("550 no")]);
     script.accepts_data_without_recipients = true;
-    let scene = QueueHarness::new(script, "connections = 1").await;
-    let refused = scene.enqueue(1, &["b@example.net"]).await;
-    assert_eq!(recipient_states(&scene.wait_for_result(refused).await), [RecipientState::Bounced]);
-    let fine = scene.enqueue(2, &["a@example.net"]).await;
-    assert_eq!(recipient_states(&scene.wait_for_result(fine).await), [RecipientState::Relayed]);
-    assert_eq!(scene.server.accepted(), [accepted_mail(1, 2)]);
+    let harness = QueueHarness::new(script, "connections = 1").await;
+    let refused = harness.enqueue(1, &["b@example.net"]).await;
+    assert_eq!(recipient_states(&harness.wait_for_result(refused).await), [RecipientState::Bounced]);
+    let fine = harness.enqueue(2, &["a@example.net"]).await;
+    assert_eq!(recipient_states(&harness.wait_for_result(fine).await), [RecipientState::Relayed]);
+    assert_eq!(harness.server.accepted(), [accepted_mail(1, 2)]);
 }
 
 #[tokio::test]
 async fn connection_lost_before_end_of_data_is_temporary_failure() {
     for at in [SmtpStep::Banner, SmtpStep::Ehlo, SmtpStep::Mail, SmtpStep::Data, SmtpStep::Body] {
-        let scene = QueueHarness::new(SmtpScript::new().on(at, [Some(SmtpAction::Close)]), "").await;
-        let id = scene.enqueue(LONG_MESSAGE, &["a@example.net"]).await;
-        let trail = scene.wait_for_result(id).await;
+        let harness = QueueHarness::new(SmtpScript::new().on(at, [Some(SmtpAction::Close)]), "").await;
+        let id = harness.enqueue(LONG_MESSAGE, &["a@example.net"]).await;
+        let trail = harness.wait_for_result(id).await;
         assert_eq!(attempt_results(&trail), [AttemptStatus::Queued, AttemptStatus::Relayed], "{at:?}");
-        assert!(scene.server.accepted() == [accepted_mail(2, LONG_MESSAGE)], "{at:?}");
+        assert!(harness.server.accepted() == [accepted_mail(2, LONG_MESSAGE)], "{at:?}");
     }
 }
 
 #[tokio::test]
 async fn connection_lost_after_end_of_data_is_unknown_and_retried() {
     for mode in PIPELINING_MODES {
-        let scene =
+        let harness =
             QueueHarness::new(SmtpScript::new().on(SmtpStep::Dot, [Some(SmtpAction::Close)]), mode).await;
-        let id = scene.enqueue(1, &["a@example.net"]).await;
-        let trail = scene.wait_for_result(id).await;
+        let id = harness.enqueue(1, &["a@example.net"]).await;
+        let trail = harness.wait_for_result(id).await;
         assert_eq!(attempt_results(&trail), [AttemptStatus::Unknown, AttemptStatus::Relayed], "{mode}");
         let text = trail.events[1].diagnostic.text.clone().unwrap_or_default();
         assert!(text.contains("no answer came"), "{text}");
-        assert_eq!(scene.server.accepted(), [accepted_mail(2, 1)], "{mode}");
+        assert_eq!(harness.server.accepted(), [accepted_mail(2, 1)], "{mode}");
     }
 }
 
@@ -155,16 +155,20 @@ async fn connection_lost_after_end_of_data_is_unknown_and_retried() {
 async fn closing_between_messages_costs_no_attempt() {
     for mode in PIPELINING_MODES {
         for bye in [SmtpAction::ReplyAndClose("421 4.4.2 idle too long"), SmtpAction::Close] {
-            let scene = QueueHarness::new(SmtpScript::new(), &format!("{mode}\nconnections = 1")).await;
-            scene.wait_for_result(scene.enqueue(1, &["a@example.net"]).await).await;
-            scene.server.with_script(|script| script.add_actions(SmtpStep::Mail, [Some(bye.clone())]));
-            let trail = scene.wait_for_result(scene.enqueue(2, &["a@example.net"]).await).await;
+            let harness = QueueHarness::new(SmtpScript::new(), &format!("{mode}\nconnections = 1")).await;
+            harness.wait_for_result(harness.enqueue(1, &["a@example.net"]).await).await;
+            harness.server.with_script(|script| script.add_actions(SmtpStep::Mail, [Some(bye.clone())]));
+            let trail = harness.wait_for_result(harness.enqueue(2, &["a@example.net"]).await).await;
             assert_eq!(
                 (attempt_results(&trail), trail.attempts),
                 (vec![AttemptStatus::Relayed], 1),
                 "{mode} {bye:?}"
             );
-            assert_eq!(scene.server.accepted(), [accepted_mail(1, 1), accepted_mail(2, 2)], "{mode} {bye:?}");
+            assert_eq!(
+                harness.server.accepted(),
+                [accepted_mail(1, 1), accepted_mail(2, 2)],
+                "{mode} {bye:?}"
+            );
         }
     }
 }
@@ -172,11 +176,11 @@ async fn closing_between_messages_costs_no_attempt() {
 #[tokio::test]
 async fn stale_connection_costs_no_attempt() {
     let script = SmtpScript::new().on(SmtpStep::Dot, [Some(SmtpAction::ReplyAndClose("250 and goodbye"))]);
-    let scene = QueueHarness::new(script, "connections = 1").await;
-    scene.wait_for_result(scene.enqueue(1, &["a@example.net"]).await).await;
-    let trail = scene.wait_for_result(scene.enqueue(2, &["a@example.net"]).await).await;
+    let harness = QueueHarness::new(script, "connections = 1").await;
+    harness.wait_for_result(harness.enqueue(1, &["a@example.net"]).await).await;
+    let trail = harness.wait_for_result(harness.enqueue(2, &["a@example.net"]).await).await;
     assert_eq!((attempt_results(&trail), trail.attempts), (vec![AttemptStatus::Relayed], 1));
-    assert_eq!(scene.server.accepted(), [accepted_mail(1, 1), accepted_mail(2, 2)]);
+    assert_eq!(harness.server.accepted(), [accepted_mail(1, 1), accepted_mail(2, 2)]);
 }
 
 #[tokio::test]
@@ -187,14 +191,17 @@ async fn sends_nothing_in_clear_when_tls_is_required() {
         script.capabilities.extend(offer);
         script.capabilities.push("AUTH PLAIN");
         let text = format!("tls = \"starttls\"\nusername = \"u\"\npassword = \"hunter2\"\n{QUICK_BREAKER}");
-        let scene = QueueHarness::new(script, &text).await;
-        let id = scene.enqueue(1, &["a@example.net"]).await;
-        scene.wait_until("two connections", || scene.server.connections() >= 2).await;
-        let trail = scene.load_trail(id);
+        let harness = QueueHarness::new(script, &text).await;
+        let id = harness.enqueue(1, &["a@example.net"]).await;
+        harness.wait_until("two connections", || harness.server.connections() >= 2).await;
+        let trail = harness.load_trail(id);
         assert_eq!(recipient_states(&trail), [RecipientState::Queued]);
         assert!(trail.next_attempt.is_some());
-        let heard = scene.server.commands();
-        assert!(heard.iter().all(|line| line.contains("EHLO") || line.ends_with("STARTTLS")), "{heard:?}");
+        let received = harness.server.commands();
+        assert!(
+            received.iter().all(|line| line.contains("EHLO") || line.ends_with("STARTTLS")),
+            "{received:?}"
+        );
     }
 }
 
@@ -211,12 +218,12 @@ async fn ignores_plaintext_injected_after_starttls() {
             "tls = \"starttls\"\nca_file = {:?}\nusername = \"u\"\npassword = \"p\"\nconnections = 1",
             ca.display()
         );
-        let scene = QueueHarness::new(script, &text).await;
-        let trail = scene.wait_for_result(scene.enqueue(1, &["a@example.net"]).await).await;
+        let harness = QueueHarness::new(script, &text).await;
+        let trail = harness.wait_for_result(harness.enqueue(1, &["a@example.net"]).await).await;
         assert_eq!(attempt_results(&trail), [AttemptStatus::Relayed], "{injected:?}");
-        let heard: Vec<_> = scene.server.commands().iter().map(|line| line[..6].to_owned()).collect();
+        let received: Vec<_> = harness.server.commands().iter().map(|line| line[..6].to_owned()).collect();
         assert_eq!(
-            heard,
+            received,
             ["1 EHLO", "1 STAR", "1 EHLO", "1 AUTH", "1 MAIL", "1 RCPT", "1 DATA"],
             "{injected:?}"
         );
@@ -236,11 +243,12 @@ async fn falls_back_to_helo() {
         "554 no",
     ] {
         let script = SmtpScript::new().on(SmtpStep::Ehlo, [Some(SmtpAction::Reply(refusal))]);
-        let scene = QueueHarness::new(script, "").await;
-        let trail = scene.wait_for_result(scene.enqueue(1, &["a@example.net", "b@example.net"]).await).await;
+        let harness = QueueHarness::new(script, "").await;
+        let trail =
+            harness.wait_for_result(harness.enqueue(1, &["a@example.net", "b@example.net"]).await).await;
         assert_eq!((attempt_results(&trail), trail.attempts), (vec![AttemptStatus::Relayed], 1), "{refusal}");
-        let heard: Vec<_> = scene.server.commands().iter().map(|line| line[..6].to_owned()).collect();
-        assert_eq!(heard, ["1 EHLO", "1 HELO", "1 MAIL", "1 RCPT", "1 RCPT", "1 DATA"], "{refusal}");
+        let received: Vec<_> = harness.server.commands().iter().map(|line| line[..6].to_owned()).collect();
+        assert_eq!(received, ["1 EHLO", "1 HELO", "1 MAIL", "1 RCPT", "1 RCPT", "1 DATA"], "{refusal}");
     }
 }
 
@@ -255,11 +263,15 @@ async fn helo_does_not_replace_tls_or_login() {
     ] {
         let script = SmtpScript::new()
             .on(SmtpStep::Ehlo, [Some(SmtpAction::Reply(refusal)), Some(SmtpAction::Reply(refusal))]);
-        let scene = QueueHarness::new(script, &format!("{more}\n{QUICK_BREAKER}")).await;
-        let id = scene.enqueue(1, &["a@example.net"]).await;
-        scene.wait_until("the first attempt", || scene.load_trail(id).attempts == 1).await;
-        assert_eq!(recipient_states(&scene.load_trail(id)), [RecipientState::Queued], "{refusal} {more}");
-        assert_eq!((scene.command_count("HELO"), scene.command_count("MAIL")), (0, 0), "{refusal} {more}");
+        let harness = QueueHarness::new(script, &format!("{more}\n{QUICK_BREAKER}")).await;
+        let id = harness.enqueue(1, &["a@example.net"]).await;
+        harness.wait_until("the first attempt", || harness.load_trail(id).attempts == 1).await;
+        assert_eq!(recipient_states(&harness.load_trail(id)), [RecipientState::Queued], "{refusal} {more}");
+        assert_eq!(
+            (harness.command_count("HELO"), harness.command_count("MAIL")),
+            (0, 0),
+            "{refusal} {more}"
+        );
     }
 }
 
@@ -269,10 +281,10 @@ async fn accepts_old_auth_keyword_form() {
     for offers in [&["AUTH=PLAIN LOGIN"][..], &["auth=LOGIN plain"], &["AUTH CRAM-MD5", "AUTH=PLAIN"]] {
         let mut script = SmtpScript::new();
         script.capabilities.extend(offers);
-        let scene = QueueHarness::new(script, "username = \"u\"\npassword = \"p\"").await;
-        let trail = scene.wait_for_result(scene.enqueue(1, &["a@example.net"]).await).await;
+        let harness = QueueHarness::new(script, "username = \"u\"\npassword = \"p\"").await;
+        let trail = harness.wait_for_result(harness.enqueue(1, &["a@example.net"]).await).await;
         assert_eq!(
-            (attempt_results(&trail), scene.command_count("AUTH")),
+            (attempt_results(&trail), harness.command_count("AUTH")),
             (vec![AttemptStatus::Relayed], 1),
             "{offers:?}"
         );
@@ -284,32 +296,32 @@ async fn rejected_login_opens_breaker_without_further_attempts() {
     let refused = || Some(SmtpAction::Reply("535 5.7.8 wrong"));
     let mut script = SmtpScript::new().on(SmtpStep::Auth, [refused(), refused()]);
     script.capabilities.push("AUTH PLAIN");
-    let scene = QueueHarness::new(
+    let harness = QueueHarness::new(
         script,
         &format!("username = \"u\"\npassword = \"p\"\nconnections = 4\n{QUICK_BREAKER}"),
     )
     .await;
-    let first = scene.enqueue(1, &["a@example.net"]).await;
-    scene.wait_until("the first login", || scene.command_count("AUTH") == 1).await;
-    scene.wait_until("its outcome", || scene.load_trail(first).attempts == 1).await;
+    let first = harness.enqueue(1, &["a@example.net"]).await;
+    harness.wait_until("the first login", || harness.command_count("AUTH") == 1).await;
+    harness.wait_until("its outcome", || harness.load_trail(first).attempts == 1).await;
     let mut others = Vec::new();
     for number in 2..8 {
-        others.push(scene.enqueue(number, &["a@example.net"]).await);
+        others.push(harness.enqueue(number, &["a@example.net"]).await);
     }
-    scene.wait_until("the failed probe", || scene.command_count("AUTH") == 2).await;
+    harness.wait_until("the failed probe", || harness.command_count("AUTH") == 2).await;
     for id in &others {
         assert_eq!(
-            (scene.load_trail(*id).attempts, recipient_states(&scene.load_trail(*id))),
+            (harness.load_trail(*id).attempts, recipient_states(&harness.load_trail(*id))),
             (0, vec![RecipientState::Queued])
         );
     }
-    assert_eq!(scene.load_trail(first).attempts, 1);
+    assert_eq!(harness.load_trail(first).attempts, 1);
     for id in others {
-        let trail = scene.wait_for_result(id).await;
+        let trail = harness.wait_for_result(id).await;
         assert_eq!((attempt_results(&trail), trail.attempts), (vec![AttemptStatus::Relayed], 1));
     }
     assert_eq!(
-        attempt_results(&scene.wait_for_result(first).await),
+        attempt_results(&harness.wait_for_result(first).await),
         [AttemptStatus::Queued, AttemptStatus::Relayed]
     );
 }
@@ -327,11 +339,11 @@ async fn inconclusive_probe_does_not_block_breaker() {
             .on(SmtpStep::Auth, [Some(SmtpAction::Reply("535 wrong"))])
             .on(at, [Some(act.clone())]);
         script.capabilities.push("AUTH PLAIN");
-        let scene =
+        let harness =
             QueueHarness::new(script, &format!("username = \"u\"\npassword = \"p\"\n{QUICK_BREAKER}")).await;
-        let probe = scene.enqueue(1, &["a@example.net"]).await;
-        scene.wait_for_result(probe).await;
-        let next = scene.wait_for_result(scene.enqueue(2, &["a@example.net"]).await).await;
+        let probe = harness.enqueue(1, &["a@example.net"]).await;
+        harness.wait_for_result(probe).await;
+        let next = harness.wait_for_result(harness.enqueue(2, &["a@example.net"]).await).await;
         assert_eq!(recipient_states(&next), [RecipientState::Relayed], "{at:?} {act:?}");
     }
 }
@@ -339,15 +351,19 @@ async fn inconclusive_probe_does_not_block_breaker() {
 #[tokio::test]
 async fn fifty_messages_arrive_exactly_once() {
     for mode in PIPELINING_MODES {
-        let scene = QueueHarness::new(SmtpScript::new(), &format!("{mode}\nconnections = 1")).await;
-        let ids = scene.enqueue_many(1..=50).await;
+        let harness = QueueHarness::new(SmtpScript::new(), &format!("{mode}\nconnections = 1")).await;
+        let ids = harness.enqueue_many(1..=50).await;
         for id in ids {
-            assert_eq!(attempt_results(&scene.wait_for_result(id).await), [AttemptStatus::Relayed], "{mode}");
+            assert_eq!(
+                attempt_results(&harness.wait_for_result(id).await),
+                [AttemptStatus::Relayed],
+                "{mode}"
+            );
         }
-        assert_eq!(scene.server.connections(), 1, "{mode}");
-        scene.assert_each_accepted_once(1..=50, mode);
+        assert_eq!(harness.server.connections(), 1, "{mode}");
+        harness.assert_each_accepted_once(1..=50, mode);
         let (chained, ahead) =
-            scene.server.with_script(|script| (script.pipelined_transactions, script.early_replies));
+            harness.server.with_script(|script| (script.pipelined_transactions, script.early_replies));
         // The next envelope after a dot costs one round trip a message, an envelope in one write two.
         assert_eq!(chained > 40, mode == PIPELINING_MODES[0], "{mode}: {chained} behind a dot");
         assert_eq!(ahead > 90, mode != PIPELINING_MODES[2], "{mode}: {ahead} in one go");
@@ -390,19 +406,19 @@ async fn pipelined_envelopes_survive_faults_between() {
             (SmtpStep::Body, SmtpAction::Close, &[AttemptStatus::Unknown, AttemptStatus::Relayed]),
         ] {
             let script = SmtpScript::new().on(at, middle(act.clone()));
-            let scene = QueueHarness::new(script, &format!("{mode}\nconnections = 1")).await;
+            let harness = QueueHarness::new(script, &format!("{mode}\nconnections = 1")).await;
             let what = format!("{mode} {at:?} {act:?}");
             let mut odd = Vec::new();
-            for id in scene.enqueue_many(1..=10).await {
-                let attempts = attempt_results(&scene.wait_for_result(id).await);
+            for id in harness.enqueue_many(1..=10).await {
+                let attempts = attempt_results(&harness.wait_for_result(id).await);
                 odd.extend((attempts != [AttemptStatus::Relayed]).then_some(attempts));
             }
             let usual = expected == [AttemptStatus::Relayed];
             assert_eq!(odd, if usual { vec![] } else { vec![expected.to_vec()] }, "{what}");
             let lost = usize::from(expected == [AttemptStatus::Bounced]);
             let subjects: BTreeSet<_> =
-                scene.server.accepted().iter().map(|taken| taken.message.clone()).collect();
-            assert_eq!((scene.server.accepted().len(), subjects.len()), (10 - lost, 10 - lost), "{what}");
+                harness.server.accepted().iter().map(|taken| taken.message.clone()).collect();
+            assert_eq!((harness.server.accepted().len(), subjects.len()), (10 - lost, 10 - lost), "{what}");
         }
     }
 }
@@ -411,12 +427,15 @@ async fn pipelined_envelopes_survive_faults_between() {
 async fn sends_single_commands_without_pipelining() {
     let mut script = SmtpScript::new();
     script.capabilities.clear();
-    let scene = QueueHarness::new(script, "connections = 1").await;
-    for id in scene.enqueue_many(1..=5).await {
-        assert_eq!(attempt_results(&scene.wait_for_result(id).await), [AttemptStatus::Relayed]);
+    let harness = QueueHarness::new(script, "connections = 1").await;
+    for id in harness.enqueue_many(1..=5).await {
+        assert_eq!(attempt_results(&harness.wait_for_result(id).await), [AttemptStatus::Relayed]);
     }
-    scene.assert_each_accepted_once(1..=5, "no pipelining");
-    assert_eq!((scene.server.with_script(|script| script.early_replies), scene.server.connections()), (0, 1));
+    harness.assert_each_accepted_once(1..=5, "no pipelining");
+    assert_eq!(
+        (harness.server.with_script(|script| script.early_replies), harness.server.connections()),
+        (0, 1)
+    );
 }
 
 #[tokio::test]
@@ -428,27 +447,27 @@ async fn mailgun_limit_pauses_upstream_until_stated_time() {
     );
     let mut script = SmtpScript::new().on(SmtpStep::Data, [Some(SmtpAction::ReplyText(text))]);
     script.capabilities.push("AUTH PLAIN");
-    let scene =
+    let harness =
         QueueHarness::with_provider("mailgun", script, "username = \"u\"\npassword = \"p\"\nconnections = 1")
             .await;
-    let first = scene.enqueue(1, &["a@example.net"]).await;
-    scene.wait_until("the limit", || scene.load_trail(first).attempts == 1).await;
-    assert!(scene.load_trail(first).next_attempt >= Some(until_then));
-    let second = scene.enqueue(2, &["a@example.net"]).await;
-    let trails = [scene.wait_for_result(first).await, scene.wait_for_result(second).await];
+    let first = harness.enqueue(1, &["a@example.net"]).await;
+    harness.wait_until("the limit", || harness.load_trail(first).attempts == 1).await;
+    assert!(harness.load_trail(first).next_attempt >= Some(until_then));
+    let second = harness.enqueue(2, &["a@example.net"]).await;
+    let trails = [harness.wait_for_result(first).await, harness.wait_for_result(second).await];
     assert!(Clock::System.now() >= until_then);
     assert_eq!(trails.map(|trail| trail.attempts), [2, 1]);
-    assert_eq!(scene.command_count("DATA"), 3);
+    assert_eq!(harness.command_count("DATA"), 3);
 }
 
 #[tokio::test]
 async fn old_message_expires() {
     let script = SmtpScript::new().on_recipient("a@example.net", [SmtpAction::Reply("451 never")]);
-    let scene = QueueHarness::with_config("plain", script, "", |config| {
+    let harness = QueueHarness::with_config("plain", script, "", |config| {
         config.upstreams[0].retry.give_up_after = Duration::from_secs(1);
     });
-    let scene = scene.await;
-    let trail = scene.wait_for_result(scene.enqueue(1, &["a@example.net", "b@example.net"]).await).await;
+    let harness = harness.await;
+    let trail = harness.wait_for_result(harness.enqueue(1, &["a@example.net", "b@example.net"]).await).await;
     assert_eq!(recipient_states(&trail), [RecipientState::Expired, RecipientState::Relayed]);
     assert!(trail.attempts > 2, "{}", trail.attempts);
     let last = trail.events.last().unwrap();
@@ -460,58 +479,59 @@ async fn old_message_expires() {
 async fn message_expires_while_breaker_is_open() {
     let breaker = "[upstream.breaker]\nfailures = 1\npause = \"5min\"";
     let script = SmtpScript::new().on(SmtpStep::Banner, [Some(SmtpAction::ReplyAndClose("554 not today"))]);
-    let scene = QueueHarness::with_config("plain", script, breaker, |config| {
+    let harness = QueueHarness::with_config("plain", script, breaker, |config| {
         config.upstreams[0].retry.give_up_after = Duration::from_secs(1);
     });
-    let scene = scene.await;
-    let first = scene.enqueue(1, &["a@example.net"]).await;
-    scene.wait_until("the failure", || scene.load_trail(first).attempts == 1).await;
-    let second = scene.enqueue(2, &["a@example.net"]).await;
+    let harness = harness.await;
+    let first = harness.enqueue(1, &["a@example.net"]).await;
+    harness.wait_until("the failure", || harness.load_trail(first).attempts == 1).await;
+    let second = harness.enqueue(2, &["a@example.net"]).await;
     for id in [first, second] {
-        assert_eq!(recipient_states(&scene.wait_for_result(id).await), [RecipientState::Expired]);
+        assert_eq!(recipient_states(&harness.wait_for_result(id).await), [RecipientState::Expired]);
     }
-    assert_eq!(scene.server.connections(), 1);
+    assert_eq!(harness.server.connections(), 1);
 }
 
 #[tokio::test]
 async fn limits_messages_per_connection() {
     for mode in PIPELINING_MODES {
         let text = format!("{mode}\nconnections = 1\nmessages_per_connection = 3");
-        let scene = QueueHarness::new(SmtpScript::new(), &text).await;
-        for id in scene.enqueue_many(1..=7).await {
-            scene.wait_for_result(id).await;
+        let harness = QueueHarness::new(SmtpScript::new(), &text).await;
+        for id in harness.enqueue_many(1..=7).await {
+            harness.wait_for_result(id).await;
         }
-        let carried = [1, 2, 3]
-            .map(|number| scene.server.accepted().iter().filter(|taken| taken.connection == number).count());
+        let carried = [1, 2, 3].map(|number| {
+            harness.server.accepted().iter().filter(|taken| taken.connection == number).count()
+        });
         assert_eq!(carried, [3, 3, 1], "{mode}");
-        scene.wait_until("both goodbyes", || scene.command_count("QUIT") >= 2).await;
+        harness.wait_until("both goodbyes", || harness.command_count("QUIT") >= 2).await;
     }
 }
 
 #[tokio::test]
 async fn closes_idle_connection() {
-    let scene = QueueHarness::new(SmtpScript::new(), "idle_timeout = \"1s\"").await;
+    let harness = QueueHarness::new(SmtpScript::new(), "idle_timeout = \"1s\"").await;
     let started = Instant::now();
-    scene.wait_for_result(scene.enqueue(1, &["a@example.net"]).await).await;
-    scene.wait_until("the goodbye", || scene.command_count("QUIT") == 1).await;
+    harness.wait_for_result(harness.enqueue(1, &["a@example.net"]).await).await;
+    harness.wait_until("the goodbye", || harness.command_count("QUIT") == 1).await;
     assert!(started.elapsed() >= Duration::from_secs(1));
-    scene.wait_for_result(scene.enqueue(2, &["a@example.net"]).await).await;
-    assert_eq!(scene.server.accepted(), [accepted_mail(1, 1), accepted_mail(2, 2)]);
+    harness.wait_for_result(harness.enqueue(2, &["a@example.net"]).await).await;
+    assert_eq!(harness.server.accepted(), [accepted_mail(1, 1), accepted_mail(2, 2)]);
 }
 
 /// Mail that comes in the moment in which the only connection gives up waiting must not be forgotten.
 #[tokio::test]
 async fn mail_arriving_at_idle_timeout_is_sent() {
     let idle = Duration::from_millis(4);
-    let scene = QueueHarness::with_config("plain", SmtpScript::new(), "connections = 1", |config| {
+    let harness = QueueHarness::with_config("plain", SmtpScript::new(), "connections = 1", |config| {
         config.upstreams[0].transport.idle_timeout = idle;
     });
-    let scene = scene.await;
+    let harness = harness.await;
     let mut random = fastrand::Rng::with_seed(4);
     for number in 0..250 {
         let started = Instant::now();
-        let id = scene.enqueue(number, &["a@example.net"]).await;
-        scene.wait_for_result(id).await;
+        let id = harness.enqueue(number, &["a@example.net"]).await;
+        harness.wait_for_result(id).await;
         assert!(
             started.elapsed() < Duration::from_secs(4),
             "message {number} waited {:?}",
@@ -524,19 +544,19 @@ async fn mail_arriving_at_idle_timeout_is_sent() {
 #[tokio::test]
 async fn restart_resumes_queue() {
     let later = [SmtpAction::Reply("451 not before the restart")];
-    let mut scene = QueueHarness::new(SmtpScript::new().on_recipient("a@example.net", later), "").await;
-    let ids = scene.enqueue_many(1..=5).await;
+    let mut harness = QueueHarness::new(SmtpScript::new().on_recipient("a@example.net", later), "").await;
+    let ids = harness.enqueue_many(1..=5).await;
     for id in &ids {
-        scene.wait_until("an attempt", || scene.load_trail(*id).attempts >= 1).await;
+        harness.wait_until("an attempt", || harness.load_trail(*id).attempts >= 1).await;
     }
-    let known = scene.enqueue(6, &["b@example.net"]).await;
-    scene.wait_for_result(known).await;
-    let interrupted = scene.enqueue(7, &["a@example.net"]).await;
-    scene.wait_until("its attempt", || scene.load_trail(interrupted).attempts >= 1).await;
-    scene.stop().await;
+    let known = harness.enqueue(6, &["b@example.net"]).await;
+    harness.wait_for_result(known).await;
+    let interrupted = harness.enqueue(7, &["a@example.net"]).await;
+    harness.wait_until("its attempt", || harness.load_trail(interrupted).attempts >= 1).await;
+    harness.stop().await;
     let begun = AttemptStarted { id: interrupted, at: Clock::System.now(), upstream: "up".into() };
     let store = loop {
-        match mailtrail_store::Store::open(&scene.config.data_dir, Clock::System) {
+        match mailtrail_store::Store::open(&harness.config.data_dir, Clock::System) {
             Ok((store, _)) => break store,
             Err(mailtrail_store::OpenError::Locked(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
             Err(error) => panic!("{error}"),
@@ -546,17 +566,17 @@ async fn restart_resumes_queue() {
     // The result of this one is recorded, for example by an event.
     store.record_attempt_start(AttemptStarted { id: known, ..begun.clone() }).await.unwrap();
     drop(store);
-    scene.server.with_script(|script| *script = SmtpScript::new());
-    scene.start().await;
+    harness.server.with_script(|script| *script = SmtpScript::new());
+    harness.start().await;
     for id in ids {
-        let trail = scene.wait_for_result(id).await;
+        let trail = harness.wait_for_result(id).await;
         assert_eq!(recipient_states(&trail), [RecipientState::Relayed]);
         assert!(!attempt_results(&trail).contains(&AttemptStatus::Unknown));
     }
-    let trail = scene.wait_for_result(interrupted).await;
+    let trail = harness.wait_for_result(interrupted).await;
     assert_eq!(recipient_states(&trail), [RecipientState::Relayed]);
     assert!(attempt_results(&trail).contains(&AttemptStatus::Unknown), "{trail:?}");
-    assert_eq!(attempt_results(&scene.wait_for_result(known).await), [AttemptStatus::Relayed]);
+    assert_eq!(attempt_results(&harness.wait_for_result(known).await), [AttemptStatus::Relayed]);
 }
 
 /// One flipped bit anywhere in a message larger than all buffers: the upstream never gets the end of the data.
@@ -565,19 +585,27 @@ async fn corrupted_large_message_is_not_delivered() {
     for place in [100, 6_000_000, sample_message(LONG_MESSAGE).len() - 1] {
         let later =
             SmtpScript::new().on(SmtpStep::Rcpt, [Some(SmtpAction::Reply("451 not before the damage"))]);
-        let mut scene = QueueHarness::new(later, "connections = 1").await;
-        let id = scene.enqueue(LONG_MESSAGE, &["a@example.net"]).await;
-        scene.wait_until("an attempt", || scene.load_trail(id).attempts == 1).await;
-        scene.stop().await;
-        flip_bit(&scene.config.data_dir.join("journal/0000000001.seg"), &sample_message(LONG_MESSAGE), place);
-        scene.start().await;
-        let trail = scene.wait_for_result(id).await;
+        let mut harness = QueueHarness::new(later, "connections = 1").await;
+        let id = harness.enqueue(LONG_MESSAGE, &["a@example.net"]).await;
+        harness.wait_until("an attempt", || harness.load_trail(id).attempts == 1).await;
+        harness.stop().await;
+        flip_bit(
+            &harness.config.data_dir.join("journal/0000000001.seg"),
+            &sample_message(LONG_MESSAGE),
+            place,
+        );
+        harness.start().await;
+        let trail = harness.wait_for_result(id).await;
         assert_eq!(attempt_results(&trail), [AttemptStatus::Queued, AttemptStatus::Failed], "byte {place}");
         let text = trail.recipients[0].diagnostic.text.as_deref();
         assert_eq!(text, Some("the message is damaged on disk and cannot be sent"), "byte {place}");
         // The upstream is not to blame: it gets the next one at once, on a new connection.
-        scene.wait_for_result(scene.enqueue(1, &["a@example.net"]).await).await;
-        assert_eq!(scene.server.accepted(), [accepted_mail(scene.server.connections(), 1)], "byte {place}");
+        harness.wait_for_result(harness.enqueue(1, &["a@example.net"]).await).await;
+        assert_eq!(
+            harness.server.accepted(),
+            [accepted_mail(harness.server.connections(), 1)],
+            "byte {place}"
+        );
     }
 }
 
@@ -606,22 +634,22 @@ async fn event_with_tracking_id_settles_completely_sent_message() {
     ] {
         let what = format!("{act:?} {kind:?}");
         let script = SmtpScript::new().on(SmtpStep::Dot, [Some(act)]);
-        let scene =
+        let harness =
             QueueHarness::manual_time_with_config(MockSmtpServer::start(script).await, "", |config| {
                 config.upstreams[0].retry.initial_backoff = Duration::from_secs(3600);
             })
             .await;
-        let id = scene.enqueue(1, &["a@example.net"]).await;
-        scene.wait_until("an attempt", || scene.load_trail(id).attempts == 1).await;
-        put_event(&scene, Some(id), kind, Some("a@example.net")).await;
-        scene.let_time_pass(Duration::from_secs(2 * 3600)).await;
-        let trail = scene.load_trail(id);
+        let id = harness.enqueue(1, &["a@example.net"]).await;
+        harness.wait_until("an attempt", || harness.load_trail(id).attempts == 1).await;
+        put_event(&harness, Some(id), kind, Some("a@example.net")).await;
+        harness.let_time_pass(Duration::from_secs(2 * 3600)).await;
+        let trail = harness.load_trail(id);
         assert_eq!(
             (recipient_states(&trail), trail.attempts, trail.next_attempt),
             (vec![state], 1, None),
             "{what}"
         );
-        assert_eq!(scene.server.accepted(), [], "{what}");
+        assert_eq!(harness.server.accepted(), [], "{what}");
     }
 }
 
@@ -634,23 +662,23 @@ async fn event_does_not_settle_recipient_without_transaction() {
             [SmtpAction::Reply("450 4.2.0 greylisted"), SmtpAction::Reply("250 now")],
         )
         .on(SmtpStep::Dot, [Some(SmtpAction::Reply("451 4.3.0 try again later"))]);
-    let scene = QueueHarness::with_manual_time(MockSmtpServer::start(script).await, "").await;
-    let id = scene.enqueue(1, &["a@example.net", "b@example.net"]).await;
-    scene.wait_until("an attempt", || scene.load_trail(id).attempts == 1).await;
-    put_event(&scene, Some(id), EventKind::Delivered, None).await;
-    let trail = scene.wait_for_result(id).await;
+    let harness = QueueHarness::with_manual_time(MockSmtpServer::start(script).await, "").await;
+    let id = harness.enqueue(1, &["a@example.net", "b@example.net"]).await;
+    harness.wait_until("an attempt", || harness.load_trail(id).attempts == 1).await;
+    put_event(&harness, Some(id), EventKind::Delivered, None).await;
+    let trail = harness.wait_for_result(id).await;
     assert_eq!(recipient_states(&trail), [RecipientState::Delivered, RecipientState::Delivered]);
-    let to: Vec<_> = scene.server.accepted().into_iter().map(|taken| taken.recipients).collect();
+    let to: Vec<_> = harness.server.accepted().into_iter().map(|taken| taken.recipients).collect();
     assert_eq!(to, [["b@example.net"]]);
     // By Message-ID alone.
-    scene.server.with_script(|script| {
+    harness.server.with_script(|script| {
         script.add_actions(SmtpStep::Dot, [Some(SmtpAction::Reply("451 4.3.0 try again later"))])
     });
-    let id = scene.enqueue(2, &["c@example.net"]).await;
-    scene.wait_until("an attempt", || scene.load_trail(id).attempts == 1).await;
-    put_event(&scene, None, EventKind::Delivered, Some("c@example.net")).await;
+    let id = harness.enqueue(2, &["c@example.net"]).await;
+    harness.wait_until("an attempt", || harness.load_trail(id).attempts == 1).await;
+    put_event(&harness, None, EventKind::Delivered, Some("c@example.net")).await;
     assert_eq!(
-        attempt_results(&scene.wait_for_result(id).await),
+        attempt_results(&harness.wait_for_result(id).await),
         [AttemptStatus::Queued, AttemptStatus::Relayed]
     );
 }
@@ -662,27 +690,31 @@ async fn delivered_event_outlasts_rejection_of_next_attempt() {
         let script = SmtpScript::new()
             .on(SmtpStep::Dot, [Some(act.clone())])
             .on(SmtpStep::Rcpt, [None, Some(SmtpAction::Reply("550 5.7.1 duplicate"))]);
-        let scene = QueueHarness::new(script, "").await;
-        let id = scene.enqueue(1, &["a@example.net"]).await;
-        assert_eq!(recipient_states(&scene.wait_for_result(id).await), [RecipientState::Bounced], "{act:?}");
-        put_event(&scene, Some(id), EventKind::Delivered, Some("a@example.net")).await;
-        scene
+        let harness = QueueHarness::new(script, "").await;
+        let id = harness.enqueue(1, &["a@example.net"]).await;
+        assert_eq!(
+            recipient_states(&harness.wait_for_result(id).await),
+            [RecipientState::Bounced],
+            "{act:?}"
+        );
+        put_event(&harness, Some(id), EventKind::Delivered, Some("a@example.net")).await;
+        harness
             .wait_until("the proof", || {
-                recipient_states(&scene.load_trail(id)) == [RecipientState::Delivered]
+                recipient_states(&harness.load_trail(id)) == [RecipientState::Delivered]
             })
             .await;
     }
     // A permanent rejection after the dot of the only attempt is final.
-    let scene = QueueHarness::new(
+    let harness = QueueHarness::new(
         SmtpScript::new().on(SmtpStep::Dot, [Some(SmtpAction::Reply("550 5.7.1 spam"))]),
         "",
     )
     .await;
-    let id = scene.enqueue(1, &["a@example.net"]).await;
-    scene.wait_for_result(id).await;
-    put_event(&scene, Some(id), EventKind::Delivered, Some("a@example.net")).await;
-    scene.wait_until("the event", || scene.load_trail(id).events.len() == 3).await;
-    assert_eq!(recipient_states(&scene.load_trail(id)), [RecipientState::Bounced]);
+    let id = harness.enqueue(1, &["a@example.net"]).await;
+    harness.wait_for_result(id).await;
+    put_event(&harness, Some(id), EventKind::Delivered, Some("a@example.net")).await;
+    harness.wait_until("the event", || harness.load_trail(id).events.len() == 3).await;
+    assert_eq!(recipient_states(&harness.load_trail(id)), [RecipientState::Bounced]);
 }
 
 /// The DSN must not claim that nothing arrived.
@@ -703,12 +735,12 @@ async fn dsn_of_rejected_retry_mentions_possible_copy() {
         let (at, act) = refusal;
         let mut script = SmtpScript::new().on(SmtpStep::Dot, [Some(first)]);
         script.add_actions(at, [None, Some(act)].into_iter().skip(usize::from(at == SmtpStep::Dot)));
-        let scene = QueueHarness::new(script, "connections = 1").await;
-        let id = scene.enqueue_with(1, &["b@example.net"], |send| send.wants_dsn = true).await;
-        let trail = scene.wait_for_result(id).await;
+        let harness = QueueHarness::new(script, "connections = 1").await;
+        let id = harness.enqueue_with(1, &["b@example.net"], |send| send.wants_dsn = true).await;
+        let trail = harness.wait_for_result(id).await;
         assert_eq!(recipient_states(&trail), [RecipientState::Bounced], "{what}");
-        scene.wait_until("the report", || !scene.server.accepted().is_empty()).await;
-        let report = String::from_utf8(scene.server.accepted().remove(0).message).unwrap();
+        harness.wait_until("the report", || !harness.server.accepted().is_empty()).await;
+        let report = String::from_utf8(harness.server.accepted().remove(0).message).unwrap();
         let report = report.replace("\r\n", " ").replace(['\t', '='], "");
         let (reason, status) = report.split_once("message/delivery-status").unwrap();
         let found = [reason, status].map(|part| part.contains("a copy may have arrived"));
@@ -733,13 +765,15 @@ async fn excess_recipients_go_in_next_transaction() {
         ] {
             let mut script = SmtpScript::new();
             script.recipient_limit = Some((SmtpStep::Rcpt, 20, refusal));
-            let scene = QueueHarness::new(script, mode).await;
-            let trail = scene.wait_for_result(scene.enqueue(1, &recipients).await).await;
+            let harness = QueueHarness::new(script, mode).await;
+            let trail = harness.wait_for_result(harness.enqueue(1, &recipients).await).await;
             let what = format!("{mode} {refusal}");
             assert_eq!(recipient_states(&trail), [RecipientState::Relayed; 60], "{what}");
-            let sizes: Vec<_> = scene.server.accepted().iter().map(|taken| taken.recipients.len()).collect();
+            let sizes: Vec<_> =
+                harness.server.accepted().iter().map(|taken| taken.recipients.len()).collect();
             assert_eq!(sizes, [20; 3], "{what}");
-            let to: Vec<_> = scene.server.accepted().into_iter().flat_map(|taken| taken.recipients).collect();
+            let to: Vec<_> =
+                harness.server.accepted().into_iter().flat_map(|taken| taken.recipients).collect();
             assert_eq!(to, recipients, "{what}");
         }
     }
@@ -761,11 +795,11 @@ async fn splits_transaction_with_too_many_recipients() {
         ] {
             let mut script = SmtpScript::new();
             script.recipient_limit = Some((at, 20, refusal));
-            let scene = QueueHarness::new(script, mode).await;
-            let trail = scene.wait_for_result(scene.enqueue(1, &recipients).await).await;
+            let harness = QueueHarness::new(script, mode).await;
+            let trail = harness.wait_for_result(harness.enqueue(1, &recipients).await).await;
             let what = format!("{mode} {at:?} {refusal}");
             assert_eq!(recipient_states(&trail), [RecipientState::Relayed; 60], "{what}");
-            let taken = scene.server.accepted();
+            let taken = harness.server.accepted();
             let sizes: Vec<_> = taken.iter().map(|taken| taken.recipients.len()).collect();
             assert_eq!((sizes, trail.attempts), (vec![15; 4], 6), "{what}");
             let mut to: Vec<_> = taken.into_iter().flat_map(|taken| taken.recipients).collect();
@@ -787,11 +821,11 @@ async fn single_recipient_is_never_excess() {
         ] {
             let mut script = SmtpScript::new();
             script.recipient_limit = Some((at, 0, refusal));
-            let scene = QueueHarness::new(script, "").await;
-            let id = scene.enqueue(1, &everybody).await;
-            scene.wait_until("an attempt for each", || scene.load_trail(id).attempts >= 5).await;
-            assert_eq!(recipient_states(&scene.load_trail(id)), [expected; 3], "{at:?} {refusal}");
-            let alone = scene.command_count("RCPT") - 5;
+            let harness = QueueHarness::new(script, "").await;
+            let id = harness.enqueue(1, &everybody).await;
+            harness.wait_until("an attempt for each", || harness.load_trail(id).attempts >= 5).await;
+            assert_eq!(recipient_states(&harness.load_trail(id)), [expected; 3], "{at:?} {refusal}");
+            let alone = harness.command_count("RCPT") - 5;
             assert!(alone >= 3, "{at:?} {refusal}: {alone}");
         }
     }
@@ -804,19 +838,19 @@ async fn deferred_recipient_delays_no_other() {
     for busy in ["a@example.net", "c@example.net"] {
         let mut script = SmtpScript::new().on_recipient(busy, [SmtpAction::Reply("450 4.2.1 busy")]);
         script.recipient_limit = Some((SmtpStep::Dot, 1, "552 5.5.3 Too many recipients"));
-        let scene = QueueHarness::with_config("plain", script, "", |config| {
+        let harness = QueueHarness::with_config("plain", script, "", |config| {
             let retry = &mut config.upstreams[0].retry;
             (retry.initial_backoff, retry.max_backoff) =
                 (Duration::from_secs(3600), Duration::from_secs(3600));
         })
         .await;
-        let id = scene.enqueue(1, &everybody).await;
-        scene.wait_until("the others", || scene.server.accepted().len() == 3).await;
-        scene.wait_until("their end", || !scene.load_trail(id).is_sending).await;
+        let id = harness.enqueue(1, &everybody).await;
+        harness.wait_until("the others", || harness.server.accepted().len() == 3).await;
+        harness.wait_until("their end", || !harness.load_trail(id).is_sending).await;
         let expected =
             everybody.map(|one| if one == busy { RecipientState::Queued } else { RecipientState::Relayed });
-        scene.wait_until("their states", || recipient_states(&scene.load_trail(id)) == expected).await;
-        assert!(scene.server.accepted().iter().all(|taken| taken.recipients.len() == 1));
+        harness.wait_until("their states", || recipient_states(&harness.load_trail(id)) == expected).await;
+        assert!(harness.server.accepted().iter().all(|taken| taken.recipients.len() == 1));
     }
 }
 
@@ -835,12 +869,13 @@ async fn excess_recipients_are_sent_after_failed_transaction() {
         let what = format!("{at:?} {act:?}");
         let mut script = SmtpScript::new().on(at, [Some(act)]);
         script.recipient_limit = Some((SmtpStep::Rcpt, 2, "552 5.5.3 Too many recipients"));
-        let scene = QueueHarness::new(script, "").await;
-        let trail = scene.wait_for_result(scene.enqueue(1, &recipients).await).await;
+        let harness = QueueHarness::new(script, "").await;
+        let trail = harness.wait_for_result(harness.enqueue(1, &recipients).await).await;
         let expected =
             [first, first, RecipientState::Relayed, RecipientState::Relayed, RecipientState::Relayed];
         assert_eq!(recipient_states(&trail), expected, "{what}");
-        let mut to: Vec<_> = scene.server.accepted().into_iter().flat_map(|taken| taken.recipients).collect();
+        let mut to: Vec<_> =
+            harness.server.accepted().into_iter().flat_map(|taken| taken.recipients).collect();
         to.sort();
         assert_eq!(to, recipients[if first == RecipientState::Bounced { 2 } else { 0 }..], "{what}");
     }
@@ -853,14 +888,14 @@ async fn full_mailbox_rejects_one_recipient() {
         .on_recipient("a@example.net", [SmtpAction::Reply("552 5.2.2 mailbox full")])
         .on_recipient("c@example.net", [SmtpAction::Reply("552 5.2.2 mailbox full")])
         .on_recipient("d@example.net", [SmtpAction::Reply("552 exceeded storage allocation")]);
-    let scene = QueueHarness::new(script, "").await;
+    let harness = QueueHarness::new(script, "").await;
     let everybody = ["a@example.net", "b@example.net", "c@example.net", "d@example.net"];
-    let trail = scene.wait_for_result(scene.enqueue(1, &everybody).await).await;
+    let trail = harness.wait_for_result(harness.enqueue(1, &everybody).await).await;
     assert_eq!(
         recipient_states(&trail),
         [RecipientState::Bounced, RecipientState::Relayed, RecipientState::Bounced, RecipientState::Bounced]
     );
-    assert_eq!(scene.server.accepted().len(), 1);
+    assert_eq!(harness.server.accepted().len(), 1);
 }
 
 /// The flag of a client is no requirement (RFC 6531 section 3.4): Go's net/smtp sends SMTPUTF8 to every server that
@@ -872,7 +907,7 @@ async fn required_extensions_follow_message_content() {
     let (plain, idn, local) = ("b@example.net", "jan@b\u{fc}cher.example", "ji\u{159}\u{ed}@example.net");
     let both = " SMTPUTF8 BODY=8BITMIME";
     let as_it_is = "sent as it is: it holds 8-bit text, and the upstream does not offer 8BITMIME";
-    for (number, (offers, said, recipient, message, expected)) in [
+    for (number, (offers, output, recipient, message, expected)) in [
         (&["SIZE 0"][..], both, plain, ascii, Ok(("", plain, ""))),
         (&["SIZE 0"], both, idn, ascii, Ok(("", "jan@xn--bcher-kva.example", ""))),
         (&["SIZE 0"], both, local, ascii, Err("SMTPUTF8")),
@@ -892,22 +927,22 @@ async fn required_extensions_follow_message_content() {
     {
         let mut script = SmtpScript::new();
         script.capabilities = offers.to_vec();
-        let scene = QueueHarness::new(script, "").await;
+        let harness = QueueHarness::new(script, "").await;
         let id =
-            submit_message(&scene, &format!("MAIL FROM:<a@example.com>{said}"), recipient, message).await;
-        let trail = scene.wait_for_result(id).await;
+            submit_message(&harness, &format!("MAIL FROM:<a@example.com>{output}"), recipient, message).await;
+        let trail = harness.wait_for_result(id).await;
         let (what, text) =
             (format!("case {number}: {trail:#?}"), trail.recipients[0].diagnostic.text.as_deref().unwrap());
         match expected {
             Err(needed) => {
                 assert_eq!(recipient_states(&trail), [RecipientState::Failed], "{what}");
-                assert!(text.contains(needed) && scene.server.accepted().is_empty(), "{what}");
+                assert!(text.contains(needed) && harness.server.accepted().is_empty(), "{what}");
             }
             Ok((parameters, address, note)) => {
                 assert_eq!(recipient_states(&trail), [RecipientState::Relayed], "{what}");
-                let taken = scene.server.accepted().remove(0);
+                let taken = harness.server.accepted().remove(0);
                 assert_eq!(taken.recipients, [address], "{what}");
-                let mail = scene.server.commands().into_iter().find(|line| line.contains("MAIL")).unwrap();
+                let mail = harness.server.commands().into_iter().find(|line| line.contains("MAIL")).unwrap();
                 let words: BTreeSet<_> = mail.split(' ').skip(4).collect();
                 assert_eq!(words, parameters.split_whitespace().collect(), "{what}");
                 assert!(text.contains(note), "{what}");
@@ -919,16 +954,16 @@ async fn required_extensions_follow_message_content() {
 }
 
 /// Hands a message in as a client does.
-async fn submit_message(scene: &QueueHarness, mail: &str, recipient: &str, message: &str) -> TrackingId {
-    let mut stream = tokio::net::TcpStream::connect(scene.smtp_address()).await.unwrap();
-    let said = format!("EHLO client\r\n{mail}\r\nRCPT TO:<{recipient}>\r\nDATA\r\n{message}.\r\nQUIT\r\n");
-    stream.write_all(said.as_bytes()).await.unwrap();
-    let mut heard = String::new();
-    stream.read_to_string(&mut heard).await.unwrap();
-    let id = heard.lines().find_map(|line| line.strip_prefix("250 2.0.0 Queued as "));
-    assert!(id.is_some(), "{heard}");
+async fn submit_message(harness: &QueueHarness, mail: &str, recipient: &str, message: &str) -> TrackingId {
+    let mut stream = tokio::net::TcpStream::connect(harness.smtp_address()).await.unwrap();
+    let output = format!("EHLO client\r\n{mail}\r\nRCPT TO:<{recipient}>\r\nDATA\r\n{message}.\r\nQUIT\r\n");
+    stream.write_all(output.as_bytes()).await.unwrap();
+    let mut received = String::new();
+    stream.read_to_string(&mut received).await.unwrap();
+    let id = received.lines().find_map(|line| line.strip_prefix("250 2.0.0 Queued as "));
+    assert!(id.is_some(), "{received}");
     let id: TrackingId = id.unwrap().parse().unwrap();
-    scene.wait_until("its trail", || scene.find_trail(id).is_some()).await;
+    harness.wait_until("its trail", || harness.find_trail(id).is_some()).await;
     id
 }
 
@@ -936,24 +971,24 @@ async fn submit_message(scene: &QueueHarness, mail: &str, recipient: &str, messa
 #[tokio::test(start_paused = true)]
 async fn unanswered_message_is_retried_with_growing_delay() {
     let script = SmtpScript::new().on(SmtpStep::Dot, vec![Some(SmtpAction::Close); 500]);
-    let scene = QueueHarness::manual_time_with_config(MockSmtpServer::start(script).await, "", |config| {
+    let harness = QueueHarness::manual_time_with_config(MockSmtpServer::start(script).await, "", |config| {
         config.upstreams[0].retry.give_up_after = Duration::from_secs(6 * 3600);
     })
     .await;
-    let id = scene.enqueue(1, &["a@example.net"]).await;
-    scene.let_time_pass(Duration::from_secs(7 * 3600)).await;
-    assert_eq!(recipient_states(&scene.load_trail(id)), [RecipientState::Expired]);
-    assert!(scene.command_count("DATA") <= 12, "sent {} times", scene.command_count("DATA"));
+    let id = harness.enqueue(1, &["a@example.net"]).await;
+    harness.let_time_pass(Duration::from_secs(7 * 3600)).await;
+    assert_eq!(recipient_states(&harness.load_trail(id)), [RecipientState::Expired]);
+    assert!(harness.command_count("DATA") <= 12, "sent {} times", harness.command_count("DATA"));
 }
 
 /// The provider reports what became of a send, by our id or by its Message-ID.
 async fn put_event(
-    scene: &QueueHarness,
+    harness: &QueueHarness,
     tracking_id: Option<TrackingId>,
     kind: EventKind,
     recipient: Option<&str>,
 ) {
-    let received_at = scene.time.clock().now();
+    let received_at = harness.time.clock().now();
     let event = ProviderEvent {
         kind,
         at: received_at,
@@ -972,7 +1007,7 @@ async fn put_event(
         token: None,
         event,
     };
-    scene.store().put_event(notice, Bytes::new()).await.unwrap();
+    harness.store().put_event(notice, Bytes::new()).await.unwrap();
 }
 
 /// Property on seeded replies: the reply to one recipient changes nothing for another in the transaction. A 421, a
@@ -982,11 +1017,11 @@ async fn reply_to_one_recipient_affects_no_other() {
     let mut script = SmtpScript::new();
     script.capabilities.push("AUTH PLAIN");
     let login = "username = \"u\"\npassword = \"p\"";
-    let scene = QueueHarness::with_config("mailgun", script, login, |config| {
+    let harness = QueueHarness::with_config("mailgun", script, login, |config| {
         let retry = &mut config.upstreams[0].retry;
         (retry.initial_backoff, retry.max_backoff) = (Duration::from_secs(3600), Duration::from_secs(3600));
     });
-    let scene = scene.await;
+    let harness = harness.await;
     for seed in 0..40 {
         let mut random = fastrand::Rng::with_seed(seed);
         // The first is taken always, so that the message follows.
@@ -998,15 +1033,15 @@ async fn reply_to_one_recipient_affects_no_other() {
         for run in 0..2 {
             let name = |place| &*Box::leak(format!("r{place}@run{run}.seed{seed}.example").into_boxed_str());
             let names: Vec<&'static str> = (0..replies.len()).map(name).collect();
-            scene.server.with_script(|script| {
+            harness.server.with_script(|script| {
                 for (name, reply) in names.iter().zip(&replies) {
                     script.replace_recipient_actions(name, [SmtpAction::Reply(reply)]);
                 }
                 script.add_actions(SmtpStep::Dot, [Some(SmtpAction::Reply(dot))]);
             });
-            let id = scene.enqueue(seed * 2 + run, &names).await;
-            scene.wait_until("an attempt", || scene.load_trail(id).attempts == 1).await;
-            let recipients = scene.load_trail(id).recipients.into_iter();
+            let id = harness.enqueue(seed * 2 + run, &names).await;
+            harness.wait_until("an attempt", || harness.load_trail(id).attempts == 1).await;
+            let recipients = harness.load_trail(id).recipients.into_iter();
             seen.push(recipients.map(|one| (one.state(), one.diagnostic)).collect::<Vec<_>>());
             replies[changed] = random.choice(RCPT_REPLIES).unwrap();
         }

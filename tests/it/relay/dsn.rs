@@ -81,9 +81,9 @@ async fn sends_one_dsn_per_failure_in_form_odoo_reads() {
     );
     let (store, _directory) = relay.stop().await;
     let trail = store.load_trail(id.parse().unwrap()).unwrap().unwrap();
-    let told: Vec<_> =
+    let notified: Vec<_> =
         trail.events.iter().filter(|fact| fact.kind == TrailEventKind::DsnSent(DsnAction::Failed)).collect();
-    assert_eq!(told.len(), 2);
+    assert_eq!(notified.len(), 2);
     assert_eq!(all_message_ids(&store).len(), 3, "the mail and its reports");
     assert!(store.pending_dsns(10).unwrap().is_empty());
 }
@@ -104,10 +104,10 @@ async fn sends_no_dsn_to_null_sender_or_when_not_requested() {
     drop(client);
     let (store, _directory) = relay.stop().await;
     assert_eq!(all_message_ids(&store).len(), 5);
-    let told = |id| {
+    let notified = |id| {
         store.load_trail(id).unwrap().unwrap().message.dsn_for.map(|about| about.tracking_id.to_string())
     };
-    assert_eq!(all_message_ids(&store).into_iter().find_map(told), Some(id));
+    assert_eq!(all_message_ids(&store).into_iter().find_map(notified), Some(id));
 }
 
 /// A report is made once even when the relay stops in between, and is itself never reported on.

@@ -42,7 +42,7 @@ async fn reach(names: &MountNamespace, dead: IpAddr, alive: IpAddr, drops: bool)
         closed.push(if drops { Some(full(address).await) } else { None });
     }
     let mut process =
-        RelayProcess::with_configuration(|data_dir, doors| configuration(data_dir, doors[1], ports));
+        RelayProcess::with_configuration(|data_dir, listeners| configuration(data_dir, listeners[1], ports));
     process.start_in_namespace(names.id()).await;
     let mut client = SmtpClient::connect(process.address(1)).await.unwrap();
     let mut sent = 0;
@@ -99,14 +99,14 @@ fn two_addresses() -> Option<MountNamespace> {
 }
 
 /// Mail of one sender goes over SMTP and that of another over HTTP, each message on a connection of its own.
-fn configuration(data_dir: &str, door: u16, [smtp, api, events]: [u16; 3]) -> String {
+fn configuration(data_dir: &str, entry: u16, [smtp, api, events]: [u16; 3]) -> String {
     format!(
         r#"
 [server]
 hostname = "relay.example.com"
 data_dir = "{data_dir}"
 [[listener]]
-address = "127.0.0.1:{door}"
+address = "127.0.0.1:{entry}"
 tls = "none"
 auth = "none"
 [[upstream]]

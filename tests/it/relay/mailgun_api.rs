@@ -25,10 +25,10 @@ use testkit::smtp_client::SmtpClient;
 #[tokio::test]
 async fn sends_stored_message_unchanged() {
     let server = MockHttpServer::start(|_, _| accepted_response()).await;
-    let scene = ApiTestRelay::new(&server, "").await;
+    let harness = ApiTestRelay::new(&server, "").await;
     for number in [1, LARGE_MESSAGE] {
-        let id = scene.enqueue(number, &["a@example.net", "\"b,c\"@example.net", "bcc@example.org"]).await;
-        let trail = scene.wait_settled(id).await;
+        let id = harness.enqueue(number, &["a@example.net", "\"b,c\"@example.net", "bcc@example.org"]).await;
+        let trail = harness.wait_settled(id).await;
         assert_eq!(recipient_states(&trail), [RecipientState::Relayed; 3]);
         let words = &trail.recipients[2].diagnostic;
         assert_eq!(words.to_line().as_deref(), Some("200 Queued. Thank you. <1.2@mg.example.com>"));
@@ -55,7 +55,7 @@ async fn sends_stored_message_unchanged() {
 #[tokio::test]
 async fn maps_mailgun_headers_to_api_parameters() {
     let server = MockHttpServer::start(|_, _| accepted_response()).await;
-    let scene = ApiTestRelay::new(&server, "").await;
+    let harness = ApiTestRelay::new(&server, "").await;
     let fields = [
         ("X-Mailgun-Tag: spring", "o:tag", "spring"),
         ("X-Mailgun-Track-Opens: no", "o:tracking-opens", "no"),
@@ -66,12 +66,12 @@ async fn maps_mailgun_headers_to_api_parameters() {
         ("X-Mailgun-Variables: {\"mailtrail\": \"forged\", \"more\": 1}", "v:more", ""),
     ];
     let header: String = fields.iter().map(|(field, ..)| format!("{field}\r\n")).collect();
-    let mut client = SmtpClient::connect(scene.daemon.smtp_addresses()[1]).await.unwrap();
+    let mut client = SmtpClient::connect(harness.daemon.smtp_addresses()[1]).await.unwrap();
     // \0odoo\0lab-secret
     assert_eq!(client.command("AUTH PLAIN AG9kb28AbGFiLXNlY3JldA==").await.unwrap().0, 235);
     let message = format!("{header}Subject: a\r\n\r\nhi\r\n");
     let id = client.submit("a@example.com", &["b@example.net"], &message).await.unwrap();
-    scene.wait_settled(id.parse().unwrap()).await;
+    harness.wait_settled(id.parse().unwrap()).await;
     let request = server.requests().pop().unwrap();
     for (field, parameter, value) in fields {
         let expected: Vec<_> = Some(value.to_owned()).filter(|value| !value.is_empty()).into_iter().collect();
@@ -83,8 +83,8 @@ async fn maps_mailgun_headers_to_api_parameters() {
 #[tokio::test]
 async fn maps_parameters_from_long_header() {
     let server = MockHttpServer::start(|_, _| accepted_response()).await;
-    let scene = ApiTestRelay::new(&server, "").await;
-    scene.wait_settled(scene.enqueue(LONG_HEADER_MESSAGE, &["a@example.net"]).await).await;
+    let harness = ApiTestRelay::new(&server, "").await;
+    harness.wait_settled(harness.enqueue(LONG_HEADER_MESSAGE, &["a@example.net"]).await).await;
     assert_eq!(server.requests().pop().unwrap().values("o:tag"), ["odoo", "late"]);
 }
 
@@ -124,8 +124,8 @@ async fn classifies_responses_and_missing_responses() {
             (status, body) => HttpAction::Respond(*status, body.clone()),
         };
         let server = MockHttpServer::start(script).await;
-        let scene = ApiTestRelay::new(&server, "").await;
-        let trail = scene.wait_settled(scene.enqueue(1, &["a@example.net"]).await).await;
+        let harness = ApiTestRelay::new(&server, "").await;
+        let trail = harness.wait_settled(harness.enqueue(1, &["a@example.net"]).await).await;
         assert_eq!(attempt_statuses(&trail), expected, "{what}");
         assert_eq!(server.count(), expected.len(), "{what}");
         if what == "400" {
@@ -143,8 +143,8 @@ async fn connection_lost_before_end_of_message_is_temporary_failure() {
         (_, true) => Some(accepted_response()),
     };
     let server = MockHttpServer::start_early(script).await;
-    let scene = ApiTestRelay::new(&server, "").await;
-    let trail = scene.wait_settled(scene.enqueue(LARGE_MESSAGE, &["a@example.net"]).await).await;
+    let harness = ApiTestRelay::new(&server, "").await;
+    let trail = harness.wait_settled(harness.enqueue(LARGE_MESSAGE, &["a@example.net"]).await).await;
     assert_eq!(attempt_statuses(&trail), [AttemptStatus::Queued, AttemptStatus::Relayed]);
     assert_eq!(trail.events[1].diagnostic.name, "connection");
     assert!(server.requests()[1].message().ends_with(sample_message(LARGE_MESSAGE).as_bytes()));
@@ -160,8 +160,8 @@ async fn early_response_is_temporary_failure() {
             (_, true) => Some(accepted_response()),
         };
         let server = MockHttpServer::start_early(script).await;
-        let scene = ApiTestRelay::new(&server, "").await;
-        let trail = scene.wait_settled(scene.enqueue(LARGE_MESSAGE, &["a@example.net"]).await).await;
+        let harness = ApiTestRelay::new(&server, "").await;
+        let trail = harness.wait_settled(harness.enqueue(LARGE_MESSAGE, &["a@example.net"]).await).await;
         assert_eq!(attempt_statuses(&trail), [AttemptStatus::Queued, AttemptStatus::Relayed], "{status}");
     }
 }
@@ -185,18 +185,18 @@ async fn event_settles_unclear_response() {
             if first && number == 1 { HttpAction::Respond(status, body.clone()) } else { accepted_response() }
         });
         let server = server.await;
-        let scene = ApiTestRelay::with_slow_retry(&server).await;
-        let id = scene.enqueue(1, &["a@example.net"]).await;
-        scene.wait_attempted(id).await;
-        scene.report_delivered(id, "a@example.net").await;
-        let trail = scene.wait_settled(id).await;
+        let harness = ApiTestRelay::with_slow_retry(&server).await;
+        let id = harness.enqueue(1, &["a@example.net"]).await;
+        harness.wait_attempted(id).await;
+        harness.report_delivered(id, "a@example.net").await;
+        let trail = harness.wait_settled(id).await;
         assert_eq!(
             (recipient_states(&trail), trail.attempts, trail.next_attempt),
             (vec![RecipientState::Delivered], 1, None),
             "{status}"
         );
         // Mail that was accepted later goes out, and the first does not.
-        scene.wait_settled(scene.enqueue(2, &["b@example.net"]).await).await;
+        harness.wait_settled(harness.enqueue(2, &["b@example.net"]).await).await;
         let sent = server.requests().into_iter().filter(|request| request.line.starts_with("POST"));
         assert_eq!(sent.count(), 2, "{status}");
     }
@@ -214,14 +214,14 @@ async fn waits_for_rate_limit() {
             if number == 1 { HttpAction::Respond(status, body.clone()) } else { accepted_response() }
         });
         let server = server.await;
-        let scene = ApiTestRelay::new(&server, "").await;
+        let harness = ApiTestRelay::new(&server, "").await;
         let started = Clock::System.now();
-        let first = scene.enqueue(1, &["a@example.net"]).await;
-        let limited = scene.wait_attempted(first).await;
+        let first = harness.enqueue(1, &["a@example.net"]).await;
+        let limited = harness.wait_attempted(first).await;
         let wish = if status == 429 { started.saturating_add(Duration::from_secs(3)) } else { until };
         assert!(limited.next_attempt >= Some(wish), "{status}: {:?}", limited.next_attempt);
-        let second = scene.enqueue(2, &["a@example.net"]).await;
-        let trails = [scene.wait_settled(first).await, scene.wait_settled(second).await];
+        let second = harness.enqueue(2, &["a@example.net"]).await;
+        let trails = [harness.wait_settled(first).await, harness.wait_settled(second).await];
         assert!(Clock::System.now() >= wish, "{status}");
         assert_eq!(trails.map(|trail| trail.attempts), [2, 1], "{status}");
         assert_eq!(server.count(), 3, "{status}");
@@ -248,22 +248,22 @@ async fn account_error_holds_all_mail_and_bounces_none() {
         (511, "Network Authentication Required".to_owned()),
     ] {
         let (words, times) = (body.clone(), Arc::new(Mutex::new(Vec::new())));
-        let heard = times.clone();
+        let received = times.clone();
         let script = move |number, _: &HttpRequest| {
-            heard.lock().unwrap().push(Instant::now());
+            received.lock().unwrap().push(Instant::now());
             if number == 1 { HttpAction::Respond(status, body.clone()) } else { accepted_response() }
         };
         let server = MockHttpServer::start(script).await;
-        let scene = ApiTestRelay::new(&server, "").await;
-        let first = scene.enqueue(1, &["a@example.net"]).await;
-        let refused = scene.wait_attempted(first).await;
+        let harness = ApiTestRelay::new(&server, "").await;
+        let first = harness.enqueue(1, &["a@example.net"]).await;
+        let refused = harness.wait_attempted(first).await;
         assert_eq!(
             (recipient_states(&refused), attempt_statuses(&refused)),
             (vec![RecipientState::Queued], vec![AttemptStatus::Queued]),
             "{words}"
         );
-        let second = scene.enqueue(2, &["a@example.net"]).await;
-        let trails = [scene.wait_settled(first).await, scene.wait_settled(second).await];
+        let second = harness.enqueue(2, &["a@example.net"]).await;
+        let trails = [harness.wait_settled(first).await, harness.wait_settled(second).await];
         assert_eq!(
             trails.clone().map(|trail| recipient_states(&trail)),
             [[RecipientState::Relayed], [RecipientState::Relayed]],
@@ -283,15 +283,15 @@ async fn refused_connection_is_temporary_failure() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
-    let scene = ApiTestRelay::start_at(&format!("http://{address}"), "").await;
-    let id = scene.enqueue(1, &["a@example.net"]).await;
-    let trail = scene.wait_attempted(id).await;
+    let harness = ApiTestRelay::start_at(&format!("http://{address}"), "").await;
+    let id = harness.enqueue(1, &["a@example.net"]).await;
+    let trail = harness.wait_attempted(id).await;
     assert!(attempt_statuses(&trail).iter().all(|standing| *standing == AttemptStatus::Queued), "{trail:?}");
     assert!(!trail.is_sending && trail.events[1].diagnostic.name == "connection", "{trail:?}");
-    let said = trail.events[1].diagnostic.text.clone().unwrap();
-    assert!(said.contains("Connection refused") && !said.contains("http"), "{said}");
+    let output = trail.events[1].diagnostic.text.clone().unwrap();
+    assert!(output.contains("Connection refused") && !output.contains("http"), "{output}");
     let server = MockHttpServer::start_at(address, |_, _| accepted_response()).await;
-    let trail = scene.wait_settled(id).await;
+    let trail = harness.wait_settled(id).await;
     assert_eq!((recipient_states(&trail), server.count()), (vec![RecipientState::Relayed], 1));
     assert!(!attempt_statuses(&trail).contains(&AttemptStatus::Unknown));
 }
@@ -299,9 +299,9 @@ async fn refused_connection_is_temporary_failure() {
 #[tokio::test]
 async fn stale_connection_costs_no_attempt() {
     let server = MockHttpServer::start(|_, _| HttpAction::RespondAndClose(200, ACCEPTED_BODY.into())).await;
-    let scene = ApiTestRelay::new(&server, "connections = 1").await;
+    let harness = ApiTestRelay::new(&server, "connections = 1").await;
     for number in 1..=20 {
-        let trail = scene.wait_settled(scene.enqueue(number, &["a@example.net"]).await).await;
+        let trail = harness.wait_settled(harness.enqueue(number, &["a@example.net"]).await).await;
         assert_eq!(
             (attempt_statuses(&trail), trail.attempts),
             (vec![AttemptStatus::Relayed], 1),
@@ -320,12 +320,12 @@ async fn bisects_request_to_find_invalid_address() {
         HttpAction::Respond(status, body)
     });
     let server = server.await;
-    let scene = ApiTestRelay::new(&server, "").await;
+    let harness = ApiTestRelay::new(&server, "").await;
     let recipients =
         (0..40).map(|number| format!("{}{number}@example.net", ["a", "bad"][usize::from(number == 7)]));
     let recipients: Vec<_> = recipients.collect();
-    let trail = scene
-        .wait_settled(scene.enqueue(1, &recipients.iter().map(String::as_str).collect::<Vec<_>>()).await)
+    let trail = harness
+        .wait_settled(harness.enqueue(1, &recipients.iter().map(String::as_str).collect::<Vec<_>>()).await)
         .await;
     for (number, state) in recipient_states(&trail).into_iter().enumerate() {
         assert_eq!(
@@ -350,10 +350,10 @@ async fn splits_recipients_over_several_requests() {
         if number == 2 { HttpAction::Respond(500, String::new()) } else { accepted_response() }
     })
     .await;
-    let scene = ApiTestRelay::new(&server, "").await;
+    let harness = ApiTestRelay::new(&server, "").await;
     let recipients: Vec<_> = (0..2500).map(|number| format!("a{number}@example.net")).collect();
-    let id = scene.enqueue(1, &recipients.iter().map(String::as_str).collect::<Vec<_>>()).await;
-    let trail = scene.wait_settled(id).await;
+    let id = harness.enqueue(1, &recipients.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let trail = harness.wait_settled(id).await;
     assert_eq!(recipient_states(&trail), vec![RecipientState::Relayed; 2500]);
     let sizes: Vec<_> = server.requests().iter().map(|request| request.values("to").len()).collect();
     assert_eq!(sizes, [1000, 1000, 1000, 500]);
@@ -364,8 +364,8 @@ async fn splits_recipients_over_several_requests() {
 #[tokio::test]
 async fn fails_oversized_message_without_request() {
     let server = MockHttpServer::start(|_, _| accepted_response()).await;
-    let scene = ApiTestRelay::new(&server, "").await;
-    let trail = scene.wait_settled(scene.enqueue(OVERSIZED_MESSAGE, &["a@example.net"]).await).await;
+    let harness = ApiTestRelay::new(&server, "").await;
+    let trail = harness.wait_settled(harness.enqueue(OVERSIZED_MESSAGE, &["a@example.net"]).await).await;
     assert_eq!((recipient_states(&trail), server.count()), (vec![RecipientState::Failed], 0));
 }
 
@@ -433,13 +433,14 @@ async fn large_messages_stay_within_memory_limit() {
 
 #[tokio::test]
 async fn correlates_events_of_sandbox_over_http() {
-    let scene = ApiTestRelay::with_sandbox().await;
-    let sandbox = scene.sandbox.as_ref().unwrap();
-    let id = scene.enqueue(1, &["a@example.net", "bounce@example.net", "open@example.net"]).await;
+    let harness = ApiTestRelay::with_sandbox().await;
+    let sandbox = harness.sandbox.as_ref().unwrap();
+    let id = harness.enqueue(1, &["a@example.net", "bounce@example.net", "open@example.net"]).await;
     let expected = [RecipientState::Delivered, RecipientState::Bounced, RecipientState::Delivered];
-    let trail =
-        eventually("the events", || scene.find_trail(id).filter(|trail| recipient_states(trail) == expected))
-            .await;
+    let trail = eventually("the events", || {
+        harness.find_trail(id).filter(|trail| recipient_states(trail) == expected)
+    })
+    .await;
     assert_eq!(attempt_statuses(&trail), [AttemptStatus::Relayed]);
     let rungs: Vec<_> = trail.events.iter().filter_map(|fact| fact.correlated_by).collect();
     assert!(rungs.len() >= 6 && rungs.iter().all(|rung| *rung == CorrelatedBy::TrackingId), "{rungs:?}");
@@ -454,7 +455,7 @@ async fn correlates_events_of_sandbox_over_http() {
 #[tokio::test]
 async fn applies_rcpt_scenarios_to_whole_request() {
     use AttemptStatus::{Bounced, Queued, Relayed, Unknown};
-    let scene = ApiTestRelay::with_sandbox().await;
+    let harness = ApiTestRelay::with_sandbox().await;
     for (number, (recipient, state, expected)) in [
         ("reject@example.net", RecipientState::Bounced, &[Bounced][..]),
         ("defer-smtp@example.net", RecipientState::Delivered, &[Queued, Queued, Relayed]),
@@ -465,25 +466,25 @@ async fn applies_rcpt_scenarios_to_whole_request() {
     .into_iter()
     .enumerate()
     {
-        let id = scene.enqueue(number as u64 + 1, &[recipient]).await;
+        let id = harness.enqueue(number as u64 + 1, &[recipient]).await;
         let done = || {
-            scene.find_trail(id).filter(|trail| {
+            harness.find_trail(id).filter(|trail| {
                 recipient_states(trail) == [state] && trail.next_attempt.is_none() && !trail.is_sending
             })
         };
         let trail = eventually(recipient, done).await;
         assert_eq!(attempt_statuses(&trail), expected, "{recipient}");
     }
-    let taken = scene.sandbox.as_ref().unwrap().counters().messages;
-    let id = scene.enqueue(LARGE_MESSAGE, &["drop-before-dot@example.net"]).await;
-    assert_eq!(attempt_statuses(&scene.wait_settled(id).await), [Queued, Relayed]);
-    assert_eq!((taken, scene.sandbox.as_ref().unwrap().counters().messages), (3, 4));
+    let taken = harness.sandbox.as_ref().unwrap().counters().messages;
+    let id = harness.enqueue(LARGE_MESSAGE, &["drop-before-dot@example.net"]).await;
+    assert_eq!(attempt_statuses(&harness.wait_settled(id).await), [Queued, Relayed]);
+    assert_eq!((taken, harness.sandbox.as_ref().unwrap().counters().messages), (3, 4));
 }
 
 #[tokio::test]
 async fn sandbox_rejects_with_mailgun_error_texts() {
-    let scene = ApiTestRelay::with_sandbox().await;
-    let address = format!("http://{}", scene.sandbox.as_ref().unwrap().api_address());
+    let harness = ApiTestRelay::with_sandbox().await;
+    let address = format!("http://{}", harness.sandbox.as_ref().unwrap().api_address());
     let tls = tls::build_client_config(None).unwrap();
     let client = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap();
     let ask = async |path: &str, key: &str, form: &str| {
@@ -532,7 +533,7 @@ async fn sandbox_rejects_with_mailgun_error_texts() {
         let answer = ask(path, key, &form).await;
         assert!(answer.0 == status && answer.1.contains(text), "{text}: {answer:?}");
     }
-    let taken = scene.sandbox.as_ref().unwrap().captured();
+    let taken = harness.sandbox.as_ref().unwrap().captured();
     assert_eq!((taken.len(), taken[0].recipients.len()), (1, 2));
 }
 
@@ -622,9 +623,9 @@ impl ApiTestRelay {
         });
         let sandbox = sandbox.await.unwrap();
         let base_url = format!("http://{}", sandbox.api_address());
-        let scene = Self::start_at(&base_url, "webhook_signing_key = \"signing\"").await;
-        sandbox.set_webhook_url(format!("http://{}/webhooks/up", scene.daemon.http_address().unwrap()));
-        Self { sandbox: Some(sandbox), ..scene }
+        let harness = Self::start_at(&base_url, "webhook_signing_key = \"signing\"").await;
+        sandbox.set_webhook_url(format!("http://{}/webhooks/up", harness.daemon.http_address().unwrap()));
+        Self { sandbox: Some(sandbox), ..harness }
     }
 
     /// Puts a message into the queue.

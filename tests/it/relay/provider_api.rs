@@ -135,8 +135,8 @@ async fn reports_unexpected_responses() {
         (500, "{\"message\":\"Internal Server Error\"}".to_owned(), "answered 500: Internal Server Error"),
         (302, "+ Location: http://127.0.0.1:1/\n".to_owned(), "answered 302"),
     ] {
-        let said = body.clone();
-        let server = MockHttpServer::start(move |_, _| HttpAction::Respond(status, said.clone())).await;
+        let output = body.clone();
+        let server = MockHttpServer::start(move |_, _| HttpAction::Respond(status, output.clone())).await;
         let account = api_at(
             &format!("http://{}", server.address),
             mailgun_kind(EventsApi::Events, "mg.example.com"),

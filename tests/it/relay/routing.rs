@@ -16,23 +16,23 @@ use testkit::queue_harness;
 #[tokio::test]
 async fn fails_over_and_returns_to_first_upstream() {
     let dead = SmtpScript::new().on(SmtpStep::Banner, vec![Some(SmtpAction::Close); 3]);
-    let scene = MultiUpstreamRelay::new([dead, SmtpScript::new()], ["", ""], "").await;
-    let ids = scene.enqueue_many(0..6, |_| {}).await;
+    let harness = MultiUpstreamRelay::new([dead, SmtpScript::new()], ["", ""], "").await;
+    let ids = harness.enqueue_many(0..6, |_| {}).await;
     for id in ids {
-        assert_eq!(recipient_states(&scene.wait_settled(id).await), [RecipientState::Relayed]);
+        assert_eq!(recipient_states(&harness.wait_settled(id).await), [RecipientState::Relayed]);
     }
-    assert!(!scene.received_numbers(1).is_empty(), "nothing went to the second");
+    assert!(!harness.received_numbers(1).is_empty(), "nothing went to the second");
     // The first is well again: its probes close the breaker, and everything goes there.
-    scene.wait_until("a probe", |scene| !scene.received_numbers(0).is_empty()).await;
+    harness.wait_until("a probe", |harness| !harness.received_numbers(0).is_empty()).await;
     for round in 0..9 {
-        scene.wait_settled(scene.enqueue(10 + round, |_| {}).await).await;
+        harness.wait_settled(harness.enqueue(10 + round, |_| {}).await).await;
     }
-    let second = scene.received_numbers(1).len();
-    scene.wait_settled(scene.enqueue(99, |_| {}).await).await;
-    assert_eq!(scene.received_numbers(1).len(), second);
-    assert_eq!(scene.received_numbers(0).len() + second, 16);
+    let second = harness.received_numbers(1).len();
+    harness.wait_settled(harness.enqueue(99, |_| {}).await).await;
+    assert_eq!(harness.received_numbers(1).len(), second);
+    assert_eq!(harness.received_numbers(0).len() + second, 16);
     // The trail names the upstream, and the message has its header.
-    assert_eq!(scene.trail(scene.find_id(99)).events.last().unwrap().upstream.as_deref(), Some("a"));
+    assert_eq!(harness.trail(harness.find_id(99)).events.last().unwrap().upstream.as_deref(), Some("a"));
 }
 
 #[tokio::test]
@@ -40,12 +40,12 @@ async fn adds_tracking_header_of_used_upstream() {
     let dead = SmtpScript::new().on(SmtpStep::Banner, vec![Some(SmtpAction::Close); 50]);
     let mut fine = SmtpScript::new();
     fine.capabilities.push("AUTH PLAIN");
-    let scene =
+    let harness =
         MultiUpstreamRelay::with_providers(["brevo", "mailgun"], [dead, fine], [LONG_BREAKER_PAUSE, ""], "")
             .await;
-    let id = scene.enqueue(1, |_| {}).await;
-    scene.wait_settled(id).await;
-    let message = String::from_utf8(scene.server(1).accepted()[0].message.clone()).unwrap();
+    let id = harness.enqueue(1, |_| {}).await;
+    harness.wait_settled(id).await;
+    let message = String::from_utf8(harness.server(1).accepted()[0].message.clone()).unwrap();
     assert!(
         message.starts_with(&format!("X-Mailgun-Variables: {{\"mailtrail\":\"{id}\"}}\r\n")),
         "{message}"
@@ -61,25 +61,25 @@ async fn unknown_message_stays_with_its_upstream() {
         script.add_actions(SmtpStep::Banner, vec![Some(SmtpAction::Close); 200]);
         let one_failure = "[upstream.breaker]\nfailures = 1\npause = \"1h\"\nlongest_pause = \"1h\"";
         let settings = format!("{one_failure}\n[upstream.retry]\nfirst = \"100ms\"\n{rule}");
-        let scene = MultiUpstreamRelay::new([script, SmtpScript::new()], [&settings, ""], "").await;
-        let unknown = scene.enqueue(1, |_| {}).await;
-        scene
-            .wait_until("an unknown end", |scene| {
-                recipient_states(&scene.trail(unknown)) != [RecipientState::Queued]
+        let harness = MultiUpstreamRelay::new([script, SmtpScript::new()], [&settings, ""], "").await;
+        let unknown = harness.enqueue(1, |_| {}).await;
+        harness
+            .wait_until("an unknown end", |harness| {
+                recipient_states(&harness.trail(unknown)) != [RecipientState::Queued]
             })
             .await;
         // The breaker of the first is open: other mail takes the second.
         for number in 2..6 {
-            scene.wait_settled(scene.enqueue(number, |_| {}).await).await;
+            harness.wait_settled(harness.enqueue(number, |_| {}).await).await;
         }
         if expected == 1 {
-            scene.wait_settled(unknown).await;
+            harness.wait_settled(unknown).await;
         }
         tokio::time::sleep(Duration::from_millis(300)).await;
-        let taken = scene.received_numbers(1).iter().filter(|subject| **subject == 1).count();
+        let taken = harness.received_numbers(1).iter().filter(|subject| **subject == 1).count();
         assert_eq!(taken, expected, "{rule}");
         if expected == 0 {
-            assert_eq!(recipient_states(&scene.trail(unknown)), [RecipientState::Unknown]);
+            assert_eq!(recipient_states(&harness.trail(unknown)), [RecipientState::Unknown]);
         }
     }
 }
@@ -92,14 +92,14 @@ async fn unknown_message_stays_unknown_after_failed_retry() {
     script.add_actions(SmtpStep::Banner, vec![Some(SmtpAction::Close); 200]);
     let settings = "[upstream.breaker]\nfailures = 2\npause = \"1h\"\nlongest_pause = \"1h\"\n\
                     [upstream.retry]\nfirst = \"100ms\"\n";
-    let scene = MultiUpstreamRelay::new([script, SmtpScript::new()], [settings, ""], "").await;
-    let unknown = scene.enqueue(1, |_| {}).await;
-    scene.wait_until("two attempts", |scene| scene.trail(unknown).attempts == 2).await;
+    let harness = MultiUpstreamRelay::new([script, SmtpScript::new()], [settings, ""], "").await;
+    let unknown = harness.enqueue(1, |_| {}).await;
+    harness.wait_until("two attempts", |harness| harness.trail(unknown).attempts == 2).await;
     // The breaker of the first is open: other mail takes the second.
-    scene.wait_settled(scene.enqueue(2, |_| {}).await).await;
+    harness.wait_settled(harness.enqueue(2, |_| {}).await).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(
-        (recipient_states(&scene.trail(unknown)), scene.received_numbers(1)),
+        (recipient_states(&harness.trail(unknown)), harness.received_numbers(1)),
         (vec![RecipientState::Unknown], vec![2])
     );
 }
@@ -109,43 +109,46 @@ async fn unknown_message_stays_unknown_after_failed_retry() {
 async fn hanging_attempt_does_not_keep_breaker_open() {
     let mut script = SmtpScript::new().on(SmtpStep::Dot, [Some(SmtpAction::Hang)]);
     script.add_actions(SmtpStep::Banner, [None, Some(SmtpAction::Close), Some(SmtpAction::Close)]);
-    let scene = MultiUpstreamRelay::new([script], [""], "").await;
-    let hangs = scene.enqueue(1, |_| {}).await;
-    scene.wait_until("a dot", |scene| scene.trail(hangs).is_sending).await;
-    scene.wait_settled(scene.enqueue(2, |_| {}).await).await;
-    assert_eq!(scene.received_numbers(0), [2]);
-    assert!(scene.trail(hangs).is_sending);
+    let harness = MultiUpstreamRelay::new([script], [""], "").await;
+    let hangs = harness.enqueue(1, |_| {}).await;
+    harness.wait_until("a dot", |harness| harness.trail(hangs).is_sending).await;
+    harness.wait_settled(harness.enqueue(2, |_| {}).await).await;
+    assert_eq!(harness.received_numbers(0), [2]);
+    assert!(harness.trail(hangs).is_sending);
 }
 
 #[tokio::test]
 async fn routes_select_upstream() {
     let routes = "[[route]]\nname = \"news\"\nupstreams = [\"b\"]\nsenders = [\"news@*\"]\n";
-    let scene = MultiUpstreamRelay::new([SmtpScript::new(), SmtpScript::new()], ["", ""], routes).await;
-    let news = scene.enqueue(1, |send| send.route = Some("news".into())).await;
-    let gone = scene.enqueue(2, |send| send.route = Some("no-more".into())).await;
-    let other = scene.enqueue(3, |_| {}).await;
+    let harness = MultiUpstreamRelay::new([SmtpScript::new(), SmtpScript::new()], ["", ""], routes).await;
+    let news = harness.enqueue(1, |send| send.route = Some("news".into())).await;
+    let gone = harness.enqueue(2, |send| send.route = Some("no-more".into())).await;
+    let other = harness.enqueue(3, |_| {}).await;
     for id in [news, gone, other] {
-        scene.wait_settled(id).await;
+        harness.wait_settled(id).await;
     }
-    assert_eq!((scene.received_numbers(1), sort_numbers(scene.received_numbers(0))), (vec![1], vec![2, 3]));
+    assert_eq!(
+        (harness.received_numbers(1), sort_numbers(harness.received_numbers(0))),
+        (vec![1], vec![2, 3])
+    );
 }
 
 #[tokio::test]
 async fn transactional_mail_overtakes_bulk_mail() {
     let settings = "rate = \"200/s\"\nconnections = 2\n";
-    let scene = MultiUpstreamRelay::new([SmtpScript::new()], [settings], "").await;
-    let bulk = scene.enqueue_many(0..600, |send| send.lane = Lane::Bulk).await;
-    scene.wait_until("some bulk mail", |scene| scene.received_numbers(0).len() > 20).await;
-    let before = scene.received_numbers(0).len();
-    for id in scene.enqueue_many(1000..1020, |_| {}).await {
-        scene.wait_settled(id).await;
+    let harness = MultiUpstreamRelay::new([SmtpScript::new()], [settings], "").await;
+    let bulk = harness.enqueue_many(0..600, |send| send.lane = Lane::Bulk).await;
+    harness.wait_until("some bulk mail", |harness| harness.received_numbers(0).len() > 20).await;
+    let before = harness.received_numbers(0).len();
+    for id in harness.enqueue_many(1000..1020, |_| {}).await {
+        harness.wait_settled(id).await;
     }
-    let overtaken = scene.received_numbers(0).iter().skip(before).filter(|number| **number < 1000).count();
+    let overtaken = harness.received_numbers(0).iter().skip(before).filter(|number| **number < 1000).count();
     assert!(overtaken < 200, "{overtaken} of 600 went first");
     for id in bulk {
-        scene.wait_settled(id).await;
+        harness.wait_settled(id).await;
     }
-    assert_eq!(scene.received_numbers(0).len(), 620);
+    assert_eq!(harness.received_numbers(0).len(), 620);
 }
 
 /// 2,000 newsletters and 20 invoices, and a provider that takes 300 an hour and refuses the rest: nothing is lost or
@@ -155,28 +158,28 @@ async fn adapts_to_hourly_limit_of_upstream() {
     let hour = Duration::from_secs(3600);
     let mut script = SmtpScript::new();
     script.message_limit = Some((300, hour, "450 4.7.1 Rate limit exceeded"));
-    let scene =
+    let harness =
         queue_harness::QueueHarness::with_manual_time(MockSmtpServer::start(script).await, "connections = 5")
             .await;
-    let begun = scene.time.clock().now();
+    let begun = harness.time.clock().now();
     let mut ids = Vec::new();
     for number in 0..2020 {
         ids.push(
-            scene.store_in_lane(number, if number < 2000 { Lane::Bulk } else { Lane::Transactional }).await,
+            harness.store_in_lane(number, if number < 2000 { Lane::Bulk } else { Lane::Transactional }).await,
         );
     }
     for id in &ids {
-        assert_eq!(recipient_states(&scene.wait_for_result(*id).await), [RecipientState::Relayed]);
+        assert_eq!(recipient_states(&harness.wait_for_result(*id).await), [RecipientState::Relayed]);
     }
-    scene.assert_each_accepted_once(0..2020, "300 an hour");
-    let took = scene.time.clock().now().duration_since(begun);
+    harness.assert_each_accepted_once(0..2020, "300 an hour");
+    let took = harness.time.clock().now().duration_since(begun);
     assert!(took < hour * 12, "{took:?}");
     let last = |ids: &[TrackingId]| {
-        let trails = ids.iter().map(|id| scene.load_trail(*id).events.last().unwrap().at);
+        let trails = ids.iter().map(|id| harness.load_trail(*id).events.last().unwrap().at);
         trails.max().unwrap().duration_since(begun)
     };
     assert!(last(&ids[2000..]) < hour * 2, "{:?}", last(&ids[2000..]));
-    let asked = scene.command_count("MAIL");
+    let asked = harness.command_count("MAIL");
     assert!(asked < 2020 * 3, "asked {asked} times for 2020 messages");
 }
 
@@ -186,66 +189,66 @@ async fn configured_rate_avoids_rejections() {
     let hour = Duration::from_secs(3600);
     let mut script = SmtpScript::new();
     script.message_limit = Some((300, hour, "450 4.7.1 Rate limit exceeded"));
-    let scene = queue_harness::QueueHarness::with_manual_time(
+    let harness = queue_harness::QueueHarness::with_manual_time(
         MockSmtpServer::start(script).await,
         "connections = 5\nrate = \"300/h\"",
     )
     .await;
     let mut bulk = Vec::new();
     for number in 0..1000 {
-        bulk.push(scene.store_in_lane(number, Lane::Bulk).await);
+        bulk.push(harness.store_in_lane(number, Lane::Bulk).await);
     }
     let mut important = Vec::new();
     for number in 1000..1020 {
-        important.push(scene.store_in_lane(number, Lane::Transactional).await);
+        important.push(harness.store_in_lane(number, Lane::Transactional).await);
     }
     // No time passes until all mail is in the ledger and the first has begun, however slow disk and connections are.
-    let all = || bulk.iter().chain(&important).all(|id| scene.find_trail(*id).is_some());
-    while scene.command_count("MAIL") == 0 || !all() {
-        scene.time.settle().await;
+    let all = || bulk.iter().chain(&important).all(|id| harness.find_trail(*id).is_some());
+    while harness.command_count("MAIL") == 0 || !all() {
+        harness.time.settle().await;
     }
     for id in &important {
-        scene.wait_for_result(*id).await;
+        harness.wait_for_result(*id).await;
     }
     // The first message used the available rate; after it, the transactional messages took every place.
-    let before = scene.server.accepted().len() - important.len();
+    let before = harness.server.accepted().len() - important.len();
     assert!(before <= 20, "{before} went first");
     for id in bulk {
-        scene.wait_for_result(id).await;
+        harness.wait_for_result(id).await;
     }
-    scene.assert_each_accepted_once(0..1020, "300 an hour");
-    assert_eq!(scene.command_count("MAIL"), 1020);
+    harness.assert_each_accepted_once(0..1020, "300 an hour");
+    assert_eq!(harness.command_count("MAIL"), 1020);
 }
 
 #[tokio::test]
 async fn exhausted_quota_sends_mail_to_other_upstream() {
-    let mut scene = MultiUpstreamRelay::new(
+    let mut harness = MultiUpstreamRelay::new(
         [SmtpScript::new(), SmtpScript::new()],
         ["quota = \"3/day\"\nconnections = 1", ""],
         "",
     )
     .await;
     for number in 0..3 {
-        scene.wait_settled(scene.enqueue(number, |_| {}).await).await;
+        harness.wait_settled(harness.enqueue(number, |_| {}).await).await;
     }
-    assert_eq!(scene.received_numbers(0).len(), 3);
-    scene.wait_settled(scene.enqueue(3, |_| {}).await).await;
+    assert_eq!(harness.received_numbers(0).len(), 3);
+    harness.wait_settled(harness.enqueue(3, |_| {}).await).await;
     // The used quota survives a restart.
-    scene.restart().await;
-    scene.wait_settled(scene.enqueue(4, |_| {}).await).await;
-    assert_eq!((scene.received_numbers(0).len(), scene.received_numbers(1)), (3, vec![3, 4]));
+    harness.restart().await;
+    harness.wait_settled(harness.enqueue(4, |_| {}).await).await;
+    assert_eq!((harness.received_numbers(0).len(), harness.received_numbers(1)), (3, vec![3, 4]));
 }
 
 #[tokio::test]
 async fn queued_and_held_mail_expires_at_deadline() {
     let dead = || SmtpScript::new().on(SmtpStep::Banner, vec![Some(SmtpAction::Close); 500]);
-    let scene = MultiUpstreamRelay::with_config_change(["plain"], [dead()], [""], "", |config| {
+    let harness = MultiUpstreamRelay::with_config_change(["plain"], [dead()], [""], "", |config| {
         config.upstreams[0].retry.give_up_after = Duration::from_secs(2);
     })
     .await;
-    let waits = scene.enqueue(1, |_| {}).await;
-    let held = scene.enqueue(2, |_| {}).await;
-    let grip = scene.wait_for("the send", |scene| scene.daemon().store().try_lock(held)).await;
+    let waits = harness.enqueue(1, |_| {}).await;
+    let held = harness.enqueue(2, |_| {}).await;
+    let lock = harness.wait_for("the send", |harness| harness.daemon().store().try_lock(held)).await;
     let (operator, reason) = ("uid 0".to_owned(), "no".to_owned());
     let action = mailtrail_trail::QueueAction {
         id: held,
@@ -254,14 +257,14 @@ async fn queued_and_held_mail_expires_at_deadline() {
         operator,
         reason,
     };
-    scene.daemon().store().record_queue_action(action).await.unwrap();
-    drop(grip);
+    harness.daemon().store().record_queue_action(action).await.unwrap();
+    drop(lock);
     for id in [waits, held] {
-        let trail = scene.wait_settled(id).await;
+        let trail = harness.wait_settled(id).await;
         assert_eq!(recipient_states(&trail), [RecipientState::Expired]);
         assert_eq!(trail.events.last().unwrap().kind, TrailEventKind::Attempted(AttemptStatus::Expired));
     }
-    assert!(scene.received_numbers(0).is_empty());
+    assert!(harness.received_numbers(0).is_empty());
 }
 
 /// An obstacle belongs to one upstream: what the second cannot take waits for the first, and is not offered to the second
@@ -281,17 +284,17 @@ async fn waits_for_upstream_with_required_capabilities() {
         first.capabilities.push("SMTPUTF8");
         let mut second = SmtpScript::new();
         second.capabilities = offers;
-        let scene = MultiUpstreamRelay::new([first, second], ["", ""], "").await;
-        let id = scene.enqueue_to(1, &[recipient], |_| {}).await;
-        let trail = scene.wait_settled(id).await;
-        let said = format!("{recipient}: {:#?}", trail.events);
+        let harness = MultiUpstreamRelay::new([first, second], ["", ""], "").await;
+        let id = harness.enqueue_to(1, &[recipient], |_| {}).await;
+        let trail = harness.wait_settled(id).await;
+        let output = format!("{recipient}: {:#?}", trail.events);
         assert_eq!(
-            (recipient_states(&trail), scene.received_numbers(0), scene.received_numbers(1)),
+            (recipient_states(&trail), harness.received_numbers(0), harness.received_numbers(1)),
             (vec![RecipientState::Relayed], vec![1], vec![]),
-            "{said}"
+            "{output}"
         );
         let by_second = trail.events.iter().filter(|fact| fact.upstream.as_deref() == Some("b")).count();
-        assert!(by_second <= 2, "{said}");
+        assert!(by_second <= 2, "{output}");
     }
 }
 
@@ -299,16 +302,16 @@ async fn waits_for_upstream_with_required_capabilities() {
 async fn uses_second_upstream_when_first_lacks_capability() {
     let mut small = SmtpScript::new();
     small.capabilities = vec!["PIPELINING", "SIZE 15"];
-    let scene =
+    let harness =
         MultiUpstreamRelay::new([small, SmtpScript::new()], [LONG_RETRY_DELAYS, LONG_RETRY_DELAYS], "").await;
     for number in 1..4 {
-        let trail = scene.wait_settled(scene.enqueue(number, |_| {}).await).await;
+        let trail = harness.wait_settled(harness.enqueue(number, |_| {}).await).await;
         assert_eq!(recipient_states(&trail), [RecipientState::Relayed]);
         let words = &trail.events[1].diagnostic;
         assert_eq!(words.name, "capabilities", "{words:?}");
         assert!(words.text.as_ref().unwrap().contains("larger than the upstream takes"), "{words:?}");
     }
-    assert_eq!((scene.received_numbers(0), scene.received_numbers(1)), (vec![], vec![1, 2, 3]));
+    assert_eq!((harness.received_numbers(0), harness.received_numbers(1)), (vec![], vec![1, 2, 3]));
 }
 
 /// A server that states a missing capability in a reply, not in its EHLO.
@@ -323,12 +326,12 @@ async fn uses_second_upstream_after_capability_rejection() {
         (SmtpStep::Dot, "554 5.6.3 Conversion required but not supported"),
     ] {
         let first = SmtpScript::new().on(at, vec![Some(SmtpAction::Reply(refusal)); 9]);
-        let scene =
+        let harness =
             MultiUpstreamRelay::new([first, SmtpScript::new()], [LONG_RETRY_DELAYS, LONG_RETRY_DELAYS], "")
                 .await;
-        let trail = scene.wait_settled(scene.enqueue(1, |_| {}).await).await;
+        let trail = harness.wait_settled(harness.enqueue(1, |_| {}).await).await;
         assert_eq!(
-            (recipient_states(&trail), scene.received_numbers(1)),
+            (recipient_states(&trail), harness.received_numbers(1)),
             (vec![RecipientState::Relayed], vec![1]),
             "{at:?} {refusal}"
         );
@@ -336,8 +339,8 @@ async fn uses_second_upstream_after_capability_rejection() {
         assert_eq!(words.as_deref(), Some(refusal), "the trail has the upstream's words");
         // Without another upstream it is a permanent rejection.
         let only = SmtpScript::new().on(at, vec![Some(SmtpAction::Reply(refusal)); 9]);
-        let scene = MultiUpstreamRelay::new([only], [LONG_RETRY_DELAYS], "").await;
-        let trail = scene.wait_settled(scene.enqueue(1, |_| {}).await).await;
+        let harness = MultiUpstreamRelay::new([only], [LONG_RETRY_DELAYS], "").await;
+        let trail = harness.wait_settled(harness.enqueue(1, |_| {}).await).await;
         assert_eq!(
             (recipient_states(&trail), trail.attempts),
             (vec![RecipientState::Bounced], 1),
@@ -359,9 +362,9 @@ async fn fails_when_no_upstream_of_route_is_capable() {
         ([SmtpScript::new(), small()], Some("news"), 1),
         ([small(), small()], Some("news"), 1),
     ] {
-        let scene = MultiUpstreamRelay::new(scripts, [LONG_RETRY_DELAYS, LONG_RETRY_DELAYS], routes).await;
-        let id = scene.enqueue(1, |send| send.route = route.map(Into::into)).await;
-        let trail = scene.wait_settled(id).await;
+        let harness = MultiUpstreamRelay::new(scripts, [LONG_RETRY_DELAYS, LONG_RETRY_DELAYS], routes).await;
+        let id = harness.enqueue(1, |send| send.route = route.map(Into::into)).await;
+        let trail = harness.wait_settled(id).await;
         assert_eq!(
             (recipient_states(&trail), trail.attempts),
             (vec![RecipientState::Failed], attempts),
@@ -369,7 +372,7 @@ async fn fails_when_no_upstream_of_route_is_capable() {
         );
         let text = trail.recipients[0].diagnostic.text.as_ref().unwrap();
         assert!(text.contains("larger than the upstream takes"), "{text}");
-        assert!(scene.received_numbers(0).is_empty() && scene.received_numbers(1).is_empty());
+        assert!(harness.received_numbers(0).is_empty() && harness.received_numbers(1).is_empty());
     }
 }
 
@@ -382,26 +385,26 @@ async fn retries_after_missing_capability_appears() {
         let away = SmtpScript::new().on(SmtpStep::Banner, vec![Some(SmtpAction::Close); 500]);
         let settings = if other_mail { LONG_RETRY_DELAYS } else { SHORT_DELAYS };
         let settings = format!("messages_per_connection = 1\nidle_timeout = \"1s\"\n{settings}");
-        let scene = MultiUpstreamRelay::new([first, away], [&settings, LONG_BREAKER_PAUSE], "").await;
+        let harness = MultiUpstreamRelay::new([first, away], [&settings, LONG_BREAKER_PAUSE], "").await;
         // The second is known to be away.
-        let pinned = scene.enqueue(1, |send| send.route = Some("first b".into())).await;
-        scene.wait_settled(pinned).await;
-        let id = scene.enqueue(1_000_000_000_000_000_000, |_| {}).await;
-        scene.wait_until("the obstacle", |scene| scene.trail(id).attempts >= 1).await;
-        scene.server(0).with_script(|script| script.capabilities = vec!["PIPELINING", "SIZE 0"]);
+        let pinned = harness.enqueue(1, |send| send.route = Some("first b".into())).await;
+        harness.wait_settled(pinned).await;
+        let id = harness.enqueue(1_000_000_000_000_000_000, |_| {}).await;
+        harness.wait_until("the obstacle", |harness| harness.trail(id).attempts >= 1).await;
+        harness.server(0).with_script(|script| script.capabilities = vec!["PIPELINING", "SIZE 0"]);
         if other_mail {
-            let goodbyes = |scene: &MultiUpstreamRelay| {
-                scene.server(0).commands().iter().filter(|line| line.ends_with("QUIT")).count()
+            let goodbyes = |harness: &MultiUpstreamRelay| {
+                harness.server(0).commands().iter().filter(|line| line.ends_with("QUIT")).count()
             };
-            scene.wait_until("the end of both connections", |scene| goodbyes(scene) == 2).await;
-            scene.wait_settled(scene.enqueue(2, |_| {}).await).await;
+            harness.wait_until("the end of both connections", |harness| goodbyes(harness) == 2).await;
+            harness.wait_settled(harness.enqueue(2, |_| {}).await).await;
         }
         assert_eq!(
-            recipient_states(&scene.wait_settled(id).await),
+            recipient_states(&harness.wait_settled(id).await),
             [RecipientState::Relayed],
             "{other_mail}"
         );
-        assert!(scene.received_numbers(1).is_empty());
+        assert!(harness.received_numbers(1).is_empty());
     }
 }
 
@@ -412,19 +415,19 @@ async fn missing_capability_affects_only_one_recipient() {
         let mut able = SmtpScript::new();
         able.capabilities.push("SMTPUTF8");
         let recipients = ["a@example.net", "ji\u{159}\u{ed}@example.net", "b@b\u{fc}cher.example"];
-        let scene = match upstreams {
+        let harness = match upstreams {
             2 => MultiUpstreamRelay::new([SmtpScript::new(), able], ["", ""], "").await,
             _ => MultiUpstreamRelay::new([SmtpScript::new()], [""], "").await,
         };
-        let id = scene.enqueue_to(1, &recipients, |_| {}).await;
-        let trail = scene.wait_settled(id).await;
+        let id = harness.enqueue_to(1, &recipients, |_| {}).await;
+        let trail = harness.wait_settled(id).await;
         assert_eq!(
             recipient_states(&trail),
             [RecipientState::Relayed, expected, RecipientState::Relayed],
             "{upstreams}"
         );
         let to: Vec<_> =
-            scene.servers.iter().flat_map(MockSmtpServer::accepted).map(|taken| taken.recipients).collect();
+            harness.servers.iter().flat_map(MockSmtpServer::accepted).map(|taken| taken.recipients).collect();
         let mut whole = vec![vec!["a@example.net", "b@xn--bcher-kva.example"]];
         whole.extend((upstreams == 2).then(|| vec![recipients[1]]));
         assert_eq!(to, whole, "{upstreams}");
@@ -441,25 +444,25 @@ async fn unknown_mail_of_removed_upstream_follows_its_route() {
         script.add_actions(SmtpStep::Banner, [None]);
         script.add_actions(SmtpStep::Banner, vec![Some(SmtpAction::Close); 200]);
         let routes = "[[route]]\nname = \"news\"\nupstreams = [\"a\"]\nsenders = [\"news@*\"]\n";
-        let mut scene =
+        let mut harness =
             MultiUpstreamRelay::new([script, SmtpScript::new()], [LONG_BREAKER_PAUSE, ""], routes).await;
-        let id = scene.enqueue(1, |send| send.route = route.map(Into::into)).await;
-        scene
-            .wait_until("an unknown end", |scene| {
-                recipient_states(&scene.trail(id)) == [RecipientState::Unknown]
+        let id = harness.enqueue(1, |send| send.route = route.map(Into::into)).await;
+        harness
+            .wait_until("an unknown end", |harness| {
+                recipient_states(&harness.trail(id)) == [RecipientState::Unknown]
             })
             .await;
         if renamed {
-            scene.config.upstreams[0].transport.name = "renamed".into();
-            scene.config.routing.routes[0].upstreams = vec!["renamed".into()];
+            harness.config.upstreams[0].transport.name = "renamed".into();
+            harness.config.routing.routes[0].upstreams = vec!["renamed".into()];
         } else {
-            scene.config.upstreams.remove(0);
-            scene.config.routing.routes[0].upstreams = vec!["b".into()];
+            harness.config.upstreams.remove(0);
+            harness.config.routing.routes[0].upstreams = vec!["b".into()];
         }
-        scene.server(0).with_script(|script| script.take_pending(SmtpStep::Banner));
-        scene.restart().await;
-        let trail = scene.wait_settled(id).await;
-        let taken = [scene.received_numbers(0).len(), scene.received_numbers(1).len()];
+        harness.server(0).with_script(|script| script.take_pending(SmtpStep::Banner));
+        harness.restart().await;
+        let trail = harness.wait_settled(id).await;
+        let taken = [harness.received_numbers(0).len(), harness.received_numbers(1).len()];
         let what = format!("{renamed} {route:?}");
         assert_eq!(
             (recipient_states(&trail), taken[expected], taken[1 - expected]),
@@ -522,9 +525,9 @@ impl MultiUpstreamRelay {
         text += rest;
         let mut config = config::parse(&text, Path::new("test.toml"), &BTreeMap::new()).unwrap();
         change(&mut config);
-        let mut scene = Self { servers, config, daemon: None, _directory: directory };
-        scene.daemon = Some(Daemon::start(&scene.config, Clock::System, None).await.unwrap());
-        scene
+        let mut harness = Self { servers, config, daemon: None, _directory: directory };
+        harness.daemon = Some(Daemon::start(&harness.config, Clock::System, None).await.unwrap());
+        harness
     }
 
     async fn restart(&mut self) {
@@ -588,8 +591,8 @@ impl MultiUpstreamRelay {
 
     /// The trail when it is not open any more.
     async fn wait_settled(&self, id: TrackingId) -> Trail {
-        self.wait_until("the end of a send", |scene| {
-            let trail = scene.trail(id);
+        self.wait_until("the end of a send", |harness| {
+            let trail = harness.trail(id);
             !trail.is_sending && !trail.recipients.iter().any(|recipient| recipient.is_open())
         })
         .await;
@@ -597,7 +600,7 @@ impl MultiUpstreamRelay {
     }
 
     async fn wait_until(&self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
-        self.wait_for(what, |scene| holds(scene).then_some(())).await;
+        self.wait_for(what, |harness| holds(harness).then_some(())).await;
     }
 
     async fn wait_for<T>(&self, what: &str, mut look: impl FnMut(&Self) -> Option<T>) -> T {

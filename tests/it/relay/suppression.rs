@@ -21,13 +21,17 @@ use testkit::smtp_client::SmtpClient;
 
 #[tokio::test]
 async fn suppressed_recipient_is_skipped_and_others_are_delivered() {
-    let scene = QueueHarness::with_provider("plain", SmtpScript::new(), "").await;
+    let harness = QueueHarness::with_provider("plain", SmtpScript::new(), "").await;
     // The message is not ours, but the domain's list contains the address.
-    put_sample_event(&scene, 1, "Gone@example.net", EventKind::Bounced, "no such user").await;
-    let id = scene.enqueue(1, &["gone@example.net"]).await;
-    let trail = scene.wait_for_result(id).await;
+    put_sample_event(&harness, 1, "Gone@example.net", EventKind::Bounced, "no such user").await;
+    let id = harness.enqueue(1, &["gone@example.net"]).await;
+    let trail = harness.wait_for_result(id).await;
     assert_eq!(recipient_states(&trail), [RecipientState::Suppressed]);
-    assert_eq!((scene.server.connections(), scene.server.commands().len()), (0, 0), "nobody was bothered");
+    assert_eq!(
+        (harness.server.connections(), harness.server.commands().len()),
+        (0, 0),
+        "nobody was bothered"
+    );
     let fact = trail.events.last().unwrap();
     assert_eq!((fact.kind.as_str(), fact.source), ("suppressed", FactSource::Relay));
     let reason = trail.recipients[0].effective_diagnostic().to_line().unwrap();
@@ -38,105 +42,105 @@ async fn suppressed_recipient_is_skipped_and_others_are_delivered() {
     ] {
         assert!(reason.contains(part), "{reason}");
     }
-    let id = scene.enqueue(2, &["a@example.net", "GONE@example.net", "b@example.net"]).await;
-    let trail = scene.wait_for_result(id).await;
+    let id = harness.enqueue(2, &["a@example.net", "GONE@example.net", "b@example.net"]).await;
+    let trail = harness.wait_for_result(id).await;
     assert_eq!(
         recipient_states(&trail),
         [RecipientState::Relayed, RecipientState::Suppressed, RecipientState::Relayed]
     );
-    assert_eq!(scene.server.accepted()[0].recipients, ["a@example.net", "b@example.net"]);
-    assert!(scene.server.commands().iter().all(|line| !line.to_lowercase().contains("gone@")));
+    assert_eq!(harness.server.accepted()[0].recipients, ["a@example.net", "b@example.net"]);
+    assert!(harness.server.commands().iter().all(|line| !line.to_lowercase().contains("gone@")));
 }
 
 #[tokio::test]
 async fn unsubscribed_address_gets_transactional_mail_until_provider_blocks() {
-    let scene = QueueHarness::with_provider("plain", SmtpScript::new(), "").await;
-    put_sample_event(&scene, 1, "ada@example.net", EventKind::Unsubscribed, "unsubscribed").await;
+    let harness = QueueHarness::with_provider("plain", SmtpScript::new(), "").await;
+    put_sample_event(&harness, 1, "ada@example.net", EventKind::Unsubscribed, "unsubscribed").await;
     assert_eq!(
-        send_and_wait_state(&scene, 1, "ada@example.net", Lane::Bulk).await,
+        send_and_wait_state(&harness, 1, "ada@example.net", Lane::Bulk).await,
         RecipientState::Suppressed
     );
     assert_eq!(
-        send_and_wait_state(&scene, 2, "ada@example.net", Lane::Transactional).await,
+        send_and_wait_state(&harness, 2, "ada@example.net", Lane::Transactional).await,
         RecipientState::Relayed
     );
-    let mut kept_back = sample_event(&scene, 2, "ada@example.net", EventKind::Suppressed, "Not delivering");
+    let mut kept_back = sample_event(&harness, 2, "ada@example.net", EventKind::Suppressed, "Not delivering");
     kept_back.diagnostic.code = Some(606);
-    put_event(&scene, kept_back).await;
+    put_event(&harness, kept_back).await;
     assert_eq!(
-        send_and_wait_state(&scene, 3, "ada@example.net", Lane::Transactional).await,
+        send_and_wait_state(&harness, 3, "ada@example.net", Lane::Transactional).await,
         RecipientState::Suppressed
     );
-    assert_eq!(scene.server.accepted().len(), 1);
+    assert_eq!(harness.server.accepted().len(), 1);
 }
 
 #[tokio::test]
 async fn repeated_soft_bounces_suspend_mail() {
-    let scene = QueueHarness::with_provider("plain", SmtpScript::new(), "").await;
+    let harness = QueueHarness::with_provider("plain", SmtpScript::new(), "").await;
     for number in 0..4 {
-        let mut full = sample_event(&scene, number, "full@example.net", EventKind::Bounced, "mailbox full");
+        let mut full = sample_event(&harness, number, "full@example.net", EventKind::Bounced, "mailbox full");
         full.diagnostic.enhanced_status = Some("5.2.2".into());
-        put_event(&scene, full.clone()).await;
-        put_event(&scene, full).await;
+        put_event(&harness, full.clone()).await;
+        put_event(&harness, full).await;
     }
     assert_eq!(
-        send_and_wait_state(&scene, 1, "full@example.net", Lane::Bulk).await,
+        send_and_wait_state(&harness, 1, "full@example.net", Lane::Bulk).await,
         RecipientState::Relayed,
         "four, each told twice"
     );
-    put_sample_event(&scene, 9, "full@example.net", EventKind::Deferred, "greylisted").await;
+    put_sample_event(&harness, 9, "full@example.net", EventKind::Deferred, "greylisted").await;
     assert_eq!(
-        send_and_wait_state(&scene, 2, "full@example.net", Lane::Bulk).await,
+        send_and_wait_state(&harness, 2, "full@example.net", Lane::Bulk).await,
         RecipientState::Relayed,
         "a deferral is none"
     );
-    let mut full = sample_event(&scene, 5, "full@example.net", EventKind::Bounced, "mailbox full");
+    let mut full = sample_event(&harness, 5, "full@example.net", EventKind::Bounced, "mailbox full");
     full.diagnostic.enhanced_status = Some("5.2.2".into());
-    put_event(&scene, full).await;
+    put_event(&harness, full).await;
     assert_eq!(
-        send_and_wait_state(&scene, 3, "full@example.net", Lane::Transactional).await,
+        send_and_wait_state(&harness, 3, "full@example.net", Lane::Transactional).await,
         RecipientState::Suppressed
     );
 }
 
 #[tokio::test]
 async fn removal_holds_after_late_events_restart_and_rebuild() {
-    let mut scene = QueueHarness::with_provider("plain", SmtpScript::new(), "").await;
+    let mut harness = QueueHarness::with_provider("plain", SmtpScript::new(), "").await;
     for (number, address) in [(1, "gone@example.net"), (2, "back@example.net")] {
-        put_sample_event(&scene, number, address, EventKind::Bounced, "no such user").await;
+        put_sample_event(&harness, number, address, EventKind::Bounced, "no such user").await;
     }
-    let late = sample_event(&scene, 3, "back@example.net", EventKind::Complained, "spam");
+    let late = sample_event(&harness, 3, "back@example.net", EventKind::Complained, "spam");
     let removal = SuppressionChange {
         address: "Back@example.net".parse().unwrap(),
         list: None,
-        at: scene.time.clock().now(),
+        at: harness.time.clock().now(),
         operator: "uid 0".into(),
         kind: SuppressionChangeKind::Remove { reason: None, comment: String::new() },
     };
-    scene.store().change_suppression(removal).await.unwrap();
-    put_event(&scene, late).await;
+    harness.store().change_suppression(removal).await.unwrap();
+    put_event(&harness, late).await;
     for (number, rebuild) in [(1, false), (3, false), (5, true)] {
         if number > 1 {
-            scene.stop().await;
+            harness.stop().await;
             if rebuild {
-                std::fs::remove_dir_all(scene.config.data_dir.join("ledger")).unwrap();
+                std::fs::remove_dir_all(harness.config.data_dir.join("ledger")).unwrap();
             }
-            scene.start().await;
+            harness.start().await;
         }
         assert_eq!(
-            send_and_wait_state(&scene, number, "back@example.net", Lane::Bulk).await,
+            send_and_wait_state(&harness, number, "back@example.net", Lane::Bulk).await,
             RecipientState::Relayed
         );
         assert_eq!(
-            send_and_wait_state(&scene, number + 1, "gone@example.net", Lane::Bulk).await,
+            send_and_wait_state(&harness, number + 1, "gone@example.net", Lane::Bulk).await,
             RecipientState::Suppressed
         );
-        assert_eq!(scene.store().count_suppressed().unwrap(), 1);
+        assert_eq!(harness.store().count_suppressed().unwrap(), 1);
     }
     // And what happens afterwards counts.
-    put_sample_event(&scene, 0, "back@example.net", EventKind::Complained, "spam").await;
+    put_sample_event(&harness, 0, "back@example.net", EventKind::Complained, "spam").await;
     assert_eq!(
-        send_and_wait_state(&scene, 9, "back@example.net", Lane::Transactional).await,
+        send_and_wait_state(&harness, 9, "back@example.net", Lane::Transactional).await,
         RecipientState::Suppressed
     );
 }
@@ -146,22 +150,25 @@ async fn suppresses_address_after_permanent_address_rejection() {
     let script = SmtpScript::new()
         .on_recipient("gone@example.net", [SmtpAction::Reply("550 5.1.1 no such user")])
         .on_recipient("spam@example.net", [SmtpAction::Reply("550 5.7.1 we do not like you")]);
-    let scene = QueueHarness::with_provider("plain", script, "").await;
+    let harness = QueueHarness::with_provider("plain", script, "").await;
     for number in [1, 2] {
         assert_eq!(
-            send_and_wait_state(&scene, number, "spam@example.net", Lane::Bulk).await,
+            send_and_wait_state(&harness, number, "spam@example.net", Lane::Bulk).await,
             RecipientState::Bounced
         );
     }
-    assert_eq!(send_and_wait_state(&scene, 3, "gone@example.net", Lane::Bulk).await, RecipientState::Bounced);
-    scene.wait_until("the entry", || scene.store().count_suppressed().unwrap() == 1).await;
-    let heard = scene.command_count("RCPT");
     assert_eq!(
-        send_and_wait_state(&scene, 4, "gone@example.net", Lane::Transactional).await,
+        send_and_wait_state(&harness, 3, "gone@example.net", Lane::Bulk).await,
+        RecipientState::Bounced
+    );
+    harness.wait_until("the entry", || harness.store().count_suppressed().unwrap() == 1).await;
+    let received = harness.command_count("RCPT");
+    assert_eq!(
+        send_and_wait_state(&harness, 4, "gone@example.net", Lane::Transactional).await,
         RecipientState::Suppressed
     );
-    assert_eq!(scene.command_count("RCPT"), heard);
-    let filed = scene.store().evidence_for_address("gone@example.net").unwrap().remove(0);
+    assert_eq!(harness.command_count("RCPT"), received);
+    let filed = harness.store().evidence_for_address("gone@example.net").unwrap().remove(0);
     let live = filed.evidence.active_for(Reason::HardBounce).unwrap();
     assert_eq!((live.source.as_str(), &*live.diagnostic), ("attempt", "550 5.1.1 no such user"));
 }
@@ -178,18 +185,18 @@ async fn upstreams_of_same_domain_share_suppressions() {
     };
     let mut script = SmtpScript::new();
     script.capabilities.push("AUTH PLAIN");
-    let scene = QueueHarness::with_config("mailgun", script, domain, twin).await;
+    let harness = QueueHarness::with_config("mailgun", script, domain, twin).await;
     for (number, (upstream, expected)) in
         [("other", RecipientState::Relayed), ("twin", RecipientState::Suppressed)].into_iter().enumerate()
     {
         let address = format!("{upstream}@example.net");
         let notice = ReceivedEvent {
             upstream: upstream.into(),
-            ..received_event(sample_event(&scene, 1, &address, EventKind::Bounced, "no"))
+            ..received_event(sample_event(&harness, 1, &address, EventKind::Bounced, "no"))
         };
-        scene.store().put_event(notice, Bytes::from("raw")).await.unwrap();
+        harness.store().put_event(notice, Bytes::from("raw")).await.unwrap();
         assert_eq!(
-            send_and_wait_state(&scene, number as u64, &address, Lane::Bulk).await,
+            send_and_wait_state(&harness, number as u64, &address, Lane::Bulk).await,
             expected,
             "{upstream}"
         );
@@ -198,7 +205,7 @@ async fn upstreams_of_same_domain_share_suppressions() {
 
 #[tokio::test]
 async fn sender_related_rejection_suppresses_no_recipient() {
-    let scene = QueueHarness::with_provider("plain", SmtpScript::new(), "").await;
+    let harness = QueueHarness::with_provider("plain", SmtpScript::new(), "").await;
     for (number, (status, text)) in [
         (Some("5.1.7"), "bad sender mailbox syntax"),
         (Some("5.1.8"), "sender domain does not resolve"),
@@ -220,17 +227,17 @@ async fn sender_related_rejection_suppresses_no_recipient() {
     .into_iter()
     .enumerate()
     {
-        let mut event = sample_event(&scene, number as u64, "ada@example.net", EventKind::Bounced, text);
+        let mut event = sample_event(&harness, number as u64, "ada@example.net", EventKind::Bounced, text);
         (event.diagnostic.code, event.diagnostic.enhanced_status) = (Some(550), status.map(str::to_owned));
-        put_event(&scene, event).await;
-        assert_eq!(scene.store().count_suppressed().unwrap(), 0, "{status:?} {text}");
+        put_event(&harness, event).await;
+        assert_eq!(harness.store().count_suppressed().unwrap(), 0, "{status:?} {text}");
     }
     for (number, status) in ["5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10", "5.2.1"].into_iter().enumerate() {
         let address = format!("a{number}@example.net");
-        let mut event = sample_event(&scene, 0, &address, EventKind::Bounced, "no");
+        let mut event = sample_event(&harness, 0, &address, EventKind::Bounced, "no");
         event.diagnostic.enhanced_status = Some(status.into());
-        put_event(&scene, event).await;
-        assert_eq!(scene.store().count_suppressed().unwrap(), number as u64 + 1, "{status}");
+        put_event(&harness, event).await;
+        assert_eq!(harness.store().count_suppressed().unwrap(), number as u64 + 1, "{status}");
     }
 }
 
@@ -288,7 +295,7 @@ fn hard_bounce_needs_provider_reason_or_address_status() {
 /// Each row is one address: how it is listed, and how mail is sent there.
 #[tokio::test]
 async fn equivalent_spellings_are_one_suppressed_address() {
-    let scene = QueueHarness::with_provider("plain", SmtpScript::new(), "").await;
+    let harness = QueueHarness::with_provider("plain", SmtpScript::new(), "").await;
     for (number, (listed, sent_to)) in EQUIVALENT_ADDRESSES.into_iter().enumerate() {
         let (mut one, mut other) = (listed, sent_to);
         for back in [false, true] {
@@ -297,24 +304,24 @@ async fn equivalent_spellings_are_one_suppressed_address() {
             }
             let local = format!("{}{number}{back}", if back { "b" } else { "a" });
             let [one, other] = [one, other].map(|spelling| spelling.replace("LOCAL", &local));
-            let mut event = sample_event(&scene, 1, &one, EventKind::Bounced, "no such user");
+            let mut event = sample_event(&harness, 1, &one, EventKind::Bounced, "no such user");
             event.diagnostic.enhanced_status = Some("5.1.1".into());
-            put_event(&scene, event).await;
-            let found = scene.store().evidence_for_address(&other).unwrap();
+            put_event(&harness, event).await;
+            let found = harness.store().evidence_for_address(&other).unwrap();
             assert_eq!(found.len(), 1, "{one} {other}");
             let to: Result<mailtrail_mail::Mailbox, _> = other.parse();
             let folded = to.unwrap().to_folded();
             assert!(
-                scene.store().suppression_evidence(&folded, "up").unwrap().unwrap().is_listed(),
+                harness.store().suppression_evidence(&folded, "up").unwrap().unwrap().is_listed(),
                 "{one} {other}"
             );
         }
     }
-    let mut event = sample_event(&scene, 1, "Ada@B\u{fc}cher.example", EventKind::Bounced, "no such user");
+    let mut event = sample_event(&harness, 1, "Ada@B\u{fc}cher.example", EventKind::Bounced, "no such user");
     event.diagnostic.enhanced_status = Some("5.1.1".into());
-    put_event(&scene, event).await;
+    put_event(&harness, event).await;
     assert_eq!(
-        send_and_wait_state(&scene, 1, "ada@xn--bcher-kva.example", Lane::Bulk).await,
+        send_and_wait_state(&harness, 1, "ada@xn--bcher-kva.example", Lane::Bulk).await,
         RecipientState::Suppressed
     );
 }
@@ -333,30 +340,33 @@ const EQUIVALENT_ADDRESSES: [(&str, &str); 7] = [
 #[tokio::test]
 async fn policy_off_stores_evidence_and_suppresses_nothing() {
     let off = |config: &mut Config| config.suppression.mode = SuppressionMode::Off;
-    let scene = QueueHarness::with_config("plain", SmtpScript::new(), "", off).await;
-    put_sample_event(&scene, 1, "gone@example.net", EventKind::Bounced, "no such user").await;
-    assert_eq!(send_and_wait_state(&scene, 1, "gone@example.net", Lane::Bulk).await, RecipientState::Relayed);
-    assert_eq!(scene.store().count_suppressed().unwrap(), 1);
+    let harness = QueueHarness::with_config("plain", SmtpScript::new(), "", off).await;
+    put_sample_event(&harness, 1, "gone@example.net", EventKind::Bounced, "no such user").await;
+    assert_eq!(
+        send_and_wait_state(&harness, 1, "gone@example.net", Lane::Bulk).await,
+        RecipientState::Relayed
+    );
+    assert_eq!(harness.store().count_suppressed().unwrap(), 1);
 }
 
 /// The state that a mail to one recipient ends in.
-async fn send_and_wait_state(scene: &QueueHarness, number: u64, to: &str, lane: Lane) -> RecipientState {
-    let id = TrackingId::new(scene.time.clock().now(), u128::from(number));
+async fn send_and_wait_state(harness: &QueueHarness, number: u64, to: &str, lane: Lane) -> RecipientState {
+    let id = TrackingId::new(harness.time.clock().now(), u128::from(number));
     let message = Message { lane, ..Message::new(id, "test") };
     let accepted = AcceptedMessage { message, recipients: vec![to.parse().unwrap()] };
-    scene.store().put_message_applied(accepted, Bytes::from("Subject: x\r\n\r\nx\r\n")).await.unwrap();
-    recipient_states(&scene.wait_for_result(id).await)[0]
+    harness.store().put_message_applied(accepted, Bytes::from("Subject: x\r\n\r\nx\r\n")).await.unwrap();
+    recipient_states(&harness.wait_for_result(id).await)[0]
 }
 
 /// Returns an event from `minutes` ago.
 fn sample_event(
-    scene: &QueueHarness,
+    harness: &QueueHarness,
     minutes: u64,
     recipient: &str,
     kind: EventKind,
     text: &str,
 ) -> ProviderEvent {
-    let now = scene.time.clock().now();
+    let now = harness.time.clock().now();
     ProviderEvent {
         kind,
         at: Timestamp::from_millis(now.as_millis() - minutes * 60_000),
@@ -385,24 +395,30 @@ fn received_event(event: ProviderEvent) -> ReceivedEvent {
     }
 }
 
-async fn put_event(scene: &QueueHarness, event: ProviderEvent) {
-    scene.store().put_event(received_event(event), Bytes::from("raw")).await.unwrap();
+async fn put_event(harness: &QueueHarness, event: ProviderEvent) {
+    harness.store().put_event(received_event(event), Bytes::from("raw")).await.unwrap();
 }
 
-async fn put_sample_event(scene: &QueueHarness, minutes: u64, recipient: &str, kind: EventKind, text: &str) {
-    put_event(scene, sample_event(scene, minutes, recipient, kind, text)).await;
+async fn put_sample_event(
+    harness: &QueueHarness,
+    minutes: u64,
+    recipient: &str,
+    kind: EventKind,
+    text: &str,
+) {
+    put_event(harness, sample_event(harness, minutes, recipient, kind, text)).await;
 }
 
 #[tokio::test]
 async fn sends_dsn_for_suppressed_recipient() {
-    let house = SuppressionHarness::new("report").await;
-    let said = house
+    let sandbox = SuppressionHarness::new("report").await;
+    let output = sandbox
         .process
         .run_command(&["suppress", "add", "Gone@example.net", "--note", "asked us to stop"])
         .await;
-    assert_eq!((said.code, &*said.stdout, &*said.stderr), (0, "Gone@example.net\n", ""));
-    let id = house.submit_message(&["gone@example.net", "here@example.net"]).await.unwrap();
-    let taken = || house.server.accepted();
+    assert_eq!((output.code, &*output.stdout, &*output.stderr), (0, "Gone@example.net\n", ""));
+    let id = sandbox.submit_message(&["gone@example.net", "here@example.net"]).await.unwrap();
+    let taken = || sandbox.server.accepted();
     let report = |taken: Vec<mock_smtp::AcceptedMail>| {
         taken.into_iter().find(|one| one.recipients == ["app@example.com"])
     };
@@ -414,28 +430,28 @@ async fn sends_dsn_for_suppressed_recipient() {
         taken().iter().any(|one| one.recipients == ["here@example.net"]).then_some(())
     })
     .await;
-    let trace = house.process.run_command(&["trace", &id]).await.stdout;
+    let trace = sandbox.process.run_command(&["trace", &id]).await.stdout;
     assert!(trace.contains("suppressed  5.7.1 not sent, on the suppression list: manual, since "), "{trace}");
     assert!(trace.contains("by operator: asked us to stop"), "{trace}");
-    let log = house.process.run_command(&["log", "--status", "listed"]).await.stdout;
+    let log = sandbox.process.run_command(&["log", "--status", "listed"]).await.stdout;
     assert!(log.contains("by uid ") && log.contains("Gone@example.net manual: asked us to stop"), "{log}");
     // Once it is removed mail goes again.
-    assert_eq!(house.process.run_command(&["suppress", "remove", "GONE@example.net"]).await.code, 0);
-    house.submit_message(&["gone@example.net"]).await.unwrap();
+    assert_eq!(sandbox.process.run_command(&["suppress", "remove", "GONE@example.net"]).await.code, 0);
+    sandbox.submit_message(&["gone@example.net"]).await.unwrap();
     eventually("its mail", || taken().iter().any(|one| one.recipients == ["gone@example.net"]).then_some(()))
         .await;
 }
 
 #[tokio::test]
 async fn reject_policy_rejects_suppressed_recipient_at_rcpt() {
-    let house = SuppressionHarness::new("reject").await;
+    let sandbox = SuppressionHarness::new("reject").await;
     for arguments in [
         &["gone@example.net", "--reason", "hard-bounce"][..],
         &["news@example.net", "--reason", "unsubscribe"],
     ] {
-        assert_eq!(house.process.run_command(&[&["suppress", "add"], arguments].concat()).await.code, 0);
+        assert_eq!(sandbox.process.run_command(&[&["suppress", "add"], arguments].concat()).await.code, 0);
     }
-    let mut client = SmtpClient::connect(house.process.address(1)).await.unwrap();
+    let mut client = SmtpClient::connect(sandbox.process.address(1)).await.unwrap();
     for (line, expected) in [
         ("MAIL FROM:<app@example.com>", "250 2.1.0 "),
         (
@@ -452,7 +468,7 @@ async fn reject_policy_rejects_suppressed_recipient_at_rcpt() {
         let answer = client.command(line).await.unwrap().1;
         assert!(answer.starts_with(expected), "{line}: {answer}");
     }
-    let taken = eventually("the mail", || house.server.accepted().first().cloned()).await;
+    let taken = eventually("the mail", || sandbox.server.accepted().first().cloned()).await;
     assert_eq!(taken.recipients, ["news@example.net", "here@example.net"]);
     // A newsletter with hundreds of them is no attack.
     client.command("MAIL FROM:<app@example.com>").await.unwrap();
@@ -464,19 +480,19 @@ async fn reject_policy_rejects_suppressed_recipient_at_rcpt() {
 
 #[tokio::test]
 async fn cli_lists_adds_and_removes_suppressions() {
-    let mut house = SuppressionHarness::new("report").await;
+    let mut sandbox = SuppressionHarness::new("report").await;
     let ok = async |arguments: &[&str]| {
-        let said = house.process.run_command(&[&["suppress"], arguments].concat()).await;
-        assert_eq!(said.code, 0, "{arguments:?}: {}", said.stderr);
-        said
+        let output = sandbox.process.run_command(&[&["suppress"], arguments].concat()).await;
+        assert_eq!(output.code, 0, "{arguments:?}: {}", output.stderr);
+        output
     };
     ok(&["add", "a@example.net", "b@example.org", "--reason", "hard-bounce", "--upstream", "up"]).await;
     ok(&["add", "c@example.net", "--reason", "unsubscribe"]).await;
     ok(&["add", "d@example.net", "--until", "2999-01-01", "--scope", "bulk"]).await;
     let listed = async |which: &[&str]| -> Vec<String> {
-        let said = house.process.run_command(&[&["--json", "suppress", "list"], which].concat()).await;
-        let named = said.json_lines();
-        assert_eq!(said.code, i32::from(named.is_empty()), "{which:?}");
+        let output = sandbox.process.run_command(&[&["--json", "suppress", "list"], which].concat()).await;
+        let named = output.json_lines();
+        assert_eq!(output.code, i32::from(named.is_empty()), "{which:?}");
         named.iter().map(|entry| entry["address"].as_str().unwrap()[..1].to_owned()).collect()
     };
     for (which, expected) in [
@@ -492,7 +508,7 @@ async fn cli_lists_adds_and_removes_suppressions() {
     ] {
         assert_eq!(listed(which).await, expected, "{which:?}");
     }
-    let entry = house
+    let entry = sandbox
         .process
         .run_command(&["--json", "suppress", "check", "D@example.net"])
         .await
@@ -525,31 +541,31 @@ async fn cli_lists_adds_and_removes_suppressions() {
         (&["remove", "ALL", "x@example.net", "--reason", "manual"], 2, "ALL excludes other addresses"),
         (&["check", "x@example.net"], 1, "mail to x@example.net goes"),
     ] {
-        let said = house.process.run_command(&[&["suppress"], arguments].concat()).await;
-        assert_eq!(said.code, code, "{arguments:?}: {}", said.stderr);
-        assert!(said.stderr.contains(words), "{arguments:?}: {}", said.stderr);
+        let output = sandbox.process.run_command(&[&["suppress"], arguments].concat()).await;
+        assert_eq!(output.code, code, "{arguments:?}: {}", output.stderr);
+        assert!(output.stderr.contains(words), "{arguments:?}: {}", output.stderr);
     }
     let would = ok(&["remove", "ALL", "--reason", "hard-bounce", "--dry-run"]).await;
     assert_eq!(would.stdout, "a@example.net\nb@example.org\n");
     assert_eq!(listed(&["--reason", "hard-bounce"]).await, ["a", "b"], "nothing was done");
     ok(&["remove", "ALL", "--reason", "hard-bounce"]).await;
-    let said = house
+    let output = sandbox
         .process
         .run_command_with_input(&["suppress", "remove", "-"], "c@example.net\n\n d@example.net\n")
         .await;
-    assert_eq!((said.code, &*said.stdout), (0, "c@example.net\nd@example.net\n"));
+    assert_eq!((output.code, &*output.stdout), (0, "c@example.net\nd@example.net\n"));
     assert_eq!(listed(&[]).await, [""; 0]);
     ok(&["add", "kept@example.net", "--reason", "complaint", "--note", "called it spam"]).await;
     // Looking needs no daemon, changing does.
-    assert!(house.process.terminate().await.success());
-    let said = house.process.run_command(&["suppress", "check", "kept@example.net"]).await;
-    assert_eq!(said.code, 0, "{}", said.stderr);
-    let row: Vec<_> = said.stdout.trim_end().split('\t').collect();
+    assert!(sandbox.process.terminate().await.success());
+    let output = sandbox.process.run_command(&["suppress", "check", "kept@example.net"]).await;
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    let row: Vec<_> = output.stdout.trim_end().split('\t').collect();
     assert_eq!(row[..6], ["kept@example.net", "all", "complaint", "suppressed", "all", ""]);
     assert_eq!(row[7..], ["1", "operator", "called it spam"]);
-    let said = house.process.run_command(&["suppress", "add", "x@example.net"]).await;
-    assert_eq!(said.code, 3, "{}", said.stderr);
-    assert!(said.stderr.contains("no daemon runs"));
+    let output = sandbox.process.run_command(&["suppress", "add", "x@example.net"]).await;
+    assert_eq!(output.code, 3, "{}", output.stderr);
+    assert!(output.stderr.contains("no daemon runs"));
 }
 
 #[tokio::test]
@@ -560,20 +576,20 @@ async fn exported_list_can_be_imported_elsewhere() {
         soft-bounce,full@example.net,,2026-09-01T00:00:00Z 2026-09-03T00:00:00+02:00,,full,,poll\n\
         unsubscribe,\"\"\"a, b\"\"@example.net\",,2026-09-14T12:00:00Z,all,,,\n\
         ,jiří@example.net,,2026-09-14T12:00:00Z,bulk,,2999-01-01T00:00:00Z,\n";
-    let said = here.process.run_command_with_input(&["suppress", "import", "-", "--dry-run"], sheet).await;
+    let output = here.process.run_command_with_input(&["suppress", "import", "-", "--dry-run"], sheet).await;
     assert_eq!(
-        (said.code, &*said.stdout),
+        (output.code, &*output.stdout),
         (0, "4 would be imported, 0 are as the file says already\n"),
         "{}",
-        said.stderr
+        output.stderr
     );
     assert_eq!(here.process.run_command(&["suppress", "list"]).await.code, 1, "nothing was done");
-    let said = here.process.run_command_with_input(&["suppress", "import", "-"], sheet).await;
+    let output = here.process.run_command_with_input(&["suppress", "import", "-"], sheet).await;
     assert_eq!(
-        (said.code, &*said.stdout),
+        (output.code, &*output.stdout),
         (0, "4 imported, 0 are as the file says already\n"),
         "{}",
-        said.stderr
+        output.stderr
     );
     let exported = here.process.run_command(&["suppress", "export"]).await.stdout;
     let expected = "address,upstream,reason,scope,times,source,expires,words\n\
@@ -586,25 +602,25 @@ async fn exported_list_can_be_imported_elsewhere() {
     std::fs::write(&file, &exported).unwrap();
     let file = file.to_str().unwrap();
     for (round, (done, same)) in [(4, 0), (0, 4)].into_iter().enumerate() {
-        let said = there.process.run_command(&["--json", "suppress", "import", file]).await;
-        assert_eq!(said.code, 0, "{}", said.stderr);
+        let output = there.process.run_command(&["--json", "suppress", "import", file]).await;
+        assert_eq!(output.code, 0, "{}", output.stderr);
         let counts = serde_json::json!({"lines": 4, "imported": done, "same": same});
-        assert_eq!(said.json_lines(), [counts], "round {round}");
+        assert_eq!(output.json_lines(), [counts], "round {round}");
         let copy = there.process.directory().join("copy.csv");
         assert_eq!(there.process.run_command(&["suppress", "export", copy.to_str().unwrap()]).await.code, 0);
         assert_eq!(std::fs::read_to_string(copy).unwrap(), exported, "round {round}");
     }
     // An old file does not restore a removed entry.
     assert_eq!(there.process.run_command(&["suppress", "remove", "gone@example.net"]).await.code, 0);
-    let said = there.process.run_command(&["suppress", "import", file]).await;
-    assert_eq!((said.code, &*said.stdout), (0, "0 imported, 4 are as the file says already\n"));
+    let output = there.process.run_command(&["suppress", "import", file]).await;
+    assert_eq!((output.code, &*output.stdout), (0, "0 imported, 4 are as the file says already\n"));
     assert_eq!(there.process.run_command(&["suppress", "check", "gone@example.net"]).await.code, 1);
 }
 
 #[tokio::test]
 async fn import_with_bad_line_changes_nothing() {
-    let house = SuppressionHarness::new("report").await;
-    for (sheet, said) in [
+    let sandbox = SuppressionHarness::new("report").await;
+    for (sheet, output) in [
         ("mail\na@example.net\n", &["line 1: no column is called \"mail\""][..]),
         (
             "address,reason,times,upstream\n\
@@ -628,28 +644,28 @@ async fn import_with_bad_line_changes_nothing() {
             &["line 3: has 1 fields, the header has 2"],
         ),
     ] {
-        let answer = house.process.run_command_with_input(&["suppress", "import", "-"], sheet).await;
+        let answer = sandbox.process.run_command_with_input(&["suppress", "import", "-"], sheet).await;
         assert_eq!(answer.code, 2, "{sheet}");
-        said.iter().for_each(|words| assert!(answer.stderr.contains(words), "{words}: {}", answer.stderr));
-        assert_eq!(house.process.run_command(&["suppress", "list"]).await.code, 1, "nothing was imported");
+        output.iter().for_each(|words| assert!(answer.stderr.contains(words), "{words}: {}", answer.stderr));
+        assert_eq!(sandbox.process.run_command(&["suppress", "list"]).await.code, 1, "nothing was imported");
     }
 }
 
 /// Many share a sync: one commit after the other would take minutes.
 #[tokio::test]
 async fn imports_and_lists_large_list() {
-    let house = SuppressionHarness::new("report").await;
+    let sandbox = SuppressionHarness::new("report").await;
     let lines = (0..LARGE_LIST_SIZE).map(|number| format!("{number:06}@example.net,hard-bounce\n"));
     let sheet = std::iter::once("address,reason\n".to_owned()).chain(lines).collect::<String>();
     let started = Instant::now();
-    let said = house.process.run_command_with_input(&["suppress", "import", "-"], &sheet).await;
+    let output = sandbox.process.run_command_with_input(&["suppress", "import", "-"], &sheet).await;
     println!("{LARGE_LIST_SIZE} imported after {:?}", started.elapsed());
     assert_eq!(
-        (said.code, said.stdout),
+        (output.code, output.stdout),
         (0, format!("{LARGE_LIST_SIZE} imported, 0 are as the file says already\n"))
     );
     let listed =
-        house.process.run_command(&["--json", "suppress", "list", "-n", "1000000"]).await.json_lines();
+        sandbox.process.run_command(&["--json", "suppress", "list", "-n", "1000000"]).await.json_lines();
     let addresses = listed.iter().map(|entry| entry["address"].as_str().unwrap().to_owned());
     assert!(addresses.eq((0..LARGE_LIST_SIZE).map(|number| format!("{number:06}@example.net"))));
     println!("and listed after {:?}", started.elapsed());
@@ -679,14 +695,14 @@ impl SuppressionHarness {
     }
 }
 
-fn render_config(data_dir: &str, door: u16, port: u16, policy: &str) -> String {
+fn render_config(data_dir: &str, listener: u16, port: u16, policy: &str) -> String {
     format!(
         r#"
 [server]
 hostname = "relay.example.com"
 data_dir = "{data_dir}"
 [[listener]]
-address = "127.0.0.1:{door}"
+address = "127.0.0.1:{listener}"
 tls = "none"
 auth = "none"
 [[upstream]]

@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 #[tokio::test]
 async fn sync_makes_both_lists_equal() {
-    let (there, house) = start_pair().await;
+    let (there, harness) = start_pair().await;
     there.add_entries(SuppressionList::Bounces, &["gone@example.net"], DAYS_AGO).await;
     there.add_entries(SuppressionList::Complaints, &["spam@example.net"], DAYS_AGO).await;
     there.add_entries(SuppressionList::Unsubscribes, &["left@example.net"], DAYS_AGO).await;
@@ -41,8 +41,8 @@ async fn sync_makes_both_lists_equal() {
         (&["note@example.net"], 0),
         (&["later@example.net", "--reason", "hard-bounce", "--until", "2999-01-01"], 0),
     ] {
-        let said = house.process.run_command(&[&["suppress", "add"], arguments].concat()).await;
-        assert_eq!(said.code, code, "{}", said.stderr);
+        let printed = harness.process.run_command(&[&["suppress", "add"], arguments].concat()).await;
+        assert_eq!(printed.code, code, "{}", printed.stderr);
     }
     let acts = [
         "added-there complaint angry@example.net",
@@ -53,85 +53,85 @@ async fn sync_makes_both_lists_equal() {
         "taken-in unsubscribe left@example.net",
     ];
     let before = there.read_lists().await;
-    assert_eq!(house.run_sync(&["--dry-run"]).await, acts);
+    assert_eq!(harness.run_sync(&["--dry-run"]).await, acts);
     assert_eq!(
-        (there.read_lists().await, house.list_entries("provider").await.len()),
+        (there.read_lists().await, harness.list_entries("provider").await.len()),
         (before, 0),
         "nothing was done"
     );
-    assert_eq!(house.run_sync(&[]).await, acts);
+    assert_eq!(harness.run_sync(&[]).await, acts);
     let listed = [
         (SuppressionList::Bounces, &["bad@example.net", "gone@example.net"]),
         (SuppressionList::Complaints, &["angry@example.net", "spam@example.net"]),
         (SuppressionList::Unsubscribes, &["left@example.net", "off@example.net"]),
     ];
     assert_eq!(there.read_lists().await, listed.map(|(list, some)| (list, string_set(some))).into());
-    let taken = house.list_entries("provider").await;
+    let taken = harness.list_entries("provider").await;
     let addresses: Vec<_> = taken.iter().map(|entry| entry["address"].as_str().unwrap()).collect();
     assert_eq!(addresses, ["gone@example.net", "left@example.net", "spam@example.net"]);
     for entry in &taken {
         assert_eq!((&entry["upstream"], &entry["state"]), (&json!("up"), &json!("suppressed")));
         assert_eq!((&entry["scope"], &entry["times"]), (&json!("all"), &json!([DAYS_AGO.to_string()])));
     }
-    let checked = house.process.run_command(&["suppress", "check", "Gone@example.net"]).await;
+    let checked = harness.process.run_command(&["suppress", "check", "Gone@example.net"]).await;
     assert!(checked.stdout.contains("\tprovider\t550 no such user"), "{}", checked.stdout);
     for upstream in [&[][..], &["--upstream", "up"]] {
-        assert_eq!(house.run_sync(upstream).await, [""; 0], "there is nothing left to do");
+        assert_eq!(harness.run_sync(upstream).await, [""; 0], "there is nothing left to do");
     }
-    let said = house.process.run_command(&["suppress", "sync", "--reason", "as every week"]).await;
+    let printed = harness.process.run_command(&["suppress", "sync", "--reason", "as every week"]).await;
     let summary = "up: the provider lists 6; here 0 taken in and 0 ended, there 0 added and 0 removed\n";
-    assert_eq!((said.code, &*said.stdout), (0, summary));
+    assert_eq!((printed.code, &*printed.stdout), (0, summary));
     // Each that did something, or was to.
-    let log = house
+    let log = harness
         .process
         .run_command(&["--json", "log", "--status", "suppress-sync", "--upstream", "up"])
         .await
         .json_lines();
-    let told: Vec<_> = log.iter().map(|line| line["text"].as_str()).collect();
-    assert_eq!(told, [None, None, None, Some("as every week")]);
+    let notified: Vec<_> = log.iter().map(|line| line["text"].as_str()).collect();
+    assert_eq!(notified, [None, None, None, Some("as every week")]);
     assert!(log.iter().all(|line| line["name"].as_str().unwrap().starts_with("uid ")), "{log:?}");
 }
 
 #[tokio::test]
 async fn local_removal_is_exported_but_newer_events_count() {
-    let (there, house) = start_pair().await;
+    let (there, harness) = start_pair().await;
     let all = ["a@example.net", "b@example.net", "C+c@example.net"];
     there.add_entries(SuppressionList::Bounces, &all, DAYS_AGO).await;
     there.add_entries(SuppressionList::Unsubscribes, &["a@example.net"], DAYS_AGO).await;
-    assert_eq!(house.run_sync(&[]).await.len(), 4);
+    assert_eq!(harness.run_sync(&[]).await.len(), 4);
     for address in ["a@example.net", "c+c@example.net"] {
-        assert_eq!(house.process.run_command(&["suppress", "remove", address]).await.code, 0);
+        assert_eq!(harness.process.run_command(&["suppress", "remove", address]).await.code, 0);
     }
     let acts = [
         "removed-there hard-bounce a@example.net",
         "removed-there hard-bounce c+c@example.net",
         "removed-there unsubscribe a@example.net",
     ];
-    assert_eq!(house.run_sync(&["--dry-run"]).await, acts);
-    assert_eq!(house.run_sync(&[]).await, acts);
+    assert_eq!(harness.run_sync(&["--dry-run"]).await, acts);
+    assert_eq!(harness.run_sync(&[]).await, acts);
     assert_eq!(there.read_lists().await, [(SuppressionList::Bounces, string_set(&["b@example.net"]))].into());
-    assert_eq!(house.run_sync(&[]).await, [""; 0]);
-    assert_eq!(house.process.run_command(&["suppress", "check", "a@example.net"]).await.code, 1);
+    assert_eq!(harness.run_sync(&[]).await, [""; 0]);
+    assert_eq!(harness.process.run_command(&["suppress", "check", "a@example.net"]).await.code, 1);
     // A later bounce.
     let later = Clock::System.now().saturating_add(Duration::from_secs(60));
     there.add_entries(SuppressionList::Bounces, &["a@example.net"], later).await;
-    assert_eq!(house.run_sync(&[]).await, ["taken-in hard-bounce a@example.net"]);
-    assert_eq!(house.process.run_command(&["suppress", "check", "a@example.net"]).await.code, 0);
-    assert_eq!(house.run_sync(&[]).await, [""; 0]);
+    assert_eq!(harness.run_sync(&[]).await, ["taken-in hard-bounce a@example.net"]);
+    assert_eq!(harness.process.run_command(&["suppress", "check", "a@example.net"]).await.code, 0);
+    assert_eq!(harness.run_sync(&[]).await, [""; 0]);
 }
 
 #[tokio::test]
 async fn remote_removal_clears_only_provider_evidence() {
-    let (there, mut house) = start_pair().await;
+    let (there, mut harness) = start_pair().await;
     there.add_entries(SuppressionList::Bounces, &["a@example.net", "b@example.net"], DAYS_AGO).await;
     there.add_entries(SuppressionList::Complaints, &["c@example.net"], DAYS_AGO).await;
-    assert_eq!(house.run_sync(&[]).await.len(), 3);
+    assert_eq!(harness.run_sync(&[]).await.len(), 3);
     // An operator entry that confirms the provider's stays after the provider removes its own.
-    let said = house
+    let printed = harness
         .process
         .run_command(&["suppress", "add", "b@example.net", "--reason", "hard-bounce", "--upstream", "up"])
         .await;
-    assert_eq!(said.code, 0, "{}", said.stderr);
+    assert_eq!(printed.code, 0, "{}", printed.stderr);
     for (list, address) in [
         (SuppressionList::Bounces, "a@example.net"),
         (SuppressionList::Bounces, "b@example.net"),
@@ -144,37 +144,37 @@ async fn remote_removal_clears_only_provider_evidence() {
         "ended complaint c@example.net",
         "ended hard-bounce a@example.net",
     ];
-    assert_eq!(house.run_sync(&["--dry-run"]).await, acts);
-    assert_eq!(house.run_sync(&[]).await, acts);
-    assert_eq!(house.run_sync(&[]).await, [""; 0]);
+    assert_eq!(harness.run_sync(&["--dry-run"]).await, acts);
+    assert_eq!(harness.run_sync(&[]).await, acts);
+    assert_eq!(harness.run_sync(&[]).await, [""; 0]);
     for restarted in [false, true] {
         if restarted {
-            assert!(house.process.terminate().await.success());
-            std::fs::remove_dir_all(house.process.data_dir().join("ledger")).unwrap();
-            house.process.start().await;
+            assert!(harness.process.terminate().await.success());
+            std::fs::remove_dir_all(harness.process.data_dir().join("ledger")).unwrap();
+            harness.process.start().await;
         }
         let codes = ["a@example.net", "b@example.net", "c@example.net"];
         for (address, code) in codes.into_iter().zip([1, 0, 1]) {
             assert_eq!(
-                house.process.run_command(&["suppress", "check", address]).await.code,
+                harness.process.run_command(&["suppress", "check", address]).await.code,
                 code,
                 "{address} {restarted}"
             );
         }
     }
-    let ended = house.list_entries("provider").await;
+    let ended = harness.list_entries("provider").await;
     assert!(ended.iter().all(|entry| entry["state"] == "ended"), "{ended:?}");
     assert_eq!(ended[0]["words"], "no longer on the provider's list");
     // The entry is added again.
     there.add_entries(SuppressionList::Complaints, &["c@example.net"], DAYS_AGO).await;
-    assert_eq!(house.run_sync(&[]).await, ["taken-in complaint c@example.net"]);
-    assert_eq!(house.process.run_command(&["suppress", "check", "c@example.net"]).await.code, 0);
-    assert_eq!(house.run_sync(&[]).await, [""; 0]);
+    assert_eq!(harness.run_sync(&[]).await, ["taken-in complaint c@example.net"]);
+    assert_eq!(harness.process.run_command(&["suppress", "check", "c@example.net"]).await.code, 0);
+    assert_eq!(harness.run_sync(&[]).await, [""; 0]);
 }
 
 #[tokio::test]
 async fn syncs_thousands_of_entries_in_pages() {
-    let (there, house) = start_pair().await;
+    let (there, harness) = start_pair().await;
     let many = |side: &str| {
         (0..ENTRY_COUNT).map(|number| format!("{side}{number:04}@example.net")).collect::<Vec<_>>()
     };
@@ -192,16 +192,16 @@ async fn syncs_thousands_of_entries_in_pages() {
         "address,reason\n{}",
         ours.iter().map(|one| format!("{one},hard-bounce\n")).collect::<String>()
     );
-    assert_eq!(house.process.run_command_with_input(&["suppress", "import", "-"], &sheet).await.code, 0);
-    let said = house.process.run_command(&["suppress", "sync"]).await;
+    assert_eq!(harness.process.run_command_with_input(&["suppress", "import", "-"], &sheet).await.code, 0);
+    let printed = harness.process.run_command(&["suppress", "sync"]).await;
     let summary = format!(
         "up: the provider lists {ENTRY_COUNT}; here {ENTRY_COUNT} taken in and 0 ended, there {ENTRY_COUNT} added and 0 removed\n"
     );
-    assert_eq!((said.code, said.stdout), (0, summary), "{}", said.stderr);
+    assert_eq!((printed.code, printed.stdout), (0, summary), "{}", printed.stderr);
     let both = theirs.iter().chain(&ours).cloned().collect::<BTreeSet<_>>();
     assert_eq!(there.read_lists().await[&SuppressionList::Bounces], both);
-    assert_eq!(house.list_entries("provider").await.len(), ENTRY_COUNT);
-    assert_eq!(house.run_sync(&[]).await, [""; 0]);
+    assert_eq!(harness.list_entries("provider").await.len(), ENTRY_COUNT);
+    assert_eq!(harness.run_sync(&[]).await, [""; 0]);
 }
 
 #[tokio::test]
@@ -228,30 +228,38 @@ async fn next_sync_completes_killed_one() {
         if number == 1 { HttpAction::Respond(200, page) } else { HttpAction::Hang }
     })
     .await;
-    let mut house = SyncHarness::new("mailgun", &format!("http://{}", slow.address)).await;
+    let mut harness = SyncHarness::new("mailgun", &format!("http://{}", slow.address)).await;
     for address in ["here@example.net", "too@example.net"] {
-        let said = house.process.run_command(&["suppress", "add", address, "--reason", "hard-bounce"]).await;
-        assert_eq!(said.code, 0, "{}", said.stderr);
+        let printed =
+            harness.process.run_command(&["suppress", "add", address, "--reason", "hard-bounce"]).await;
+        assert_eq!(printed.code, 0, "{}", printed.stderr);
     }
     let asking = tokio::task::spawn_blocking({
-        let mut command = house.process.command(&["suppress", "sync"]);
+        let mut command = harness.process.command(&["suppress", "sync"]);
         move || command.output().unwrap()
     });
     eventually("the second request", || (slow.count() >= 1).then_some(())).await;
-    house.wait_for_entries(1000).await;
-    let said = house.process.run_command(&["suppress", "sync", "--upstream", "up"]).await;
-    assert!(said.code == 1 && said.stderr.contains("a sync is under way already"), "{}", said.stderr);
-    house.process.kill();
+    harness.wait_for_entries(1000).await;
+    let printed = harness.process.run_command(&["suppress", "sync", "--upstream", "up"]).await;
+    assert!(
+        printed.code == 1 && printed.stderr.contains("a sync is under way already"),
+        "{}",
+        printed.stderr
+    );
+    harness.process.kill();
     assert_eq!(asking.await.unwrap().status.code(), Some(3), "whoever asked hears of it");
     let text = render_config("mailgun", &there.api_url());
-    let placed =
-        fill_placeholders(&text, house.process.data_dir().to_str().unwrap(), house.process.address(1).port());
-    house.process.write_configuration(&placed);
-    house.process.start().await;
-    assert_eq!(house.list_entries("provider").await.len(), 1000, "what was taken in is kept");
-    assert_eq!(house.run_sync(&[]).await.len(), ENTRY_COUNT - 1000 + 2);
+    let placed = fill_placeholders(
+        &text,
+        harness.process.data_dir().to_str().unwrap(),
+        harness.process.address(1).port(),
+    );
+    harness.process.write_configuration(&placed);
+    harness.process.start().await;
+    assert_eq!(harness.list_entries("provider").await.len(), 1000, "what was taken in is kept");
+    assert_eq!(harness.run_sync(&[]).await.len(), ENTRY_COUNT - 1000 + 2);
     assert_eq!(there.read_lists().await[&SuppressionList::Bounces].len(), ENTRY_COUNT + 2);
-    assert_eq!(house.run_sync(&[]).await, [""; 0]);
+    assert_eq!(harness.run_sync(&[]).await, [""; 0]);
 }
 
 #[tokio::test]
@@ -261,11 +269,11 @@ async fn waits_for_rate_limited_provider() {
         _ => HttpAction::Respond(200, "{\"items\":[],\"paging\":{}}".into()),
     })
     .await;
-    let house = SyncHarness::new("mailgun", &format!("http://{}", server.address)).await;
-    let said = house.process.run_command(&["suppress", "sync"]).await;
-    assert_eq!((said.code, said.stdout.lines().count()), (0, 1), "{}", said.stderr);
+    let harness = SyncHarness::new("mailgun", &format!("http://{}", server.address)).await;
+    let printed = harness.process.run_command(&["suppress", "sync"]).await;
+    assert_eq!((printed.code, printed.stdout.lines().count()), (0, 1), "{}", printed.stderr);
     let waits = "mailtrail: up: the provider takes no more requests for now; goes on in 1 s\n";
-    assert_eq!(said.stderr, waits.repeat(2));
+    assert_eq!(printed.stderr, waits.repeat(2));
     assert_eq!(server.count(), 5, "each list once, and two refusals");
 }
 
@@ -282,13 +290,13 @@ async fn names_entries_rejected_by_provider_and_adds_others() {
         }
     })
     .await;
-    let house = SyncHarness::new("mailgun", &format!("http://{}", server.address)).await;
+    let harness = SyncHarness::new("mailgun", &format!("http://{}", server.address)).await;
     let sheet =
         "address,reason\na@example.net,complaint\nbad@example.net,complaint\nc@example.net,complaint\n";
-    assert_eq!(house.process.run_command_with_input(&["suppress", "import", "-"], sheet).await.code, 0);
-    let said = house.process.run_command(&["--json", "suppress", "sync"]).await;
-    assert_eq!(said.code, 1);
-    let lines = said.json_lines();
+    assert_eq!(harness.process.run_command_with_input(&["suppress", "import", "-"], sheet).await.code, 0);
+    let printed = harness.process.run_command(&["--json", "suppress", "sync"]).await;
+    assert_eq!(printed.code, 1);
+    let lines = printed.json_lines();
     let acts: Vec<_> = lines.iter().map(|line| (line["address"].as_str(), line["why"].as_str())).collect();
     let why =
         "upstream up: complaints: the provider's API answered 400: Invalid format for parameter address";
@@ -312,9 +320,9 @@ async fn reads_brevo_lists_but_never_adds() {
         HttpAction::Respond(200, contacts.into())
     })
     .await;
-    let house = SyncHarness::new("brevo", &format!("http://{}", server.address)).await;
+    let harness = SyncHarness::new("brevo", &format!("http://{}", server.address)).await;
     assert_eq!(
-        house
+        harness
             .process
             .run_command(&["suppress", "add", "x@example.net", "--reason", "hard-bounce"])
             .await
@@ -326,13 +334,13 @@ async fn reads_brevo_lists_but_never_adds() {
         "taken-in hard-bounce ada@example.net",
         "taken-in unsubscribe bob@example.org",
     ];
-    assert_eq!(house.run_sync(&[]).await, acts);
+    assert_eq!(harness.run_sync(&[]).await, acts);
     let scopes: Vec<_> =
-        house.list_entries("provider").await.iter().map(|entry| entry["scope"].clone()).collect();
+        harness.list_entries("provider").await.iter().map(|entry| entry["scope"].clone()).collect();
     assert_eq!(scopes, ["all", "bulk", "all"], "who left one sender gets mail of others");
-    assert_eq!(house.run_sync(&[]).await, [""; 0]);
-    assert_eq!(house.process.run_command(&["suppress", "remove", "ada@example.net"]).await.code, 0);
-    assert_eq!(house.run_sync(&["--dry-run"]).await, ["removed-there hard-bounce ada@example.net"]);
+    assert_eq!(harness.run_sync(&[]).await, [""; 0]);
+    assert_eq!(harness.process.run_command(&["suppress", "remove", "ada@example.net"]).await.code, 0);
+    assert_eq!(harness.run_sync(&["--dry-run"]).await, ["removed-there hard-bounce ada@example.net"]);
 }
 
 /// The time of an entry is read in every form; an unreadable time is unknown, and a removal here still removes the
@@ -378,10 +386,10 @@ async fn reads_entry_times_in_every_form() {
         HttpAction::Respond(200, json!({"items": page, "paging": {}}).to_string())
     })
     .await;
-    let house =
+    let harness =
         SyncHarness::with_config(&render_config("mailgun", &format!("http://{}", server.address))).await;
-    assert_eq!(house.run_sync(&[]).await.len(), count);
-    let listed = house.list_entries("provider").await;
+    assert_eq!(harness.run_sync(&[]).await.len(), count);
+    let listed = harness.list_entries("provider").await;
     assert_eq!(listed.len(), count);
     for entry in &listed {
         let address = entry["address"].as_str().unwrap();
@@ -391,39 +399,39 @@ async fn reads_entry_times_in_every_form() {
         assert_eq!(entry["times"], times, "{entry}");
         assert_eq!(entry["state"], "suppressed", "{entry}");
     }
-    let checked = house.process.run_command(&["suppress", "check", "none@example.net"]).await;
+    let checked = harness.process.run_command(&["suppress", "check", "none@example.net"]).await;
     assert!(
         checked.code == 0 && checked.stdout.contains("unknown") && !checked.stdout.contains("1970"),
         "{}",
         checked.stdout
     );
-    assert_eq!(house.run_sync(&[]).await, [""; 0], "nothing changes");
+    assert_eq!(harness.run_sync(&[]).await, [""; 0], "nothing changes");
     // Removed here, removed there, whether or not its time is known.
     for place in [2, known.len(), known.len() + 2] {
         assert_eq!(
-            house.process.run_command(&["suppress", "remove", &format!("a{place}@example.net")]).await.code,
+            harness.process.run_command(&["suppress", "remove", &format!("a{place}@example.net")]).await.code,
             0
         );
     }
-    let done = house.run_sync(&[]).await;
+    let done = harness.run_sync(&[]).await;
     assert_eq!(done.len(), 3, "{done:?}");
     assert!(done.iter().all(|act| act.starts_with("removed-there hard-bounce a")), "{done:?}");
     assert_eq!(removed.lock().unwrap().len(), 3);
-    assert_eq!(house.run_sync(&[]).await, [""; 0]);
+    assert_eq!(harness.run_sync(&[]).await, [""; 0]);
 }
 
 /// An unreadable entry is named and removes no other, because it may be any address.
 #[tokio::test]
 async fn unreadable_entry_does_not_affect_others() {
     let page = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
-    let said = page.clone();
+    let printed = page.clone();
     let server = MockHttpServer::start(move |_, request| {
         let items =
-            if request.line.contains("/bounces") { said.lock().unwrap().clone() } else { String::new() };
+            if request.line.contains("/bounces") { printed.lock().unwrap().clone() } else { String::new() };
         HttpAction::Respond(200, format!("{{\"items\":[{items}],\"paging\":{{}}}}"))
     })
     .await;
-    let house =
+    let harness =
         SyncHarness::with_config(&render_config("mailgun", &format!("http://{}", server.address))).await;
     let entry = |address: &str, text: &str| {
         format!(
@@ -433,10 +441,10 @@ async fn unreadable_entry_does_not_affect_others() {
     };
     let set = |items: &[String]| *page.lock().unwrap() = items.join(",");
     set(&[entry("a@example.net", r"\ud83d"), entry("b@example.net", "x\u{1}")]);
-    assert_eq!(house.run_sync(&[]).await.len(), 2);
+    assert_eq!(harness.run_sync(&[]).await.len(), 2);
     for bad in [r#"{"address" "c@example.net"}"#, r#"{"address":7}"#, "7", r#"{"code":"550"}"#] {
         set(&[entry("a@example.net", "x"), bad.to_owned(), entry("new@example.net", "x")]);
-        let out = house.process.run_command(&["--json", "suppress", "sync", "--dry-run"]).await;
+        let out = harness.process.run_command(&["--json", "suppress", "sync", "--dry-run"]).await;
         assert_eq!(out.code, 0, "{}", out.stderr);
         let lines = out.json_lines();
         let acts: Vec<_> = lines.iter().filter(|line| line["act"].is_string()).collect();
@@ -463,17 +471,20 @@ async fn removal_states_what_happens_to_provider_entry() {
         ),
         (keyless, "up: without an api_key it stays on the provider's list"),
     ] {
-        let house = SyncHarness::with_config(&text).await;
+        let harness = SyncHarness::with_config(&text).await;
         for (arguments, there) in
             [(&["a@example.net"][..], true), (&["b@example.net", "--upstream", "up"], true)]
         {
-            assert_eq!(house.process.run_command(&[&["suppress", "add"], arguments].concat()).await.code, 0);
-            let said = house.process.run_command(&[&["suppress", "remove"], arguments].concat()).await;
             assert_eq!(
-                (said.code, said.stderr.contains(expected)),
+                harness.process.run_command(&[&["suppress", "add"], arguments].concat()).await.code,
+                0
+            );
+            let printed = harness.process.run_command(&[&["suppress", "remove"], arguments].concat()).await;
+            assert_eq!(
+                (printed.code, printed.stderr.contains(expected)),
                 (0, there),
                 "{expected}: {}",
-                said.stderr
+                printed.stderr
             );
         }
     }
@@ -489,12 +500,12 @@ async fn reports_and_ignores_unknown_reason() {
         {"email":"d@example.net","senderEmail":"","blockedAt":"2026-01-14T14:00:06.000+02:00","reason":{"code":"adminBlocked"}},
         {"email":"e@example.net","senderEmail":"","blockedAt":"2026-01-14T14:00:06.000+02:00","reason":{"code":"unsubscribedViaApi"}}]}"#;
     let server = MockHttpServer::start(move |_, _| HttpAction::Respond(200, contacts.into())).await;
-    let house =
+    let harness =
         SyncHarness::with_config(&render_config("brevo", &format!("http://{}", server.address))).await;
-    let out = house.process.run_command(&["--json", "suppress", "sync"]).await;
+    let out = harness.process.run_command(&["--json", "suppress", "sync"]).await;
     let lines = out.json_lines();
     assert!(lines.iter().any(|line| line["unread"] == 3), "{lines:?}");
-    let listed: Vec<_> = house
+    let listed: Vec<_> = harness
         .list_entries("provider")
         .await
         .iter()
@@ -536,13 +547,17 @@ async fn errors_name_cause_and_remedy() {
             "no upstream's provider can be asked for its lists: that needs the account's api_key",
         ),
     ] {
-        let mut house = SyncHarness::with_config(&text).await;
-        let said = house.process.run_command(&[&["suppress", "sync"], arguments].concat()).await;
-        assert_eq!(said.code, code, "{}", said.stderr);
-        assert!(said.stderr.contains(expected) && !said.stderr.contains("hunter2"), "{}", said.stderr);
-        assert!(house.process.terminate().await.success());
-        let said = house.process.run_command(&["suppress", "sync"]).await;
-        assert!(said.code == 3 && said.stderr.contains("no daemon runs"), "{}", said.stderr);
+        let mut harness = SyncHarness::with_config(&text).await;
+        let printed = harness.process.run_command(&[&["suppress", "sync"], arguments].concat()).await;
+        assert_eq!(printed.code, code, "{}", printed.stderr);
+        assert!(
+            printed.stderr.contains(expected) && !printed.stderr.contains("hunter2"),
+            "{}",
+            printed.stderr
+        );
+        assert!(harness.process.terminate().await.success());
+        let printed = harness.process.run_command(&["suppress", "sync"]).await;
+        assert!(printed.code == 3 && printed.stderr.contains("no daemon runs"), "{}", printed.stderr);
     }
 }
 
@@ -664,8 +679,8 @@ fn string_set(names: &[&str]) -> BTreeSet<String> {
 
 async fn start_pair() -> (RemoteLists, SyncHarness) {
     let there = RemoteLists::new().await;
-    let house = SyncHarness::new("mailgun", &there.api_url()).await;
-    (there, house)
+    let harness = SyncHarness::new("mailgun", &there.api_url()).await;
+    (there, harness)
 }
 
 /// The real program with the sandbox.
@@ -687,9 +702,9 @@ impl SyncHarness {
 
     /// Runs a sync and returns its changes: action, reason and address, sorted.
     async fn run_sync(&self, arguments: &[&str]) -> Vec<String> {
-        let said = self.process.run_command(&[&["--json", "suppress", "sync"], arguments].concat()).await;
-        assert_eq!(said.code, 0, "{}{}", said.stdout, said.stderr);
-        let mut lines = said.json_lines();
+        let printed = self.process.run_command(&[&["--json", "suppress", "sync"], arguments].concat()).await;
+        assert_eq!(printed.code, 0, "{}{}", printed.stdout, printed.stderr);
+        let mut lines = printed.json_lines();
         assert_eq!(lines.pop().unwrap(), json!({"upstream": "up", "step": "done"}));
         let text = |line: &Value, name: &str| line[name].as_str().unwrap().to_owned();
         let act = |line: &Value| ["act", "reason", "address"].map(|name| text(line, name)).join(" ");
@@ -717,8 +732,8 @@ impl SyncHarness {
     }
 }
 
-fn fill_placeholders(text: &str, data: &str, door: u16) -> String {
-    text.replace("DATA", data).replace("DOOR", &door.to_string())
+fn fill_placeholders(text: &str, data: &str, listener: u16) -> String {
+    text.replace("DATA", data).replace("DOOR", &listener.to_string())
 }
 
 fn render_config(provider: &str, url: &str) -> String {

@@ -22,7 +22,7 @@ use testkit::queue_harness::recipient_states;
 /// The connection breaks over one message while the breaker is half-open, repeatedly.
 #[tokio::test]
 async fn connection_breaking_message_blocks_no_other_in_half_open() {
-    let mut scenes = Vec::new();
+    let mut harnesses = Vec::new();
     for mode in PIPELINING_MODES {
         for (at, act) in [
             (SmtpStep::Mail, SmtpAction::Close),
@@ -39,14 +39,14 @@ async fn connection_breaking_message_blocks_no_other_in_half_open() {
             (SmtpStep::Dot, SmtpAction::Reply("thanks")),
         ] {
             let what = format!("{mode} {at:?} {act:?}");
-            let mut play = OddCase::new(with_odd_action(half_open_script(), at, act), mode, what);
-            play.opens_breaker = true;
-            scenes.push(play);
+            let mut case = OddCase::new(with_odd_action(half_open_script(), at, act), mode, what);
+            case.opens_breaker = true;
+            harnesses.push(case);
         }
     }
-    let world = OddUpstreamRelay::new(scenes).await;
-    world.play().await;
-    world.stop().await;
+    let relays = OddUpstreamRelay::new(harnesses).await;
+    relays.case().await;
+    relays.stop().await;
 }
 
 #[tokio::test]
@@ -60,22 +60,24 @@ async fn multiline_reply_is_classified_by_last_line() {
         ("550-\r\n-\r\n550 ", RecipientState::Bounced),
     ] {
         let script = SmtpScript::new().on_recipient(ODD_RECIPIENT, [SmtpAction::Reply(reply)]);
-        let world = OddUpstreamRelay::new(vec![OddCase::new(script, "", reply.into())]).await;
-        let id = world.enqueue(0, ODD_SENDER, &["a@example.net", ODD_RECIPIENT, "b@example.net"]).await;
-        world.wait_until("an attempt", || world.trail(id).attempts > 0 && !world.trail(id).is_sending).await;
+        let relays = OddUpstreamRelay::new(vec![OddCase::new(script, "", reply.into())]).await;
+        let id = relays.enqueue(0, ODD_SENDER, &["a@example.net", ODD_RECIPIENT, "b@example.net"]).await;
+        relays
+            .wait_until("an attempt", || relays.trail(id).attempts > 0 && !relays.trail(id).is_sending)
+            .await;
         assert_eq!(
-            recipient_states(&world.trail(id)),
+            recipient_states(&relays.trail(id)),
             [RecipientState::Relayed, state, RecipientState::Relayed],
             "{reply:?}"
         );
-        world.stop().await;
+        relays.stop().await;
     }
 }
 
 /// Words that providers use for an account, in replies about one recipient or one message.
 #[tokio::test]
 async fn account_error_for_one_recipient_affects_only_that_message() {
-    let mut scenes = Vec::new();
+    let mut harnesses = Vec::new();
     for provider in ["mailgun", "brevo", "plain"] {
         for (at, reply, state) in [
             (SmtpStep::Rcpt, "550 5.1.2 Domain not found", RecipientState::Bounced),
@@ -113,20 +115,20 @@ async fn account_error_for_one_recipient_affects_only_that_message() {
             (SmtpStep::Dot, "454 4.7.0 the scanner's login failed", RecipientState::Queued),
         ] {
             let script = with_odd_action(SmtpScript::new(), at, SmtpAction::Reply(reply));
-            let mut play = OddCase::new(script, "", format!("{provider} {at:?} {reply}"));
-            (play.provider, play.expected_state) = (provider, Some(state));
-            scenes.push(play);
+            let mut case = OddCase::new(script, "", format!("{provider} {at:?} {reply}"));
+            (case.provider, case.expected_state) = (provider, Some(state));
+            harnesses.push(case);
         }
     }
-    let world = OddUpstreamRelay::new(scenes).await;
-    world.play().await;
-    world.stop().await;
+    let relays = OddUpstreamRelay::new(harnesses).await;
+    relays.case().await;
+    relays.stop().await;
 }
 
 /// The reply of one of several recipients is that one's.
 #[tokio::test]
 async fn auth_error_for_one_recipient_affects_only_that_recipient() {
-    let mut scenes = Vec::new();
+    let mut harnesses = Vec::new();
     for reply in [
         "454 4.7.1 Relay access denied",
         "530 5.7.1 Authentication required",
@@ -138,36 +140,36 @@ async fn auth_error_for_one_recipient_affects_only_that_recipient() {
         "525 5.7.1 Unauthorized IP address",
     ] {
         for provider in ["mailgun", "brevo", "plain"] {
-            let mut play = OddCase::new(
+            let mut case = OddCase::new(
                 SmtpScript::new().on_recipient(ODD_RECIPIENT, [SmtpAction::Reply(reply)]),
                 "",
                 format!("{provider} {reply}"),
             );
-            play.provider = provider;
-            scenes.push(play);
+            case.provider = provider;
+            harnesses.push(case);
         }
     }
-    let world = OddUpstreamRelay::new(scenes).await;
+    let relays = OddUpstreamRelay::new(harnesses).await;
     let mut sent = Vec::new();
-    for scene in 0..world.cases.len() {
+    for harness in 0..relays.cases.len() {
         let to = ["a@example.net", ODD_RECIPIENT, "b@example.net"];
-        sent.push(world.enqueue(scene, REGULAR_SENDER, &to).await);
-        world.send_others(scene).await;
+        sent.push(relays.enqueue(harness, REGULAR_SENDER, &to).await);
+        relays.send_others(harness).await;
     }
-    world.assert_others_arrive().await;
-    for (play, id) in world.cases.iter().zip(sent) {
-        let states = recipient_states(&world.trail(id));
+    relays.assert_others_arrive().await;
+    for (case, id) in relays.cases.iter().zip(sent) {
+        let states = recipient_states(&relays.trail(id));
         let one =
-            if play.description.contains("454") { RecipientState::Queued } else { RecipientState::Bounced };
-        assert_eq!(states, [RecipientState::Relayed, one, RecipientState::Relayed], "{}", play.description);
+            if case.description.contains("454") { RecipientState::Queued } else { RecipientState::Bounced };
+        assert_eq!(states, [RecipientState::Relayed, one, RecipientState::Relayed], "{}", case.description);
     }
-    world.stop().await;
+    relays.stop().await;
 }
 
 /// One message has to wait for an hour.
 #[tokio::test]
 async fn retry_delay_for_one_message_blocks_no_other() {
-    let mut scenes = Vec::new();
+    let mut harnesses = Vec::new();
     for (at, reply) in [
         (SmtpStep::Mail, "451 4.7.1 too many messages, try again after 3600 seconds"),
         (SmtpStep::Rcpt, "451 4.7.1 too many messages, try again after 3600 seconds"),
@@ -176,71 +178,73 @@ async fn retry_delay_for_one_message_blocks_no_other() {
         (SmtpStep::Dot, "450 4.7.1 sending limit, try again after 90 seconds."),
     ] {
         for upstreams in [1, 2] {
-            let mut play = OddCase::new(
+            let mut case = OddCase::new(
                 with_odd_action(SmtpScript::new(), at, SmtpAction::Reply(reply)),
                 "",
                 format!("{upstreams} {at:?} {reply}"),
             );
-            play.has_second_upstream = upstreams == 2;
-            scenes.push(play);
+            case.has_second_upstream = upstreams == 2;
+            harnesses.push(case);
         }
     }
-    let world = OddUpstreamRelay::new(scenes).await;
-    for scene in 0..world.cases.len() {
-        world.send_odd(scene).await;
+    let relays = OddUpstreamRelay::new(harnesses).await;
+    for harness in 0..relays.cases.len() {
+        relays.send_odd(harness).await;
     }
-    world
-        .wait_until("the odd replies", || (0..world.cases.len()).all(|scene| world.odd_attempts(scene) > 0))
+    relays
+        .wait_until("the odd replies", || {
+            (0..relays.cases.len()).all(|harness| relays.odd_attempts(harness) > 0)
+        })
         .await;
-    for scene in 0..world.cases.len() {
-        world.send_others(scene).await;
+    for harness in 0..relays.cases.len() {
+        relays.send_others(harness).await;
     }
-    world.assert_others_arrive().await;
-    world.stop().await;
+    relays.assert_others_arrive().await;
+    relays.stop().await;
 }
 
 /// A recipient over which the connection breaks holds no other recipient of the message.
 #[tokio::test]
 async fn connection_breaking_recipient_blocks_no_other() {
-    let mut scenes = Vec::new();
+    let mut harnesses = Vec::new();
     for mode in PIPELINING_MODES {
         for act in connection_breaks() {
             let what = format!("{mode} {act:?}");
             let script = SmtpScript::new()
                 .on_recipient(ODD_RECIPIENT, [act.clone()])
                 .on_recipient(SECOND_ODD_RECIPIENT, [act]);
-            scenes.push(OddCase::new(script, mode, what));
+            harnesses.push(OddCase::new(script, mode, what));
         }
     }
-    let world = OddUpstreamRelay::new(scenes).await;
+    let relays = OddUpstreamRelay::new(harnesses).await;
     let mut sent = Vec::new();
-    for scene in 0..world.cases.len() {
+    for harness in 0..relays.cases.len() {
         let to = ["a@example.net", ODD_RECIPIENT, "b@example.net", SECOND_ODD_RECIPIENT, "c@example.net"];
-        sent.push(world.enqueue(scene, REGULAR_SENDER, &to).await);
-        world.send_others(scene).await;
+        sent.push(relays.enqueue(harness, REGULAR_SENDER, &to).await);
+        relays.send_others(harness).await;
     }
-    world.assert_others_arrive().await;
+    relays.assert_others_arrive().await;
     let relayed = |id: TrackingId| {
-        let states = recipient_states(&world.trail(id));
+        let states = recipient_states(&relays.trail(id));
         [0, 2, 4].iter().all(|place| states[*place] == RecipientState::Relayed)
     };
     let late = || -> Vec<_> {
-        let late = world.cases.iter().zip(&sent).filter(|(_, id)| !relayed(**id));
-        late.map(|(play, _)| play.description.clone()).collect()
+        let late = relays.cases.iter().zip(&sent).filter(|(_, id)| !relayed(**id));
+        late.map(|(case, _)| case.description.clone()).collect()
     };
     let deadline = Instant::now() + TIMEOUT;
     while !late().is_empty() {
         assert!(Instant::now() < deadline, "recipients wait for another: {:#?}", late());
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    for (play, id) in world.cases.iter().zip(sent) {
-        assert_eq!(world.times_received(case_index(&world, play), id), 1, "{}: doubled", play.description);
+    for (case, id) in relays.cases.iter().zip(sent) {
+        assert_eq!(relays.times_received(case_index(&relays, case), id), 1, "{}: doubled", case.description);
     }
-    world.stop().await;
+    relays.stop().await;
 }
 
-fn case_index(world: &OddUpstreamRelay, play: &OddCase) -> usize {
-    world.cases.iter().position(|known| known.description == play.description).unwrap()
+fn case_index(relays: &OddUpstreamRelay, case: &OddCase) -> usize {
+    relays.cases.iter().position(|known| known.description == case.description).unwrap()
 }
 
 /// An upstream that accepts messages and then hangs.
@@ -248,7 +252,7 @@ fn case_index(world: &OddUpstreamRelay, play: &OddCase) -> usize {
 async fn stuck_connections_open_breaker_of_hanging_upstream() {
     let log = LogCapture::default();
     let _logging = log.install();
-    let mut scenes = Vec::new();
+    let mut harnesses = Vec::new();
     for (connections, at) in [
         (1, SmtpStep::Banner),
         (2, SmtpStep::Ehlo),
@@ -263,29 +267,29 @@ async fn stuck_connections_open_breaker_of_hanging_upstream() {
             SmtpStep::Banner | SmtpStep::Ehlo => SmtpScript::new().on(at, vec![Some(SmtpAction::Hang); 50]),
             _ => with_odd_action(SmtpScript::new(), at, SmtpAction::Hang),
         };
-        let mut play = OddCase::new(script, "", format!("{connections} {at:?}"));
-        play.settings = format!("connections = {connections}\n");
-        (play.has_second_upstream, play.odd_count) = (true, connections);
-        scenes.push(play);
+        let mut case = OddCase::new(script, "", format!("{connections} {at:?}"));
+        case.settings = format!("connections = {connections}\n");
+        (case.has_second_upstream, case.odd_count) = (true, connections);
+        harnesses.push(case);
     }
-    let world = OddUpstreamRelay::with_config_change(scenes, |config| {
+    let relays = OddUpstreamRelay::with_config_change(harnesses, |config| {
         for upstream in &mut config.upstreams {
             upstream.transport.timeouts.stuck_after = Duration::from_millis(300);
         }
     })
     .await;
-    for scene in 0..world.cases.len() {
-        world.send_odd(scene).await;
+    for harness in 0..relays.cases.len() {
+        relays.send_odd(harness).await;
     }
     // Each upstream raises its alarm once: none of their attempts ends before the end.
-    world.wait_until("an alarm each", || log.lines("alarm=\"stuck\"").len() == world.cases.len()).await;
-    for scene in 0..world.cases.len() {
-        world.send_others(scene).await;
+    relays.wait_until("an alarm each", || log.lines("alarm=\"stuck\"").len() == relays.cases.len()).await;
+    for harness in 0..relays.cases.len() {
+        relays.send_others(harness).await;
     }
-    world.assert_others_arrive().await;
-    assert!(world.hanging().iter().all(|hanging| *hanging), "nothing hangs");
-    assert_eq!(log.lines("alarm=\"stuck\"").len(), world.cases.len());
-    world.stop_hanging().await;
+    relays.assert_others_arrive().await;
+    assert!(relays.hanging().iter().all(|hanging| *hanging), "nothing hangs");
+    assert_eq!(log.lines("alarm=\"stuck\"").len(), relays.cases.len());
+    relays.stop_hanging().await;
 }
 
 /// One message that makes the upstream hang leaves the other connections to the others.
@@ -293,22 +297,22 @@ async fn stuck_connections_open_breaker_of_hanging_upstream() {
 async fn hanging_message_leaves_other_connections_usable() {
     let log = LogCapture::default();
     let _logging = log.install();
-    let mut play = OddCase::new(
+    let mut case = OddCase::new(
         with_odd_action(SmtpScript::new(), SmtpStep::Dot, SmtpAction::Hang),
         "",
         "one hangs".into(),
     );
-    play.settings = "connections = 3\n".into();
-    let world = OddUpstreamRelay::with_config_change(vec![play], |config| {
+    case.settings = "connections = 3\n".into();
+    let relays = OddUpstreamRelay::with_config_change(vec![case], |config| {
         config.upstreams[0].transport.timeouts.stuck_after = Duration::from_millis(100);
     })
     .await;
-    world.send_odd(0).await;
-    world.wait_until("what hangs", || world.hanging() == [true]).await;
-    world.send_others(0).await;
-    world.assert_others_arrive().await;
+    relays.send_odd(0).await;
+    relays.wait_until("what hangs", || relays.hanging() == [true]).await;
+    relays.send_others(0).await;
+    relays.assert_others_arrive().await;
     assert_eq!(log.lines("alarm=\"stuck\""), [""; 0]);
-    world.stop_hanging().await;
+    relays.stop_hanging().await;
 }
 
 fn connection_breaks() -> Vec<SmtpAction> {
@@ -360,23 +364,23 @@ async fn run_all_cases(step: SmtpStep) {
                 let mode = PIPELINING_MODES[(number + usize::from(opens)) % PIPELINING_MODES.len()];
                 let state = if opens { "half-open" } else { "closed" };
                 let what = format!("{step:?} {act:?} {state} second={second} {mode}");
-                let mut play = OddCase::new(script, mode, what);
-                (play.has_second_upstream, play.opens_breaker, play.provider) =
+                let mut case = OddCase::new(script, mode, what);
+                (case.has_second_upstream, case.opens_breaker, case.provider) =
                     (second, opens, TESTED_PROVIDERS[number % 2]);
-                play.longest_pause = if at_login { "1s" } else { "1h" };
-                plays.push(play);
+                case.longest_pause = if at_login { "1s" } else { "1h" };
+                plays.push(case);
             }
         }
     }
-    let world = OddUpstreamRelay::with_config_change(plays, |config| {
+    let relays = OddUpstreamRelay::with_config_change(plays, |config| {
         for upstream in &mut config.upstreams {
             upstream.transport.timeouts = SHORT_TIMEOUTS;
         }
     })
     .await;
-    world.play().await;
-    world.assert_states_match_receipts();
-    world.stop_hanging().await;
+    relays.case().await;
+    relays.assert_states_match_receipts();
+    relays.stop_hanging().await;
 }
 
 fn odd_actions() -> Vec<SmtpAction> {
@@ -486,15 +490,15 @@ impl OddUpstreamRelay {
             directory.path().join("data").display().to_string(),
         );
         let mut routes = String::new();
-        for (number, play) in cases.iter_mut().enumerate() {
-            let mut script = play.script.take().unwrap();
+        for (number, case) in cases.iter_mut().enumerate() {
+            let mut script = case.script.take().unwrap();
             script.capabilities.push("AUTH PLAIN");
             let mut own = vec![(format!("s{number}a"), MockSmtpServer::start(script).await)];
-            if play.has_second_upstream {
+            if case.has_second_upstream {
                 own.push((format!("s{number}b"), MockSmtpServer::start(SmtpScript::new()).await));
             }
             for (place, (name, server)) in own.iter().enumerate() {
-                let (provider, login) = match (place, play.provider) {
+                let (provider, login) = match (place, case.provider) {
                     (0, "plain") | (1.., _) => ("plain", ""),
                     (_, provider) => (provider, "username = \"u\"\npassword = \"p\"\n"),
                 };
@@ -504,8 +508,8 @@ impl OddUpstreamRelay {
                      [upstream.breaker]\nfailures = 2\npause = \"200ms\"\nlongest_pause = \"{}\"\n\
                      [upstream.retry]\nfirst = \"200ms\"\nmax = \"1s\"\n",
                     server.address.port(),
-                    play.settings,
-                    play.longest_pause
+                    case.settings,
+                    case.longest_pause
                 );
             }
             let names: Vec<_> = own.iter().map(|(name, _)| name).collect();
@@ -538,13 +542,13 @@ impl OddUpstreamRelay {
         self.servers.iter().map(|servers| servers[0].hung_sessions() > 0).collect()
     }
 
-    async fn enqueue(&self, scene: usize, sender: &str, recipients: &[&str]) -> TrackingId {
+    async fn enqueue(&self, harness: usize, sender: &str, recipients: &[&str]) -> TrackingId {
         let id = TrackingId::new(Clock::System.now(), fastrand::u128(..));
         let message = format!("Subject: {id}\r\n\r\ntext\r\n");
         let send = Message {
             sender: sender.parse().ok(),
             size: message.len() as u64,
-            route: Some(format!("s{scene}").into()),
+            route: Some(format!("s{harness}").into()),
             ..Message::new(id, "test")
         };
         let recipients = recipients.iter().map(|to| to.parse().unwrap()).collect();
@@ -558,11 +562,11 @@ impl OddUpstreamRelay {
 
     /// Sends the odd messages, each the oldest of its scene, and the others: these arrive, and the odd ones are settled
     /// or tried again.
-    async fn play(&self) {
+    async fn case(&self) {
         self.open_breakers().await;
-        for scene in 0..self.cases.len() {
-            self.send_odd(scene).await;
-            self.send_others(scene).await;
+        for harness in 0..self.cases.len() {
+            self.send_odd(harness).await;
+            self.send_others(harness).await;
         }
         self.assert_others_arrive().await;
         self.assert_odd_retried().await;
@@ -571,7 +575,7 @@ impl OddUpstreamRelay {
     /// Opens the breakers of the upstreams that refuse their first connections: one message of the others' kind meets
     /// that, and waits then as the others do.
     async fn open_breakers(&self) {
-        for case_index in (0..self.cases.len()).filter(|scene| self.cases[*scene].opens_breaker) {
+        for case_index in (0..self.cases.len()).filter(|harness| self.cases[*harness].opens_breaker) {
             let id = self.enqueue(case_index, REGULAR_SENDER, &["a@example.net"]).await;
             self.sent.borrow_mut().push(SentMessage { case_index, is_odd: false, id });
         }
@@ -597,9 +601,9 @@ impl OddUpstreamRelay {
         self.daemon.store().load_trail(id).unwrap().unwrap()
     }
 
-    fn odd_attempts(&self, scene: usize) -> u32 {
+    fn odd_attempts(&self, harness: usize) -> u32 {
         let sent = self.sent.borrow();
-        let odd = sent.iter().find(|sent| sent.is_odd && sent.case_index == scene).unwrap();
+        let odd = sent.iter().find(|sent| sent.is_odd && sent.case_index == harness).unwrap();
         self.trail(odd.id).attempts
     }
 
@@ -620,9 +624,9 @@ impl OddUpstreamRelay {
         }
     }
 
-    fn times_received(&self, scene: usize, id: TrackingId) -> usize {
+    fn times_received(&self, harness: usize, id: TrackingId) -> usize {
         let line = format!("Subject: {id}");
-        let taken = self.servers[scene].iter().flat_map(MockSmtpServer::accepted);
+        let taken = self.servers[harness].iter().flat_map(MockSmtpServer::accepted);
         taken.filter(|taken| String::from_utf8_lossy(&taken.message).contains(&line)).count()
     }
 
@@ -638,17 +642,17 @@ impl OddUpstreamRelay {
         })
         .await;
         for sent in self.sent.borrow().iter().filter(|sent| sent.is_odd) {
-            let (play, trail) = (&self.cases[sent.case_index], self.trail(sent.id));
+            let (case, trail) = (&self.cases[sent.case_index], self.trail(sent.id));
             let open = trail.recipients.iter().any(Recipient::is_pending);
             assert!(
                 !open || trail.is_sending || trail.next_attempt.is_some(),
                 "{}: {trail:?}",
-                play.description
+                case.description
             );
             assert!(
-                play.expected_state.is_none_or(|state| recipient_states(&trail) == [state]),
+                case.expected_state.is_none_or(|state| recipient_states(&trail) == [state]),
                 "{}: {trail:#?}",
-                play.description
+                case.description
             );
         }
     }

@@ -31,14 +31,14 @@ async fn upstream_outage_of_six_hours_only_delays_mail() {
     let log = LogCapture::default();
     let _logging = log.install();
     let (server, socket) = MockSmtpServer::refusing(SmtpScript::new());
-    let scene = QueueHarness::with_manual_time(server.clone(), "").await;
+    let harness = QueueHarness::with_manual_time(server.clone(), "").await;
     let mut ids = Vec::new();
     let mut accept = async |from: u64| {
         for hour in from..from + 3 {
             let numbers = hour * 500..(hour + 1) * 500;
-            let sends = numbers.map(|number| scene.store_message(number, &["ada@example.net"]));
+            let sends = numbers.map(|number| harness.store_message(number, &["ada@example.net"]));
             ids.extend(futures_util::future::join_all(sends).await);
-            scene.let_time_pass(ONE_HOUR).await;
+            harness.let_time_pass(ONE_HOUR).await;
         }
     };
     accept(0).await;
@@ -46,15 +46,15 @@ async fn upstream_outage_of_six_hours_only_delays_mail() {
     accept(3).await;
     assert_eq!((ids.len(), server.accepted().len()), (3000, 0));
     server.serve(listener);
-    let ended = scene.time.clock().now();
-    scene.wait_until("the last mail", || server.accepted().len() >= 3000).await;
-    scene.wait_until("the end of all sends", || scene.store().queued_ids(1).unwrap().is_empty()).await;
+    let ended = harness.time.clock().now();
+    harness.wait_until("the last mail", || server.accepted().len() >= 3000).await;
+    harness.wait_until("the end of all sends", || harness.store().queued_ids(1).unwrap().is_empty()).await;
     assert!(
-        scene.time.clock().now().duration_since(ended) < ONE_HOUR,
+        harness.time.clock().now().duration_since(ended) < ONE_HOUR,
         "it is noticed soon that the upstream is back"
     );
-    scene.assert_each_accepted_once(0..3000, "afterwards");
-    let trails: Vec<_> = ids.iter().map(|id| scene.load_trail(*id)).collect();
+    harness.assert_each_accepted_once(0..3000, "afterwards");
+    let trails: Vec<_> = ids.iter().map(|id| harness.load_trail(*id)).collect();
     assert!(trails.iter().all(|trail| recipient_states(trail) == [RecipientState::Relayed]));
     assert!(trails.iter().all(|trail| !attempt_results(trail).contains(&AttemptStatus::Unknown)));
     let tried = trails.iter().filter(|trail| trail.attempts > 1).count();
@@ -99,21 +99,21 @@ async fn interrupted_large_message_is_never_unknown() {
         (SmtpAction::ReadSlowly, &[AttemptStatus::Relayed], ""),
     ] {
         let script = SmtpScript::new().on(SmtpStep::Body, [Some(act.clone())]);
-        let mut scene =
+        let mut harness =
             QueueHarness::with_manual_time(MockSmtpServer::start(script).await, "connections = 1").await;
-        let began = scene.time.clock().now();
-        let trail = scene.wait_for_result(scene.enqueue(LONG_MESSAGE, &["a@example.net"]).await).await;
+        let began = harness.time.clock().now();
+        let trail = harness.wait_for_result(harness.enqueue(LONG_MESSAGE, &["a@example.net"]).await).await;
         assert_eq!(attempt_results(&trail), expected, "{act:?}: {:#?}", trail.events);
-        let said = trail.events[1].diagnostic.text.as_deref().unwrap_or_default();
-        assert!(said == text || text.is_empty(), "{act:?}: {said}");
-        let arrived: Vec<_> = scene.server.accepted().into_iter().map(|taken| taken.message).collect();
+        let output = trail.events[1].diagnostic.text.as_deref().unwrap_or_default();
+        assert!(output == text || text.is_empty(), "{act:?}: {output}");
+        let arrived: Vec<_> = harness.server.accepted().into_iter().map(|taken| taken.message).collect();
         let whole =
             if expected == refused { vec![] } else { vec![sample_message(LONG_MESSAGE).into_bytes()] };
         assert!(arrived == whole, "{act:?}: {} arrived", arrived.len());
         if let SmtpAction::ReadSlowly = act {
-            assert!(scene.time.clock().now().duration_since(began) > Duration::from_secs(700));
+            assert!(harness.time.clock().now().duration_since(began) > Duration::from_secs(700));
         }
-        scene.stop().await;
+        harness.stop().await;
     }
 }
 
@@ -152,13 +152,14 @@ const FAULT_STAGES: [SmtpStep; 13] = [
 async fn run_every_fault_at_every_stage(mode: &str) {
     let mut faults = Vec::new();
     for stage in FAULT_STAGES {
-        let (mut scene, _certificate) = relay_for_stage(stage, mode).await;
+        let (mut harness, _certificate) = relay_for_stage(stage, mode).await;
         for fault in FAULT_ACTIONS {
-            faults.extend(FaultCase { relay: &scene, stage, fault, mode }.run_and_collect_violations().await);
+            faults
+                .extend(FaultCase { relay: &harness, stage, fault, mode }.run_and_collect_violations().await);
             // Connections are closed by then, and learned capabilities are discarded.
-            scene.time.advance(Duration::from_secs(3700)).await;
+            harness.time.advance(Duration::from_secs(3700)).await;
         }
-        scene.stop().await;
+        harness.stop().await;
     }
     assert!(faults.is_empty(), "{} faults: {}", faults.len(), faults.join("\n"));
 }

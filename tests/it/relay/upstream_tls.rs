@@ -14,13 +14,13 @@ use tokio_rustls::TlsAcceptor;
 
 #[tokio::test(start_paused = true)]
 async fn sends_nothing_to_server_with_invalid_certificate() {
-    let (house, stranger) = (ServerCa::new(), ServerCa::new());
+    let (sandbox, foreign_client) = (ServerCa::new(), ServerCa::new());
     let right = || SanType::IpAddress([127, 0, 0, 1].into());
     let wrong = SanType::DnsName("other.example.net".try_into().unwrap());
     for (what, shown) in [
-        ("another name", house.server_acceptor(wrong.clone(), 2040)),
-        ("an unknown authority", stranger.server_acceptor(right(), 2040)),
-        ("expired", house.server_acceptor(right(), 2020)),
+        ("another name", sandbox.server_acceptor(wrong.clone(), 2040)),
+        ("an unknown authority", foreign_client.server_acceptor(right(), 2040)),
+        ("expired", sandbox.server_acceptor(right(), 2020)),
     ] {
         for implicit in [false, true] {
             let context = format!("{what}, implicit: {implicit}");
@@ -30,16 +30,16 @@ async fn sends_nothing_to_server_with_invalid_certificate() {
             script.capabilities.extend(["AUTH PLAIN", "STARTTLS"]);
             (script.tls, script.implicit_tls) = (Some(shown.clone()), implicit);
             let server = MockSmtpServer::start(script).await;
-            let mut scene = QueueHarness::with_manual_time(
+            let mut harness = QueueHarness::with_manual_time(
                 server.clone(),
-                &upstream_settings(implicit, Some(&house.ca_file())),
+                &upstream_settings(implicit, Some(&sandbox.ca_file())),
             )
             .await;
-            let id = scene.enqueue(1, &["a@example.net"]).await;
-            scene.wait_until(&context, || log.lines("certificate cannot be trusted").len() == 1).await;
-            scene.wait_until("its attempt", || scene.load_trail(id).attempts == 1).await;
-            scene.let_time_pass(Duration::from_secs(600)).await;
-            let trail = scene.load_trail(id);
+            let id = harness.enqueue(1, &["a@example.net"]).await;
+            harness.wait_until(&context, || log.lines("certificate cannot be trusted").len() == 1).await;
+            harness.wait_until("its attempt", || harness.load_trail(id).attempts == 1).await;
+            harness.let_time_pass(Duration::from_secs(600)).await;
+            let trail = harness.load_trail(id);
             assert_eq!(
                 (recipient_states(&trail), trail.attempts),
                 (vec![RecipientState::Queued], 1),
@@ -48,18 +48,18 @@ async fn sends_nothing_to_server_with_invalid_certificate() {
             assert!(trail.next_attempt.is_some(), "{context}");
             let alarms = log.lines("ERROR");
             assert!(alarms.len() == 1 && alarms[0].contains("ca_file"), "{context}: {alarms:#?}");
-            let heard = server.commands();
+            let received = server.commands();
             let harmless = |line: &String| line.contains("EHLO") || line.contains("STARTTLS");
-            assert!(heard.iter().all(harmless), "{context}: {heard:?}");
+            assert!(received.iter().all(harmless), "{context}: {received:?}");
             assert!((2..=5).contains(&server.connections()), "{context}: {}", server.connections());
-            server.with_script(|script| script.tls = Some(house.server_acceptor(right(), 2040)));
-            let trail = scene.wait_for_result(id).await;
+            server.with_script(|script| script.tls = Some(sandbox.server_acceptor(right(), 2040)));
+            let trail = harness.wait_for_result(id).await;
             assert_eq!(attempt_results(&trail), [AttemptStatus::Queued, AttemptStatus::Relayed], "{context}");
             assert!(
                 log.lines("the breaker closed").len() == 1 && log.lines("hunter2").is_empty(),
                 "{context}"
             );
-            scene.stop().await;
+            harness.stop().await;
         }
     }
 }
@@ -70,11 +70,11 @@ async fn trusts_only_configured_ca_file() {
     let own = tempfile::tempdir().unwrap();
     let pair = tls::load_self_signed(own.path(), "localhost").unwrap();
     let itself = own.path().join("relay.pem");
-    let house = ServerCa::new();
-    let certified = house.server_acceptor(SanType::IpAddress([127, 0, 0, 1].into()), 2040);
+    let sandbox = ServerCa::new();
+    let certified = sandbox.server_acceptor(SanType::IpAddress([127, 0, 0, 1].into()), 2040);
     for (acceptor, anchor, trusted) in [
         (tls::build_acceptor(pair.clone()).unwrap(), Some(itself.clone()), true),
-        (certified.clone(), Some(house.ca_file()), true),
+        (certified.clone(), Some(sandbox.ca_file()), true),
         (tls::build_acceptor(pair).unwrap(), None, false),
         (certified, Some(itself), false),
     ] {
@@ -82,13 +82,13 @@ async fn trusts_only_configured_ca_file() {
         script.capabilities.extend(["AUTH PLAIN", "STARTTLS"]);
         script.tls = Some(acceptor);
         let text = upstream_settings(false, anchor.as_deref());
-        let mut scene = QueueHarness::with_manual_time(MockSmtpServer::start(script).await, &text).await;
-        let id = scene.enqueue(1, &["a@example.net"]).await;
-        scene.let_time_pass(Duration::from_secs(600)).await;
+        let mut harness = QueueHarness::with_manual_time(MockSmtpServer::start(script).await, &text).await;
+        let id = harness.enqueue(1, &["a@example.net"]).await;
+        harness.let_time_pass(Duration::from_secs(600)).await;
         let expected = if trusted { RecipientState::Relayed } else { RecipientState::Queued };
-        assert_eq!(recipient_states(&scene.load_trail(id)), [expected], "{anchor:?}");
-        assert_eq!(scene.command_count("AUTH") > 0, trusted, "{anchor:?}");
-        scene.stop().await;
+        assert_eq!(recipient_states(&harness.load_trail(id)), [expected], "{anchor:?}");
+        assert_eq!(harness.command_count("AUTH") > 0, trusted, "{anchor:?}");
+        harness.stop().await;
     }
 }
 
@@ -97,33 +97,33 @@ async fn trusts_only_configured_ca_file() {
 async fn missing_starttls_holds_mail_and_raises_alarm() {
     let log = LogCapture::default();
     let _logging = log.install();
-    let house = ServerCa::new();
+    let sandbox = ServerCa::new();
     let mut script = SmtpScript::new();
     script.capabilities.push("AUTH PLAIN");
-    script.tls = Some(house.server_acceptor(SanType::IpAddress([127, 0, 0, 1].into()), 2040));
-    let mut scene = QueueHarness::with_manual_time(
+    script.tls = Some(sandbox.server_acceptor(SanType::IpAddress([127, 0, 0, 1].into()), 2040));
+    let mut harness = QueueHarness::with_manual_time(
         MockSmtpServer::start(script).await,
-        &upstream_settings(false, Some(&house.ca_file())),
+        &upstream_settings(false, Some(&sandbox.ca_file())),
     )
     .await;
-    let id = scene.enqueue(1, &["a@example.net"]).await;
-    scene.wait_until("the alarm", || log.lines("does not offer STARTTLS").len() == 1).await;
+    let id = harness.enqueue(1, &["a@example.net"]).await;
+    harness.wait_until("the alarm", || log.lines("does not offer STARTTLS").len() == 1).await;
     assert_eq!(log.lines("ERROR").len(), 1, "{:#?}", log.lines("ERROR"));
-    scene.let_time_pass(Duration::from_secs(1200)).await;
+    harness.let_time_pass(Duration::from_secs(1200)).await;
     assert_eq!(
-        (recipient_states(&scene.load_trail(id)), scene.load_trail(id).attempts),
+        (recipient_states(&harness.load_trail(id)), harness.load_trail(id).attempts),
         (vec![RecipientState::Queued], 1)
     );
     assert!(
-        scene.server.commands().iter().all(|line| line.contains("EHLO")),
+        harness.server.commands().iter().all(|line| line.contains("EHLO")),
         "{:?}",
-        scene.server.commands()
+        harness.server.commands()
     );
-    scene.server.with_script(|script| script.capabilities.push("STARTTLS"));
-    let trail = scene.wait_for_result(id).await;
+    harness.server.with_script(|script| script.capabilities.push("STARTTLS"));
+    let trail = harness.wait_for_result(id).await;
     assert_eq!(attempt_results(&trail), [AttemptStatus::Queued, AttemptStatus::Relayed]);
-    assert_eq!(scene.server.accepted(), [accepted_mail(scene.server.connections(), 1)]);
-    scene.stop().await;
+    assert_eq!(harness.server.accepted(), [accepted_mail(harness.server.connections(), 1)]);
+    harness.stop().await;
 }
 
 /// 535 is an operator's matter, 454 passes: no mail bounces for either.
@@ -140,15 +140,15 @@ async fn rejected_login_holds_mail_and_temporary_one_is_retried() {
         let mut script = SmtpScript::new().on(SmtpStep::Auth, [Some(SmtpAction::Reply(answer))]);
         script.capabilities.push("AUTH PLAIN");
         let text = "username = \"u\"\npassword = \"hunter2\"\nconnections = 1";
-        let mut scene = QueueHarness::with_manual_time(MockSmtpServer::start(script).await, text).await;
-        let began = scene.time.clock().now();
-        let trail = scene.wait_for_result(scene.enqueue(1, &["a@example.net"]).await).await;
+        let mut harness = QueueHarness::with_manual_time(MockSmtpServer::start(script).await, text).await;
+        let began = harness.time.clock().now();
+        let trail = harness.wait_for_result(harness.enqueue(1, &["a@example.net"]).await).await;
         assert_eq!(attempt_results(&trail), [AttemptStatus::Queued, AttemptStatus::Relayed], "{answer}");
         assert_eq!(log.lines("ERROR").len(), alarms, "{answer}: {:#?}", log.lines("ERROR"));
         assert!(log.lines("hunter2").is_empty());
-        let waited = scene.time.clock().now().duration_since(began);
+        let waited = harness.time.clock().now().duration_since(began);
         assert_eq!(waited >= Duration::from_secs(300), alarms == 1, "{answer}: {waited:?}");
-        scene.stop().await;
+        harness.stop().await;
     }
 }
 

@@ -39,22 +39,23 @@ async fn file_sink_has_every_event_once_in_order_over_restarts() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("events.jsonl");
     let settings = format!("[[sink]]\nkind = \"file\"\npath = {:?}", path.display().to_string());
-    let mut scene = QueueHarness::new(SmtpScript::new(), &settings).await;
+    let mut harness = QueueHarness::new(SmtpScript::new(), &settings).await;
     // A new sink receives later events only.
-    let stands = || scene.store().sink_position("file").unwrap().is_some();
-    scene.wait_until("the sink", stands).await;
+    let stands = || harness.store().sink_position("file").unwrap().is_some();
+    harness.wait_until("the sink", stands).await;
     let mut ids = Vec::new();
     for number in 1..=3 {
-        for id in scene.enqueue_many(number * 10..number * 10 + 10).await {
+        for id in harness.enqueue_many(number * 10..number * 10 + 10).await {
             ids.push(id);
         }
         let relayed = |ids: &[_]| {
-            ids.iter().all(|id| scene.find_trail(*id).is_some_and(|trail| !trail.recipients[0].is_pending()))
+            ids.iter()
+                .all(|id| harness.find_trail(*id).is_some_and(|trail| !trail.recipients[0].is_pending()))
         };
-        scene.wait_until("all mail", || relayed(&ids)).await;
-        scene.wait_until("all lines", || read_json_lines(&path).len() == ids.len() * 2).await;
-        scene.stop().await;
-        scene.start().await;
+        harness.wait_until("all mail", || relayed(&ids)).await;
+        harness.wait_until("all lines", || read_json_lines(&path).len() == ids.len() * 2).await;
+        harness.stop().await;
+        harness.start().await;
     }
     let items = read_json_lines(&path);
     assert_each_once(&items);
@@ -66,7 +67,7 @@ async fn file_sink_has_every_event_once_in_order_over_restarts() {
         (&last["client"], &last["upstream"], &last["recipients"][0]),
         (&"test".into(), &"up".into(), &"a@example.net".into())
     );
-    scene.stop().await;
+    harness.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -87,14 +88,14 @@ async fn http_sink_delivers_in_order_after_outage_of_a_day() {
         endpoint.address
     );
     let server = MockSmtpServer::start(SmtpScript::new()).await;
-    let mut scene = QueueHarness::with_manual_time(server, &settings).await;
-    scene.wait_until("the sink", || scene.store().sink_position("hook").unwrap().is_some()).await;
-    let mut ids = vec![scene.store_message(1, &["a@example.net"]).await];
-    scene.wait_until("the first", || endpoint.count() == 1).await;
+    let mut harness = QueueHarness::with_manual_time(server, &settings).await;
+    harness.wait_until("the sink", || harness.store().sink_position("hook").unwrap().is_some()).await;
+    let mut ids = vec![harness.store_message(1, &["a@example.net"]).await];
+    harness.wait_until("the first", || endpoint.count() == 1).await;
     up.store(false, Ordering::SeqCst);
     for number in 2..26 {
-        ids.push(scene.store_message(number, &["a@example.net"]).await);
-        scene.let_time_pass(Duration::from_secs(3600)).await;
+        ids.push(harness.store_message(number, &["a@example.net"]).await);
+        harness.let_time_pass(Duration::from_secs(3600)).await;
     }
     assert_eq!(log.lines("alarm=\"sink\"").len(), 1, "{:#?}", log.lines("alarm="));
     let vain = endpoint.count() - 1;
@@ -102,16 +103,16 @@ async fn http_sink_delivers_in_order_after_outage_of_a_day() {
     up.store(true, Ordering::SeqCst);
     let last = ids[24].to_string();
     let names = |request: &HttpRequest| memchr::memmem::find(&request.body, last.as_bytes()).is_some();
-    scene.wait_until("the last", || endpoint.requests().iter().any(names)).await;
-    let heard: Vec<HttpRequest> = endpoint.requests();
-    let mut taken: Vec<_> = heard[..1].iter().chain(&heard[1 + vain..]).collect();
+    harness.wait_until("the last", || endpoint.requests().iter().any(names)).await;
+    let received: Vec<HttpRequest> = endpoint.requests();
+    let mut taken: Vec<_> = received[..1].iter().chain(&received[1 + vain..]).collect();
     // With manual time a response may come too late; a repeated request has the same id.
     taken.dedup_by_key(|request| request.header("webhook-id").unwrap().to_owned());
     let items: Vec<Value> =
         taken.iter().map(|request| serde_json::from_slice(&request.body).unwrap()).collect();
     assert_each_once(&items);
-    let told: Vec<_> = items.iter().map(|item| item["data"]["id"].as_str().unwrap().to_owned()).collect();
-    assert_eq!(told, ids.iter().map(ToString::to_string).collect::<Vec<_>>());
+    let notified: Vec<_> = items.iter().map(|item| item["data"]["id"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(notified, ids.iter().map(ToString::to_string).collect::<Vec<_>>());
     for (request, item) in taken.iter().zip(&items) {
         assert_eq!(request.line, "POST /mail HTTP/1.1");
         assert_eq!(request.header("webhook-id"), item["id"].as_str());
@@ -129,8 +130,8 @@ async fn http_sink_delivers_in_order_after_outage_of_a_day() {
         assert_eq!(request.header("webhook-signature"), Some(&*signatures.join(" ")));
     }
     let over = || log.lines("alarm=\"sink\"").last().is_some_and(|line| line.contains("alarm cleared"));
-    scene.wait_until("the end of the alarm", over).await;
-    scene.stop().await;
+    harness.wait_until("the end of the alarm", over).await;
+    harness.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -146,22 +147,22 @@ async fn rejected_event_becomes_dead_letter_and_others_continue() {
         endpoint.address
     );
     let server = MockSmtpServer::start(SmtpScript::new()).await;
-    let mut scene = QueueHarness::with_manual_time(server, &settings).await;
-    scene.wait_until("the sink", || scene.store().sink_position("http").unwrap().is_some()).await;
-    scene.enqueue(1, &["a@example.net"]).await;
-    let poison = scene.enqueue(2, &["poison@example.net"]).await;
-    scene.enqueue(3, &["b@example.net"]).await;
-    let heard = |text: &str| {
+    let mut harness = QueueHarness::with_manual_time(server, &settings).await;
+    harness.wait_until("the sink", || harness.store().sink_position("http").unwrap().is_some()).await;
+    harness.enqueue(1, &["a@example.net"]).await;
+    let poison = harness.enqueue(2, &["poison@example.net"]).await;
+    harness.enqueue(3, &["b@example.net"]).await;
+    let received = |text: &str| {
         let found = |request: &HttpRequest| memchr::memmem::find(&request.body, text.as_bytes()).is_some();
         endpoint.requests().iter().filter(|request| found(request)).count()
     };
-    scene.wait_until("the last", || heard("b@example.net") == 1).await;
-    assert_eq!(heard("\"a@example.net\""), 1);
-    let refused = scene.store().sink_dead_letters("http", 10).unwrap();
+    harness.wait_until("the last", || received("b@example.net") == 1).await;
+    assert_eq!(received("\"a@example.net\""), 1);
+    let refused = harness.store().sink_dead_letters("http", 10).unwrap();
     let [refused] = &refused[..] else { panic!("{refused:?}") };
     assert!(refused.reason.starts_with("given up after 3"), "{}", refused.reason);
     assert_eq!(refused.entry.as_ref().unwrap().tracking_id, Some(poison));
-    scene.stop().await;
+    harness.stop().await;
 }
 
 #[tokio::test]
@@ -174,14 +175,14 @@ async fn refuses_private_addresses_by_default() {
         "[[sink]]\nname = \"literal\"\nkind = \"http\"\nurl = \"http://127.0.0.1:{port}/\"\nsecret = \"s\"\n\
          [[sink]]\nname = \"named\"\nkind = \"http\"\nurl = \"http://localhost:{port}/\"\nsecret = \"s\""
     );
-    let mut scene = QueueHarness::new(SmtpScript::new(), &settings).await;
+    let mut harness = QueueHarness::new(SmtpScript::new(), &settings).await;
     for sink in ["literal", "named"] {
-        scene.wait_until("the sink", || scene.store().sink_position(sink).unwrap().is_some()).await;
+        harness.wait_until("the sink", || harness.store().sink_position(sink).unwrap().is_some()).await;
     }
-    scene.enqueue(1, &["a@example.net"]).await;
-    scene.wait_until("both refusals", || log.lines("allow_private = true").len() >= 2).await;
+    harness.enqueue(1, &["a@example.net"]).await;
+    harness.wait_until("both refusals", || log.lines("allow_private = true").len() >= 2).await;
     assert_eq!(endpoint.connections(), 0);
-    scene.stop().await;
+    harness.stop().await;
 }
 
 const SINK_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
@@ -191,26 +192,26 @@ async fn replay_delivers_same_events_with_same_ids() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("events.jsonl");
     let settings = format!("[[sink]]\nkind = \"file\"\npath = {:?}", path.display().to_string());
-    let mut scene = QueueHarness::new(SmtpScript::new(), &settings).await;
-    scene.wait_until("the sink", || scene.store().sink_position("file").unwrap().is_some()).await;
-    let start = scene.store().sink_position("file").unwrap().unwrap().0;
-    scene.enqueue_many(1..=5).await;
-    scene.wait_until("all lines", || read_json_lines(&path).len() == 10).await;
+    let mut harness = QueueHarness::new(SmtpScript::new(), &settings).await;
+    harness.wait_until("the sink", || harness.store().sink_position("file").unwrap().is_some()).await;
+    let start = harness.store().sink_position("file").unwrap().unwrap().0;
+    harness.enqueue_many(1..=5).await;
+    harness.wait_until("all lines", || read_json_lines(&path).len() == 10).await;
     let first = read_json_lines(&path);
-    let stands = || scene.store().sink_position("file").unwrap().unwrap().0;
+    let stands = || harness.store().sink_position("file").unwrap().unwrap().0;
     let has_all = || {
-        let (parcels, _) = scene.store().read_from(stands(), 100).unwrap();
-        parcels.iter().all(|parcel| parcel.entries.is_empty())
+        let (parcels, _) = harness.store().read_from(stands(), 100).unwrap();
+        parcels.iter().all(|batch| batch.entries.is_empty())
     };
-    scene.wait_until("its note", has_all).await;
+    harness.wait_until("its note", has_all).await;
     let before = stands();
-    scene.store().request_rewind("file", start);
-    scene.wait_until("all lines again", || read_json_lines(&path).len() == 20).await;
+    harness.store().request_rewind("file", start);
+    harness.wait_until("all lines again", || read_json_lines(&path).len() == 20).await;
     assert_eq!(read_json_lines(&path)[10..], first[..]);
     // A sink that has everything writes nothing to the journal.
-    scene.wait_until("its note", || stands() > before).await;
-    let end = scene.store().log_end().unwrap();
+    harness.wait_until("its note", || stands() > before).await;
+    let end = harness.store().log_end().unwrap();
     tokio::time::sleep(Duration::from_millis(1500)).await;
-    assert_eq!(scene.store().log_end().unwrap(), end);
-    scene.stop().await;
+    assert_eq!(harness.store().log_end().unwrap(), end);
+    harness.stop().await;
 }

@@ -72,7 +72,7 @@ struct OdooMail {
 
 impl OdooMail {
     /// A chatter message and a mailing at once.
-    async fn send(scene: &QueueHarness, odoo: &FakeOdoo, number: u64) -> Self {
+    async fn send(harness: &QueueHarness, odoo: &FakeOdoo, number: u64) -> Self {
         let email = format!("p{number}@example.net");
         let message_id = format!("<1.2.{number}-openerp-{number}-crm.lead@vm>");
         let message = odoo
@@ -83,11 +83,11 @@ impl OdooMail {
         let notification = odoo.create("mail.notification", links);
         let trace = json!({ "message_id": message_id, "email": email, "trace_status": "sent" });
         let trace = odoo.create("mailing.trace", trace);
-        let id = enqueue(scene, number, &email, &message_id).await;
+        let id = enqueue(harness, number, &email, &message_id).await;
         Self { id, email, notification, partner, trace }
     }
 
-    async fn put_event(&self, scene: &QueueHarness, kind: EventKind) {
+    async fn put_event(&self, harness: &QueueHarness, kind: EventKind) {
         let diagnostic =
             Diagnostic { code: Some(550), text: Some("5.1.1 no such user".into()), ..Diagnostic::default() };
         let event = ProviderEvent {
@@ -108,7 +108,7 @@ impl OdooMail {
             token: None,
             event,
         };
-        scene.store().put_event(notice, Bytes::new()).await.unwrap();
+        harness.store().put_event(notice, Bytes::new()).await.unwrap();
     }
 
     /// Everything that Odoo shows of it.
@@ -128,8 +128,8 @@ impl OdooMail {
     }
 }
 
-async fn enqueue(scene: &QueueHarness, number: u64, email: &str, message_id: &str) -> TrackingId {
-    let id = TrackingId::new(scene.time.clock().now(), u128::from(number));
+async fn enqueue(harness: &QueueHarness, number: u64, email: &str, message_id: &str) -> TrackingId {
+    let id = TrackingId::new(harness.time.clock().now(), u128::from(number));
     let message = queue_harness::sample_message(number);
     let send = Message {
         sender: "bounce@example.com".parse().ok(),
@@ -140,7 +140,7 @@ async fn enqueue(scene: &QueueHarness, number: u64, email: &str, message_id: &st
         ..Message::new(id, "test")
     };
     let recipients = vec![email.parse().unwrap()];
-    scene
+    harness
         .store()
         .put_message(AcceptedMessage { message: send, recipients }, Bytes::from(message))
         .await
@@ -149,13 +149,13 @@ async fn enqueue(scene: &QueueHarness, number: u64, email: &str, message_id: &st
 }
 
 /// Waits until the sink has everything that there is.
-async fn wait_sink_caught_up(scene: &QueueHarness) {
-    scene.store().checkpoint().await;
-    let store = scene.store();
+async fn wait_sink_caught_up(harness: &QueueHarness) {
+    harness.store().checkpoint().await;
+    let store = harness.store();
     // After the delivered events the log has only the sink's own record.
     let is_told =
-        |(until, _)| store.read_from(until, 500).unwrap().0.iter().all(|parcel| parcel.entries.is_empty());
-    scene.wait_until("the sink", || store.sink_position("odoo").unwrap().is_some_and(is_told)).await;
+        |(until, _)| store.read_from(until, 500).unwrap().0.iter().all(|batch| batch.entries.is_empty());
+    harness.wait_until("the sink", || store.sink_position("odoo").unwrap().is_some_and(is_told)).await;
 }
 
 /// In leaps. Odoo is a process of its own and slower than they are, so it is waited for without end.
@@ -167,14 +167,14 @@ async fn with_paused_time(script: SmtpScript, sink: &str) -> QueueHarness {
             }
         }
     };
-    let scene =
+    let harness =
         QueueHarness::manual_time_with_config(MockSmtpServer::start(script).await, sink, patient).await;
-    wait_sink_started(&scene).await;
-    scene
+    wait_sink_started(&harness).await;
+    harness
 }
 
-async fn wait_sink_started(scene: &QueueHarness) {
-    scene.wait_until("the sink", || scene.store().sink_position("odoo").unwrap().is_some()).await;
+async fn wait_sink_started(harness: &QueueHarness) {
+    harness.wait_until("the sink", || harness.store().sink_position("odoo").unwrap().is_some()).await;
 }
 
 fn permutations<T: Copy>(items: &[T]) -> Vec<Vec<T>> {
@@ -193,8 +193,8 @@ fn permutations<T: Copy>(items: &[T]) -> Vec<Vec<T>> {
 #[tokio::test]
 async fn event_order_does_not_change_the_result() {
     let odoo = odoo_with_action();
-    let mut scene = QueueHarness::new(SmtpScript::new(), &sink_config(&odoo, "")).await;
-    wait_sink_started(&scene).await;
+    let mut harness = QueueHarness::new(SmtpScript::new(), &sink_config(&odoo, "")).await;
+    wait_sink_started(&harness).await;
     let opened = "2026-09-14 12:01:40";
     let lost = json!({ "status": "bounce", "failure": "mail_bounce", "bounces": 1, "trace": "bounce",
         "opened": opened, "clicked": opened, "blacklisted": 1 });
@@ -211,27 +211,27 @@ async fn event_order_does_not_change_the_result() {
         let mut mails = Vec::new();
         for order in permutations(kinds) {
             number += 1;
-            mails.push((OdooMail::send(&scene, &odoo, number).await, order));
+            mails.push((OdooMail::send(&harness, &odoo, number).await, order));
         }
         for (mail, _) in &mails {
-            scene.wait_until("its trail", || scene.find_trail(mail.id).is_some()).await;
-            scene.wait_for_result(mail.id).await;
+            harness.wait_until("its trail", || harness.find_trail(mail.id).is_some()).await;
+            harness.wait_for_result(mail.id).await;
         }
         // The sink receives each step before the next.
         for step in 0..kinds.len() {
             for (mail, order) in &mails {
-                mail.put_event(&scene, order[step]).await;
-                mail.put_event(&scene, order[step]).await;
+                mail.put_event(&harness, order[step]).await;
+                mail.put_event(&harness, order[step]).await;
             }
-            wait_sink_caught_up(&scene).await;
+            wait_sink_caught_up(&harness).await;
         }
         let state = odoo.state();
         for (mail, order) in &mails {
             assert_eq!(&mail.shown_in_odoo(&state), expected, "{order:?}");
         }
     }
-    assert!(scene.store().sink_dead_letters("odoo", 10).unwrap().is_empty());
-    scene.stop().await;
+    assert!(harness.store().sink_dead_letters("odoo", 10).unwrap().is_empty());
+    harness.stop().await;
 }
 
 #[tokio::test]
@@ -269,10 +269,10 @@ async fn action_accepts_statuses_in_any_order_and_repeated() {
 #[tokio::test]
 async fn unsubscribe_leaves_lists_of_mailing_or_all_lists() {
     let odoo = odoo_with_action();
-    let mut scene = QueueHarness::new(SmtpScript::new(), &sink_config(&odoo, "note = true")).await;
-    wait_sink_started(&scene).await;
+    let mut harness = QueueHarness::new(SmtpScript::new(), &sink_config(&odoo, "note = true")).await;
+    wait_sink_started(&harness).await;
     odoo.create("crm.lead", json!({ "email_normalized": "somebody@example.net" }));
-    let mail = OdooMail::send(&scene, &odoo, 1).await;
+    let mail = OdooMail::send(&harness, &odoo, 1).await;
     let (list, other) = (odoo.create("mailing.list", json!({})), odoo.create("mailing.list", json!({})));
     let mailing = odoo.create("mailing.mailing", json!({ "contact_list_ids": [list] }));
     let contact = odoo.create("mailing.contact", json!({ "email_normalized": mail.email }));
@@ -282,15 +282,15 @@ async fn unsubscribe_leaves_lists_of_mailing_or_all_lists() {
     let trace = json!({ "message_id": "<1.2.1-openerp-1-crm.lead@vm>", "email": "P1@example.net ",
         "mass_mailing_id": mailing, "trace_status": "sent" });
     odoo.create("mailing.trace", trace);
-    scene.wait_until("its trail", || scene.find_trail(mail.id).is_some()).await;
-    mail.put_event(&scene, EventKind::Unsubscribed).await;
-    wait_sink_caught_up(&scene).await;
+    harness.wait_until("its trail", || harness.find_trail(mail.id).is_some()).await;
+    mail.put_event(&harness, EventKind::Unsubscribed).await;
+    wait_sink_caught_up(&harness).await;
     assert_eq!(odoo.record("mailing.subscription", left)["opt_out"], true);
     assert_eq!(odoo.record("mailing.subscription", kept)["opt_out"], false);
     assert_eq!(mail.shown_in_odoo(&odoo.state())["blacklisted"], 0);
     let notes = odoo.record("crm.lead", 1)["message_ids"].clone();
     assert!(notes[0].as_str().unwrap().contains("p1@example.net unsubscribed"), "{notes}");
-    scene.stop().await;
+    harness.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -298,23 +298,23 @@ async fn odoo_outage_of_a_day_loses_nothing_and_keeps_order() {
     let log = LogCapture::default();
     let _logging = log.install();
     let odoo = odoo_with_action();
-    let mut scene = with_paused_time(SmtpScript::new(), &sink_config(&odoo, "")).await;
-    let first = OdooMail::send(&scene, &odoo, 1).await;
-    scene.wait_until("the first", || first.shown_in_odoo(&odoo.state())["status"] == "pending").await;
+    let mut harness = with_paused_time(SmtpScript::new(), &sink_config(&odoo, "")).await;
+    let first = OdooMail::send(&harness, &odoo, 1).await;
+    harness.wait_until("the first", || first.shown_in_odoo(&odoo.state())["status"] == "pending").await;
     odoo.set_faults(json!({ "down": true }));
     let mut mails = Vec::new();
     for number in 2..26 {
-        mails.push(OdooMail::send(&scene, &odoo, number).await);
-        scene.let_time_pass(Duration::from_secs(3600)).await;
+        mails.push(OdooMail::send(&harness, &odoo, number).await);
+        harness.let_time_pass(Duration::from_secs(3600)).await;
     }
     assert_eq!(log.lines("alarm=\"sink\"").len(), 1, "{:#?}", log.lines("alarm="));
     odoo.set_faults(json!({ "busy": 2 }));
     let last = mails.last().unwrap();
-    scene.wait_until("the last", || last.shown_in_odoo(&odoo.state())["status"] == "pending").await;
-    let told: Vec<u64> = serde_json::from_value(odoo.state()["bus"].clone()).unwrap();
-    assert_eq!(told, (1..26).collect::<Vec<_>>());
-    assert!(scene.store().sink_dead_letters("odoo", 10).unwrap().is_empty());
-    scene.stop().await;
+    harness.wait_until("the last", || last.shown_in_odoo(&odoo.state())["status"] == "pending").await;
+    let notified: Vec<u64> = serde_json::from_value(odoo.state()["bus"].clone()).unwrap();
+    assert_eq!(notified, (1..26).collect::<Vec<_>>());
+    assert!(harness.store().sink_dead_letters("odoo", 10).unwrap().is_empty());
+    harness.stop().await;
 }
 
 #[tokio::test]
@@ -322,14 +322,14 @@ async fn applied_event_without_response_is_not_applied_twice() {
     for more in ["", "way = \"report\"\nusername = \"sales\"\napi_key = \"sales-key\""] {
         let odoo = odoo_with_action();
         odoo.create("mail.message", json!({ "message_id": "<0-openerp-1@vm>" }));
-        let mut scene = QueueHarness::new(SmtpScript::new(), &sink_config(&odoo, more)).await;
-        wait_sink_started(&scene).await;
-        let mail = OdooMail::send(&scene, &odoo, 1).await;
-        scene.wait_for_result(mail.id).await;
-        wait_sink_caught_up(&scene).await;
+        let mut harness = QueueHarness::new(SmtpScript::new(), &sink_config(&odoo, more)).await;
+        wait_sink_started(&harness).await;
+        let mail = OdooMail::send(&harness, &odoo, 1).await;
+        harness.wait_for_result(mail.id).await;
+        wait_sink_caught_up(&harness).await;
         odoo.set_faults(json!({ "lost": 2 }));
-        mail.put_event(&scene, EventKind::Bounced).await;
-        wait_sink_caught_up(&scene).await;
+        mail.put_event(&harness, EventKind::Bounced).await;
+        wait_sink_caught_up(&harness).await;
         let shown = mail.shown_in_odoo(&odoo.state());
         assert_eq!(
             (&shown["status"], &shown["bounces"], &shown["trace"]),
@@ -337,7 +337,7 @@ async fn applied_event_without_response_is_not_applied_twice() {
         );
         // A sink that restarts sends it again.
         assert!(odoo.state()["gateway"].as_array().unwrap().len() <= 1);
-        scene.stop().await;
+        harness.stop().await;
     }
 }
 
@@ -345,23 +345,23 @@ async fn applied_event_without_response_is_not_applied_twice() {
 async fn event_rejected_by_odoo_becomes_dead_letter() {
     let odoo = odoo_with_action();
     odoo.set_faults(json!({ "poison": "p2@example.net" }));
-    let mut scene =
+    let mut harness =
         QueueHarness::new(SmtpScript::new(), &sink_config(&odoo, "relayed = \"off\"\ndelivered = \"off\""))
             .await;
-    wait_sink_started(&scene).await;
+    wait_sink_started(&harness).await;
     let mut mails = Vec::new();
     for number in 1..=3 {
-        mails.push(OdooMail::send(&scene, &odoo, number).await);
+        mails.push(OdooMail::send(&harness, &odoo, number).await);
     }
     for mail in &mails {
-        scene.wait_for_result(mail.id).await;
+        harness.wait_for_result(mail.id).await;
     }
-    wait_sink_caught_up(&scene).await;
+    wait_sink_caught_up(&harness).await;
     for mail in &mails {
-        mail.put_event(&scene, EventKind::Bounced).await;
+        mail.put_event(&harness, EventKind::Bounced).await;
     }
-    wait_sink_caught_up(&scene).await;
-    let refused = scene.store().sink_dead_letters("odoo", 10).unwrap();
+    wait_sink_caught_up(&harness).await;
+    let refused = harness.store().sink_dead_letters("odoo", 10).unwrap();
     let [refused] = &refused[..] else { panic!("{refused:?}") };
     assert!(
         refused.reason.contains("odoo.exceptions.UserError: a module of this customer forbids it"),
@@ -372,51 +372,51 @@ async fn event_rejected_by_odoo_becomes_dead_letter() {
     let state = odoo.state();
     let statuses: Vec<_> = mails.iter().map(|mail| mail.shown_in_odoo(&state)["status"].clone()).collect();
     assert_eq!(statuses, ["bounce", "sent", "bounce"]);
-    scene.stop().await;
+    harness.stop().await;
 }
 
 #[tokio::test]
 async fn defers_event_of_uncommitted_mail_without_blocking_others() {
     let odoo = odoo_with_action();
-    let mut scene = QueueHarness::new(SmtpScript::new(), &sink_config(&odoo, "")).await;
-    wait_sink_started(&scene).await;
+    let mut harness = QueueHarness::new(SmtpScript::new(), &sink_config(&odoo, "")).await;
+    wait_sink_started(&harness).await;
     let message_id = "<9-openerp-message-notify@vm>";
-    enqueue(&scene, 9, "late@example.net", message_id).await;
-    let mail = OdooMail::send(&scene, &odoo, 1).await;
-    scene.wait_until("its neighbour", || mail.shown_in_odoo(&odoo.state())["status"] == "pending").await;
+    enqueue(&harness, 9, "late@example.net", message_id).await;
+    let mail = OdooMail::send(&harness, &odoo, 1).await;
+    harness.wait_until("its neighbour", || mail.shown_in_odoo(&odoo.state())["status"] == "pending").await;
     let message = odoo.create("mail.message", json!({ "message_id": message_id }));
     let partner = odoo.create("res.partner", json!({ "email_normalized": "late@example.net" }));
     let links =
         json!({ "mail_message_id": message, "res_partner_id": partner, "notification_status": "sent" });
     let late = odoo.create("mail.notification", links);
-    scene
+    harness
         .wait_until("the late one", || {
             odoo.record("mail.notification", late)["notification_status"] == "pending"
         })
         .await;
-    wait_sink_caught_up(&scene).await;
-    scene.stop().await;
+    wait_sink_caught_up(&harness).await;
+    harness.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn drops_events_of_mail_unknown_to_odoo() {
     let odoo = odoo_with_action();
-    let mut scene = with_paused_time(SmtpScript::new(), &sink_config(&odoo, "")).await;
-    enqueue(&scene, 10, "never@example.net", "<10-openerp-reply_to@vm>").await;
-    enqueue(&scene, 11, "stranger@example.net", "<1@another.example>").await;
-    let mail = OdooMail::send(&scene, &odoo, 1).await;
-    scene.wait_for_result(mail.id).await;
-    wait_sink_caught_up(&scene).await;
+    let mut harness = with_paused_time(SmtpScript::new(), &sink_config(&odoo, "")).await;
+    enqueue(&harness, 10, "never@example.net", "<10-openerp-reply_to@vm>").await;
+    enqueue(&harness, 11, "stranger@example.net", "<1@another.example>").await;
+    let mail = OdooMail::send(&harness, &odoo, 1).await;
+    harness.wait_for_result(mail.id).await;
+    wait_sink_caught_up(&harness).await;
     assert_eq!(mail.shown_in_odoo(&odoo.state())["status"], "pending");
-    assert!(scene.store().sink_dead_letters("odoo", 10).unwrap().is_empty());
-    scene.stop().await;
+    assert!(harness.store().sink_dead_letters("odoo", 10).unwrap().is_empty());
+    harness.stop().await;
 }
 
 #[tokio::test]
 async fn preflight_errors_name_remedy() {
     let odoo = odoo_with_action();
-    let told = async |more: &str| run_preflight(&sink_settings(&odoo, more)).await;
-    assert_eq!(told("").await.unwrap(), "Odoo 18.0-20250421, server action 1 in version 2");
+    let notified = async |more: &str| run_preflight(&sink_settings(&odoo, more)).await;
+    assert_eq!(notified("").await.unwrap(), "Odoo 18.0-20250421, server action 1 in version 2");
     let plain = "username = \"plain\"\napi_key = \"plain-key\"\n";
     for (more, words) in [
         (plain.to_owned(), "run `mailtrail setup odoo --user plain`, which puts that user into the group"),
@@ -427,23 +427,23 @@ async fn preflight_errors_name_remedy() {
         ),
         ("action = 77".to_owned(), "and run `mailtrail setup odoo --user bot`"),
     ] {
-        let why = told(&more).await.unwrap_err();
+        let why = notified(&more).await.unwrap_err();
         assert!(why.contains(words) && !why.contains("-key") && !why.contains("guessed"), "{why}");
     }
     let sales = "way = \"report\"\nusername = \"sales\"\napi_key = \"sales-key\"";
-    assert!(told(sales).await.is_err(), "nothing was sent yet");
+    assert!(notified(sales).await.is_err(), "nothing was sent yet");
     odoo.create("mail.message", json!({ "message_id": "<1-openerp-1@vm>" }));
-    assert_eq!(told(sales).await.unwrap(), "Odoo 18.0-20250421, reports through the mail gateway");
+    assert_eq!(notified(sales).await.unwrap(), "Odoo 18.0-20250421, reports through the mail gateway");
     for status in [200, 303, 404] {
         odoo.set_faults(json!({ "page": status }));
-        let why = told("").await.unwrap_err();
+        let why = notified("").await.unwrap_err();
         assert!(
             why.contains("which is not Odoo's API; check url") && why.contains("Select a database"),
             "{why}"
         );
     }
     odoo.set_faults(json!({ "page": 502 }));
-    assert!(told("").await.unwrap_err().contains("it answers 502"));
+    assert!(notified("").await.unwrap_err().contains("it answers 502"));
     odoo.set_faults(json!({}));
     let other = OdooSettings { mode: OdooMode::Action, ..sink_settings(&odoo, "") };
     let mut absent = other.clone();
@@ -460,7 +460,7 @@ async fn preflight_errors_name_remedy() {
         let only = json!([[6, 0, [group]]]);
         let action =
             odoo.create("ir.actions.server", json!({ "state": "code", "code": code, "groups_id": only }));
-        let why = told(&format!("action = {action}")).await.unwrap_err();
+        let why = notified(&format!("action = {action}")).await.unwrap_err();
         assert!(why.contains(words), "{why}");
     }
 }
@@ -471,17 +471,17 @@ async fn missing_rights_raise_alarm_and_lose_nothing() {
     let _logging = log.install();
     let odoo = odoo_with_action();
     let more = "username = \"plain\"\napi_key = \"plain-key\"";
-    let mut scene = with_paused_time(SmtpScript::new(), &sink_config(&odoo, more)).await;
-    let mail = OdooMail::send(&scene, &odoo, 1).await;
-    scene.wait_until("the alarm", || !log.lines("alarm=\"sink\"").is_empty()).await;
+    let mut harness = with_paused_time(SmtpScript::new(), &sink_config(&odoo, more)).await;
+    let mail = OdooMail::send(&harness, &odoo, 1).await;
+    harness.wait_until("the alarm", || !log.lines("alarm=\"sink\"").is_empty()).await;
     let alarms = log.lines("alarm=\"sink\"");
     assert!(alarms[0].contains("mailtrail setup odoo --user plain"), "{alarms:#?}");
     assert_eq!(mail.shown_in_odoo(&odoo.state())["status"], "sent");
     odoo.set_faults(json!({ "join": ["plain", 1] }));
-    scene.wait_until("the write-back", || mail.shown_in_odoo(&odoo.state())["status"] == "pending").await;
+    harness.wait_until("the write-back", || mail.shown_in_odoo(&odoo.state())["status"] == "pending").await;
     let over = || log.lines("alarm=\"sink\"").last().is_some_and(|line| line.contains("alarm cleared"));
-    scene.wait_until("the end of the alarm", over).await;
-    scene.stop().await;
+    harness.wait_until("the end of the alarm", over).await;
+    harness.stop().await;
 }
 
 #[tokio::test]
@@ -489,19 +489,19 @@ async fn dsn_has_form_that_odoo_reads() {
     let odoo = odoo_with_action();
     odoo.create("mail.message", json!({ "message_id": "<0-openerp-1@vm>" }));
     let more = "way = \"report\"\nusername = \"sales\"\napi_key = \"sales-key\"";
-    let mut scene = QueueHarness::new(
+    let mut harness = QueueHarness::new(
         SmtpScript::new().on_recipient("p2@example.net", [SmtpAction::Reply("550 5.2.1 Straße gesperrt")]),
         &sink_config(&odoo, more),
     )
     .await;
-    wait_sink_started(&scene).await;
-    let (kept, lost) = (OdooMail::send(&scene, &odoo, 1).await, OdooMail::send(&scene, &odoo, 2).await);
-    scene.wait_for_result(kept.id).await;
-    scene.wait_for_result(lost.id).await;
+    wait_sink_started(&harness).await;
+    let (kept, lost) = (OdooMail::send(&harness, &odoo, 1).await, OdooMail::send(&harness, &odoo, 2).await);
+    harness.wait_for_result(kept.id).await;
+    harness.wait_for_result(lost.id).await;
     for kind in [EventKind::Delivered, EventKind::Deferred, EventKind::Opened, EventKind::Complained] {
-        kept.put_event(&scene, kind).await;
+        kept.put_event(&harness, kind).await;
     }
-    wait_sink_caught_up(&scene).await;
+    wait_sink_caught_up(&harness).await;
     let state = odoo.state();
     assert_eq!(kept.shown_in_odoo(&state)["status"], "sent");
     assert_eq!(
@@ -540,12 +540,12 @@ async fn dsn_has_form_that_odoo_reads() {
     let original = report.split("text/rfc822-headers").nth(1).unwrap();
     assert!(original.contains("\r\n\r\nMessage-ID: <1.2.2-openerp-2-crm.lead@vm>\r\n"), "{original}");
     // Odoo has the event: a repetition counts nothing twice.
-    lost.put_event(&scene, EventKind::Bounced).await;
-    wait_sink_caught_up(&scene).await;
+    lost.put_event(&harness, EventKind::Bounced).await;
+    wait_sink_caught_up(&harness).await;
     assert_eq!(odoo.state()["gateway"].as_array().unwrap().len(), 1);
     // An event of an invisible record would be counted and not shown.
-    enqueue(&scene, 3, "p2@example.net", "<3-openerp-7-hr.applicant@vm>").await;
-    scene.stop().await;
+    enqueue(&harness, 3, "p2@example.net", "<3-openerp-7-hr.applicant@vm>").await;
+    harness.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -555,49 +555,49 @@ async fn event_of_invisible_message_becomes_dead_letter() {
     let script =
         SmtpScript::new().on_recipient("p3@example.net", [SmtpAction::Reply("550 5.1.1 no such user")]);
     let more = "way = \"report\"\nusername = \"sales\"\napi_key = \"sales-key\"";
-    let mut scene = with_paused_time(script, &sink_config(&odoo, more)).await;
+    let mut harness = with_paused_time(script, &sink_config(&odoo, more)).await;
     let partner = odoo.create("res.partner", json!({ "email_normalized": "p3@example.net" }));
-    enqueue(&scene, 3, "p3@example.net", "<3-openerp-7-hr.applicant@vm>").await;
-    scene
-        .wait_until("the dead letter", || !scene.store().sink_dead_letters("odoo", 10).unwrap().is_empty())
+    enqueue(&harness, 3, "p3@example.net", "<3-openerp-7-hr.applicant@vm>").await;
+    harness
+        .wait_until("the dead letter", || !harness.store().sink_dead_letters("odoo", 10).unwrap().is_empty())
         .await;
-    let why = &scene.store().sink_dead_letters("odoo", 10).unwrap()[0].reason;
+    let why = &harness.store().sink_dead_letters("odoo", 10).unwrap()[0].reason;
     assert!(why.contains("shows \"sales\" no message <3-openerp-7-hr.applicant@vm>"), "{why}");
     assert_eq!(odoo.record("res.partner", partner)["message_bounce"], 0);
     assert!(odoo.state()["gateway"].as_array().unwrap().is_empty());
-    scene.stop().await;
+    harness.stop().await;
 }
 
 #[tokio::test]
 async fn ignores_mail_of_other_databases() {
     let odoo = odoo_with_action();
-    for (more, told) in
+    for (more, notified) in
         [("hosts = [\"vm\"]\nsenders = [\"Example.com\"]", true), ("hosts = [\"vm2\"]", false)]
     {
-        let mut scene = QueueHarness::new(SmtpScript::new(), &sink_config(&odoo, more)).await;
-        wait_sink_started(&scene).await;
-        let mail = OdooMail::send(&scene, &odoo, 1 + u64::from(told)).await;
-        scene.wait_for_result(mail.id).await;
-        wait_sink_caught_up(&scene).await;
-        assert_eq!(mail.shown_in_odoo(&odoo.state())["status"] == "pending", told, "{more}");
-        scene.stop().await;
+        let mut harness = QueueHarness::new(SmtpScript::new(), &sink_config(&odoo, more)).await;
+        wait_sink_started(&harness).await;
+        let mail = OdooMail::send(&harness, &odoo, 1 + u64::from(notified)).await;
+        harness.wait_for_result(mail.id).await;
+        wait_sink_caught_up(&harness).await;
+        assert_eq!(mail.shown_in_odoo(&odoo.state())["status"] == "pending", notified, "{more}");
+        harness.stop().await;
     }
 }
 
 #[tokio::test]
 async fn trail_and_log_link_to_odoo_record() {
     let odoo = odoo_with_action();
-    let mut scene = QueueHarness::new(
+    let mut harness = QueueHarness::new(
         SmtpScript::new().on(SmtpStep::Dot, [Some(SmtpAction::Reply("250 fine"))]),
         &sink_config(&odoo, ""),
     )
     .await;
-    wait_sink_started(&scene).await;
-    let mail = OdooMail::send(&scene, &odoo, 1).await;
-    scene.wait_for_result(mail.id).await;
+    wait_sink_started(&harness).await;
+    let mail = OdooMail::send(&harness, &odoo, 1).await;
+    harness.wait_for_result(mail.id).await;
     let tls = tls::build_client_config(None).unwrap();
     let client = reqwest::Client::builder()
-        .unix_socket(scene.config.admin.socket.clone())
+        .unix_socket(harness.config.admin.socket.clone())
         .tls_backend_preconfigured(tls)
         .build()
         .unwrap();
@@ -613,7 +613,7 @@ async fn trail_and_log_link_to_odoo_record() {
     let links: BTreeSet<_> =
         log["lines"].as_array().unwrap().iter().map(|line| line["record_url"].as_str()).collect();
     assert_eq!(links, BTreeSet::from([Some(&*link)]));
-    scene.stop().await;
+    harness.stop().await;
 }
 
 /// Runs the command with a password on its standard input; returns its output and whether it succeeded.
@@ -629,23 +629,23 @@ fn run_setup(odoo: &FakeOdoo, arguments: &[&str], password: &str) -> (String, bo
         .unwrap();
     child.stdin.take().unwrap().write_all(format!("{password}\n").as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
-    let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
-    assert!(!said.contains(password), "{said}");
-    (said, output.status.success())
+    let printed = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert!(!printed.contains(password), "{printed}");
+    (printed, output.status.success())
 }
 
 #[test]
 fn setup_creates_updates_and_removes_action() {
     let odoo = FakeOdoo::start();
     let only_said = "would be created: group";
-    let (said, good) = run_setup(&odoo, &["--dry-run", "--user", "bot"], "admin-key");
+    let (printed, good) = run_setup(&odoo, &["--dry-run", "--user", "bot"], "admin-key");
     assert!(
-        good && said.contains(only_said) && odoo.state()["res.groups"].as_object().unwrap().is_empty(),
-        "{said}"
+        good && printed.contains(only_said) && odoo.state()["res.groups"].as_object().unwrap().is_empty(),
+        "{printed}"
     );
-    let (said, good) = run_setup(&odoo, &["--user", "bot"], "admin-key");
-    assert!(good, "{said}");
-    let lines: Vec<_> = said.lines().collect();
+    let (printed, good) = run_setup(&odoo, &["--user", "bot"], "admin-key");
+    assert!(good, "{printed}");
+    let lines: Vec<_> = printed.lines().collect();
     assert_eq!(
         lines,
         [
@@ -657,8 +657,8 @@ fn setup_creates_updates_and_removes_action() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let ready = || runtime.block_on(run_preflight(&sink_settings(&odoo, "")));
     ready().unwrap();
-    let (said, _) = run_setup(&odoo, &[], "admin-key");
-    assert!(said.contains("kept: group 1") && said.contains("kept: server action 1"), "{said}");
+    let (printed, _) = run_setup(&odoo, &[], "admin-key");
+    assert!(printed.contains("kept: group 1") && printed.contains("kept: server action 1"), "{printed}");
     // The action was changed, or it has another version.
     let mut settings = sink_settings(&odoo, "");
     (settings.login.username, settings.login.api_key) = ("admin".into(), Secret::new("admin-key"));
@@ -667,37 +667,43 @@ fn setup_creates_updates_and_removes_action() {
     let write = client.call_method("ir.actions.server", "write", json!([[1], { "code": old }]), json!({}));
     runtime.block_on(write).unwrap();
     assert!(ready().unwrap_err().contains("has version 0"));
-    let (said, _) = run_setup(&odoo, &[], "admin-key");
-    assert!(said.contains("updated: server action 1") && said.contains("version 0 to version 2"), "{said}");
-    ready().unwrap();
-    let (said, good) = run_setup(&odoo, &[], "bot-key");
-    assert!(!good && said.contains("refuses the login of \"admin\""), "{said}");
-    let (said, good) = run_setup(&odoo, &["--login", "plain"], "plain-key");
-    assert!(!good && said.contains("must be an administrator's"), "{said}");
-    let (said, good) = run_setup(&odoo, &["--inbound"], "admin-key");
+    let (printed, _) = run_setup(&odoo, &[], "admin-key");
     assert!(
-        good && said.contains(&format!("created: server action 2 ({}, version 1)", INBOUND_ACTION.name)),
-        "{said}"
+        printed.contains("updated: server action 1") && printed.contains("version 0 to version 2"),
+        "{printed}"
+    );
+    ready().unwrap();
+    let (printed, good) = run_setup(&odoo, &[], "bot-key");
+    assert!(!good && printed.contains("refuses the login of \"admin\""), "{printed}");
+    let (printed, good) = run_setup(&odoo, &["--login", "plain"], "plain-key");
+    assert!(!good && printed.contains("must be an administrator's"), "{printed}");
+    let (printed, good) = run_setup(&odoo, &["--inbound"], "admin-key");
+    assert!(
+        good && printed.contains(&format!("created: server action 2 ({}, version 1)", INBOUND_ACTION.name)),
+        "{printed}"
     );
     assert!(odoo.record("res.groups", 1)["comment"].as_str().unwrap().ends_with(" events=1 inbound=2"));
     // An existing action is updated without a question.
-    let (said, good) = run_setup(&odoo, &[], "admin-key");
-    assert!(good && said.contains("kept: server action 2") && !said.contains("updated"), "{said}");
-    let (said, good) = run_setup(&odoo, &["--remove", "--dry-run"], "admin-key");
-    assert!(good && said.contains("would be removed: group 1"), "{said}");
-    let (said, good) = run_setup(&odoo, &["--remove"], "admin-key");
-    assert!(good && said.contains("removed: server action 1") && said.contains("removed: group 1"), "{said}");
+    let (printed, good) = run_setup(&odoo, &[], "admin-key");
+    assert!(good && printed.contains("kept: server action 2") && !printed.contains("updated"), "{printed}");
+    let (printed, good) = run_setup(&odoo, &["--remove", "--dry-run"], "admin-key");
+    assert!(good && printed.contains("would be removed: group 1"), "{printed}");
+    let (printed, good) = run_setup(&odoo, &["--remove"], "admin-key");
+    assert!(
+        good && printed.contains("removed: server action 1") && printed.contains("removed: group 1"),
+        "{printed}"
+    );
     let state = odoo.state();
     assert!(
         state["ir.actions.server"].as_object().unwrap().is_empty()
             && state["res.groups"].as_object().unwrap().is_empty()
     );
-    let (said, good) = run_setup(&odoo, &["--remove"], "admin-key");
-    assert!(good && said.contains("not there: group"), "{said}");
+    let (printed, good) = run_setup(&odoo, &["--remove"], "admin-key");
+    assert!(good && printed.contains("not there: group"), "{printed}");
     // Another number, and nothing is to be configured for it.
     assert!(ready().unwrap_err().contains("run `mailtrail setup odoo --user bot`"));
-    let (said, good) = run_setup(&odoo, &["--user", "bot"], "admin-key");
-    assert!(good && said.contains("created: server action 3"), "{said}");
+    let (printed, good) = run_setup(&odoo, &["--user", "bot"], "admin-key");
+    assert!(good && printed.contains("created: server action 3"), "{printed}");
     assert!(ready().unwrap().contains("server action 3 in version 2"));
 }
 
@@ -716,15 +722,15 @@ async fn missing_configured_action_names_remedy() {
 #[tokio::test(start_paused = true)]
 async fn running_sink_finds_recreated_action() {
     let odoo = odoo_with_action();
-    let mut scene = with_paused_time(SmtpScript::new(), &sink_config(&odoo, "")).await;
-    let first = OdooMail::send(&scene, &odoo, 1).await;
-    scene.wait_until("the first", || first.shown_in_odoo(&odoo.state())["status"] == "pending").await;
+    let mut harness = with_paused_time(SmtpScript::new(), &sink_config(&odoo, "")).await;
+    let first = OdooMail::send(&harness, &odoo, 1).await;
+    harness.wait_until("the first", || first.shown_in_odoo(&odoo.state())["status"] == "pending").await;
     assert!(
         run_setup(&odoo, &["--remove"], "admin-key").1 && run_setup(&odoo, &["--user", "bot"], "admin-key").1
     );
-    let second = OdooMail::send(&scene, &odoo, 2).await;
-    scene.wait_until("the second", || second.shown_in_odoo(&odoo.state())["status"] == "pending").await;
-    scene.stop().await;
+    let second = OdooMail::send(&harness, &odoo, 2).await;
+    harness.wait_until("the second", || second.shown_in_odoo(&odoo.state())["status"] == "pending").await;
+    harness.stop().await;
 }
 
 #[test]
@@ -735,23 +741,23 @@ fn failed_setup_leaves_no_action() {
         ["res.groups", "ir.actions.server"].map(|model| state[model].as_object().unwrap().len())
     };
     for dry_run in [&["--dry-run"][..], &[]] {
-        let (said, good) = run_setup(&odoo, &[&["--user", "nobody"], dry_run].concat(), "admin-key");
+        let (printed, good) = run_setup(&odoo, &[&["--user", "nobody"], dry_run].concat(), "admin-key");
         assert!(
-            !good && said.contains("no active user has the login") && !said.contains("created"),
-            "{said}"
+            !good && printed.contains("no active user has the login") && !printed.contains("created"),
+            "{printed}"
         );
-        assert_eq!(left(), [0, 0], "{said}");
+        assert_eq!(left(), [0, 0], "{printed}");
     }
     odoo.set_faults(json!({ "unwritable": ["ir.actions.server"] }));
-    let (said, good) = run_setup(&odoo, &["--user", "bot"], "admin-key");
-    assert!(!good && said.contains("removed: group"), "{said}");
-    assert_eq!(left(), [0, 0], "{said}");
+    let (printed, good) = run_setup(&odoo, &["--user", "bot"], "admin-key");
+    assert!(!good && printed.contains("removed: group"), "{printed}");
+    assert_eq!(left(), [0, 0], "{printed}");
     // The existing action stays.
     odoo.set_faults(json!({}));
     assert!(run_setup(&odoo, &[], "admin-key").1);
     odoo.set_faults(json!({ "unwritable": ["ir.actions.server"] }));
-    let (said, good) = run_setup(&odoo, &["--user", "bot", "--inbound"], "admin-key");
-    assert!(!good && !said.contains("removed"), "{said}");
+    let (printed, good) = run_setup(&odoo, &["--user", "bot", "--inbound"], "admin-key");
+    assert!(!good && !printed.contains("removed"), "{printed}");
     assert_eq!(left(), [1, 1]);
 }
 
@@ -867,36 +873,36 @@ async fn locked_row_does_not_block_others_in_same_call() {
 #[tokio::test]
 async fn retries_event_of_row_in_open_transaction() {
     let odoo = odoo_with_action();
-    let mut scene = QueueHarness::new(SmtpScript::new(), &sink_config(&odoo, "")).await;
-    wait_sink_started(&scene).await;
-    let held = OdooMail::send(&scene, &odoo, 1).await;
+    let mut harness = QueueHarness::new(SmtpScript::new(), &sink_config(&odoo, "")).await;
+    wait_sink_started(&harness).await;
+    let held = OdooMail::send(&harness, &odoo, 1).await;
     let queued = odoo.create("mail.mail", json!({ "state": "outgoing" }));
     odoo.write("mailing.trace", held.trace, json!({ "trace_status": "outgoing", "mail_mail_id": queued }));
     odoo.set_faults(json!({ "open": { "mailing.trace": [held.trace] } }));
-    scene.wait_for_result(held.id).await;
-    held.put_event(&scene, EventKind::Bounced).await;
-    let free = OdooMail::send(&scene, &odoo, 2).await;
-    scene.wait_for_result(free.id).await;
-    free.put_event(&scene, EventKind::Delivered).await;
+    harness.wait_for_result(held.id).await;
+    held.put_event(&harness, EventKind::Bounced).await;
+    let free = OdooMail::send(&harness, &odoo, 2).await;
+    harness.wait_for_result(free.id).await;
+    free.put_event(&harness, EventKind::Delivered).await;
     let failure =
         |mail: &OdooMail| odoo.record("mail.notification", mail.notification)["failure_reason"].clone();
-    scene.wait_until("its neighbour", || failure(&free) == "mailtrail: delivered").await;
-    wait_sink_caught_up(&scene).await;
-    scene.wait_until("the delay", || scene.store().count_delayed("odoo").unwrap() == 1).await;
+    harness.wait_until("its neighbour", || failure(&free) == "mailtrail: delivered").await;
+    wait_sink_caught_up(&harness).await;
+    harness.wait_until("the delay", || harness.store().count_delayed("odoo").unwrap() == 1).await;
     assert_eq!(odoo.state()["broken"], json!([]), "Odoo's own transaction fails");
     assert_eq!(held.shown_in_odoo(&odoo.state())["bounces"], 0);
     // A delay survives a restart, also without the ledger.
-    scene.stop().await;
-    std::fs::remove_dir_all(scene.config.data_dir.join("ledger")).unwrap();
-    scene.start().await;
-    assert_eq!(scene.store().count_delayed("odoo").unwrap(), 1);
+    harness.stop().await;
+    std::fs::remove_dir_all(harness.config.data_dir.join("ledger")).unwrap();
+    harness.start().await;
+    assert_eq!(harness.store().count_delayed("odoo").unwrap(), 1);
     odoo.set_faults(json!({}));
     odoo.write("mail.mail", queued, json!({ "state": "sent" }));
     odoo.write("mailing.trace", held.trace, json!({ "trace_status": "sent" }));
-    scene.wait_until("the delayed event", || held.shown_in_odoo(&odoo.state())["trace"] == "bounce").await;
-    scene.wait_until("the end of the delay", || scene.store().count_delayed("odoo").unwrap() == 0).await;
+    harness.wait_until("the delayed event", || held.shown_in_odoo(&odoo.state())["trace"] == "bounce").await;
+    harness.wait_until("the end of the delay", || harness.store().count_delayed("odoo").unwrap() == 0).await;
     assert_eq!(held.shown_in_odoo(&odoo.state())["bounces"], 1);
-    scene.stop().await;
+    harness.stop().await;
 }
 
 #[tokio::test]
@@ -904,18 +910,18 @@ async fn mail_with_message_only_completes_without_warning() {
     let log = LogCapture::default();
     let _logging = log.install();
     let odoo = odoo_with_action();
-    let mut scene = QueueHarness::new(SmtpScript::new(), &sink_config(&odoo, "")).await;
-    wait_sink_started(&scene).await;
+    let mut harness = QueueHarness::new(SmtpScript::new(), &sink_config(&odoo, "")).await;
+    wait_sink_started(&harness).await;
     for number in 1..=3 {
         let message_id = format!("<{number}-openerp-private@vm>");
         odoo.create("mail.message", json!({ "message_id": message_id }));
-        let id = enqueue(&scene, number, "reset@example.net", &message_id).await;
-        scene.wait_for_result(id).await;
+        let id = enqueue(&harness, number, "reset@example.net", &message_id).await;
+        harness.wait_for_result(id).await;
     }
-    wait_sink_caught_up(&scene).await;
-    assert_eq!(scene.store().count_delayed("odoo").unwrap(), 0);
+    wait_sink_caught_up(&harness).await;
+    assert_eq!(harness.store().count_delayed("odoo").unwrap(), 0);
     assert!(log.lines("a sink takes nothing").is_empty(), "{:#?}", log.lines("WARN"));
-    scene.stop().await;
+    harness.stop().await;
 }
 
 #[tokio::test]
@@ -923,46 +929,46 @@ async fn uncommitted_mail_delays_nothing_and_logs_no_warning() {
     let log = LogCapture::default();
     let _logging = log.install();
     let odoo = odoo_with_action();
-    let mut scene = QueueHarness::new(SmtpScript::new(), &sink_config(&odoo, "")).await;
-    wait_sink_started(&scene).await;
-    let lost = enqueue(&scene, 9, "reset@example.net", "<9-openerp-private@vm>").await;
-    scene.wait_for_result(lost).await;
-    let mail = OdooMail::send(&scene, &odoo, 1).await;
-    scene.wait_for_result(mail.id).await;
+    let mut harness = QueueHarness::new(SmtpScript::new(), &sink_config(&odoo, "")).await;
+    wait_sink_started(&harness).await;
+    let lost = enqueue(&harness, 9, "reset@example.net", "<9-openerp-private@vm>").await;
+    harness.wait_for_result(lost).await;
+    let mail = OdooMail::send(&harness, &odoo, 1).await;
+    harness.wait_for_result(mail.id).await;
     // The cursor goes on, and stays where it is.
-    wait_sink_caught_up(&scene).await;
+    wait_sink_caught_up(&harness).await;
     assert_eq!(mail.shown_in_odoo(&odoo.state())["status"], "pending");
-    assert_eq!(scene.store().count_delayed("odoo").unwrap(), 1);
+    assert_eq!(harness.store().count_delayed("odoo").unwrap(), 1);
     assert!(log.lines("a sink takes nothing").is_empty(), "{:#?}", log.lines("WARN"));
-    scene.stop().await;
+    harness.stop().await;
 }
 
 #[tokio::test]
 async fn accepted_event_is_not_written_again() {
     let odoo = odoo_with_action();
-    let mut scene = QueueHarness::new(SmtpScript::new(), &sink_config(&odoo, "")).await;
-    wait_sink_started(&scene).await;
-    let mail = OdooMail::send(&scene, &odoo, 1).await;
-    scene.wait_for_result(mail.id).await;
-    wait_sink_caught_up(&scene).await;
+    let mut harness = QueueHarness::new(SmtpScript::new(), &sink_config(&odoo, "")).await;
+    wait_sink_started(&harness).await;
+    let mail = OdooMail::send(&harness, &odoo, 1).await;
+    harness.wait_for_result(mail.id).await;
+    wait_sink_caught_up(&harness).await;
     let before = odoo.call_count("bot ir.actions.server.run");
-    mail.put_event(&scene, EventKind::Accepted).await;
-    wait_sink_caught_up(&scene).await;
+    mail.put_event(&harness, EventKind::Accepted).await;
+    wait_sink_caught_up(&harness).await;
     assert_eq!(odoo.call_count("bot ir.actions.server.run"), before);
-    scene.stop().await;
+    harness.stop().await;
 }
 
 #[tokio::test]
 async fn event_of_earlier_message_keeps_newer_status() {
     let odoo = odoo_with_action();
-    let mut scene = QueueHarness::new(SmtpScript::new(), &sink_config(&odoo, "")).await;
-    wait_sink_started(&scene).await;
-    let start = scene.store().sink_position("odoo").unwrap().unwrap().0;
-    let mail = OdooMail::send(&scene, &odoo, 1).await;
-    scene.wait_for_result(mail.id).await;
-    mail.put_event(&scene, EventKind::Opened).await;
-    mail.put_event(&scene, EventKind::Bounced).await;
-    wait_sink_caught_up(&scene).await;
+    let mut harness = QueueHarness::new(SmtpScript::new(), &sink_config(&odoo, "")).await;
+    wait_sink_started(&harness).await;
+    let start = harness.store().sink_position("odoo").unwrap().unwrap().0;
+    let mail = OdooMail::send(&harness, &odoo, 1).await;
+    harness.wait_for_result(mail.id).await;
+    mail.put_event(&harness, EventKind::Opened).await;
+    mail.put_event(&harness, EventKind::Bounced).await;
+    wait_sink_caught_up(&harness).await;
     assert_eq!(mail.shown_in_odoo(&odoo.state())["bounces"], 1);
     // Odoo's Resend uses the same Message-ID.
     let none = json!({ "notification_status": "sent", "failure_type": false, "failure_reason": false });
@@ -970,30 +976,30 @@ async fn event_of_earlier_message_keeps_newer_status() {
     odoo.write("mailing.trace", mail.trace, json!({ "trace_status": "sent", "open_datetime": false }));
     let message_id = "<1.2.1-openerp-1-crm.lead@vm>";
     // The message to another recipient is sent once.
-    let other = enqueue(&scene, 8, "other@example.net", message_id).await;
-    let again = enqueue(&scene, 9, &mail.email, message_id).await;
-    scene.wait_for_result(other).await;
-    scene.wait_for_result(again).await;
-    wait_sink_caught_up(&scene).await;
-    scene.store().request_rewind("odoo", start);
-    mail.put_event(&scene, EventKind::Complained).await;
+    let other = enqueue(&harness, 8, "other@example.net", message_id).await;
+    let again = enqueue(&harness, 9, &mail.email, message_id).await;
+    harness.wait_for_result(other).await;
+    harness.wait_for_result(again).await;
+    wait_sink_caught_up(&harness).await;
+    harness.store().request_rewind("odoo", start);
+    mail.put_event(&harness, EventKind::Complained).await;
     let complained = || mail.shown_in_odoo(&odoo.state())["blacklisted"] == 1;
-    scene.wait_until("the complaint, which is about the address", complained).await;
-    wait_sink_caught_up(&scene).await;
+    harness.wait_until("the complaint, which is about the address", complained).await;
+    wait_sink_caught_up(&harness).await;
     let shown = mail.shown_in_odoo(&odoo.state());
     assert_eq!(
         [&shown["status"], &shown["bounces"], &shown["trace"], &shown["opened"]],
         [&json!("pending"), &json!(1), &json!("sent"), &json!(false)]
     );
     // The newer one's own bounce counts.
-    OdooMail { id: again, ..mail }.put_event(&scene, EventKind::Bounced).await;
-    wait_sink_caught_up(&scene).await;
+    OdooMail { id: again, ..mail }.put_event(&harness, EventKind::Bounced).await;
+    wait_sink_caught_up(&harness).await;
     let record = odoo.record("mail.notification", 1);
     assert_eq!(
         (&record["notification_status"], &odoo.record("res.partner", 1)["message_bounce"]),
         (&json!("bounce"), &json!(2))
     );
-    scene.stop().await;
+    harness.stop().await;
 }
 
 #[tokio::test]
@@ -1013,9 +1019,9 @@ async fn retries_odoo_mails_that_failed_during_stop() {
         make("cancel", &refused, &now),
     ];
     let before = others.map(|mail| odoo.record("mail.mail", mail));
-    let mut scene = QueueHarness::new(SmtpScript::new(), &sink_config(&odoo, "")).await;
-    scene.wait_until("the mail", || odoo.record("mail.mail", failed)["state"] == "outgoing").await;
+    let mut harness = QueueHarness::new(SmtpScript::new(), &sink_config(&odoo, "")).await;
+    harness.wait_until("the mail", || odoo.record("mail.mail", failed)["state"] == "outgoing").await;
     assert_eq!(others.map(|mail| odoo.record("mail.mail", mail)), before);
     assert_eq!(odoo.record("ir.cron", 1)["triggered"], 1);
-    scene.stop().await;
+    harness.stop().await;
 }

@@ -166,8 +166,8 @@ async fn lettre_submits_over_each_listener() {
 
 fn build_message(body: &str) -> Message {
     let mailbox = |address: &str| address.parse::<Mailbox>().unwrap();
-    let letter = Message::builder().from(mailbox(SENDER)).to(mailbox(RECIPIENT)).subject("lettre");
-    letter.body(body.to_owned()).unwrap()
+    let email = Message::builder().from(mailbox(SENDER)).to(mailbox(RECIPIENT)).subject("lettre");
+    email.body(body.to_owned()).unwrap()
 }
 
 /// A program of `tests/clients`: WAY HOST PORT USER PASSWORD CERTIFICATE FROM TO; the way is its text.
@@ -191,8 +191,13 @@ async fn run_each_access(program: &str, command: impl Fn(Access, SocketAddr, &Pa
             println!("skipped: {program} is not here");
             return;
         };
-        let said = [output.stdout, output.stderr].concat();
-        assert!(output.status.success(), "{program}, {}: {}", way.as_str(), String::from_utf8_lossy(&said));
+        let printed = [output.stdout, output.stderr].concat();
+        assert!(
+            output.status.success(),
+            "{program}, {}: {}",
+            way.as_str(),
+            String::from_utf8_lossy(&printed)
+        );
     }
     assert_one_mail_per_access(relay, &sink).await;
 }

@@ -144,12 +144,12 @@ impl Dialogue {
             (String::new(), vec![WriteMode::AllAtOnce, WriteMode::LineByLine, WriteMode::ByteByByte]);
         let (mut steps, mut expected_messages, mut expected_warnings) = (Vec::new(), Vec::new(), Vec::new());
         for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
-            if let Some(said) = line.strip_prefix("C: ") {
-                steps.push(DialogueStep::Send([unescape_text(said), b"\r\n".to_vec()].concat()));
-            } else if let Some(said) = line.strip_prefix("c: ") {
-                steps.push(DialogueStep::Send(unescape_text(said)));
-            } else if let Some(heard) = line.strip_prefix("S: ") {
-                steps.push(DialogueStep::Expect(heard.to_owned()));
+            if let Some(output) = line.strip_prefix("C: ") {
+                steps.push(DialogueStep::Send([unescape_text(output), b"\r\n".to_vec()].concat()));
+            } else if let Some(output) = line.strip_prefix("c: ") {
+                steps.push(DialogueStep::Send(unescape_text(output)));
+            } else if let Some(received) = line.strip_prefix("S: ") {
+                steps.push(DialogueStep::Expect(received.to_owned()));
             } else if let Some(name) = line.strip_prefix("listener: ") {
                 listener = name.to_owned();
             } else if line == "only: whole" {
@@ -223,13 +223,13 @@ fn order_steps(turns: &[DialogueStep], cut: WriteMode) -> Vec<DialogueStep> {
     for part in turns.split_inclusive(|turn| {
         matches!(turn, DialogueStep::StartTls | DialogueStep::Disconnect | DialogueStep::ExpectClose)
     }) {
-        let (said, rest): (Vec<_>, Vec<_>) =
+        let (output, rest): (Vec<_>, Vec<_>) =
             part.iter().cloned().partition(|turn| matches!(turn, DialogueStep::Send(_)));
-        let said = said.iter().flat_map(|turn| match turn {
+        let output = output.iter().flat_map(|turn| match turn {
             DialogueStep::Send(bytes) => bytes.as_slice(),
             _ => &[],
         });
-        ordered.push(DialogueStep::Send(said.copied().collect()));
+        ordered.push(DialogueStep::Send(output.copied().collect()));
         ordered.extend(rest);
     }
     ordered
@@ -248,13 +248,13 @@ impl DialogueClient {
         match turn {
             DialogueStep::Send(bytes) => self.write_bytes(bytes).await.unwrap(),
             DialogueStep::Expect(expected) => {
-                let heard = self.read_line().await;
+                let received = self.read_line().await;
                 let fits = match expected.strip_suffix("...") {
-                    Some(beginning) => heard.starts_with(beginning),
-                    None => heard == *expected,
+                    Some(beginning) => received.starts_with(beginning),
+                    None => received == *expected,
                 };
-                assert!(fits, "{:?}: heard {heard:?} and not {expected:?}", self.write_mode);
-                self.ids.extend(heard.strip_prefix("250 2.0.0 Queued as ").map(str::to_owned));
+                assert!(fits, "{:?}: heard {received:?} and not {expected:?}", self.write_mode);
+                self.ids.extend(received.strip_prefix("250 2.0.0 Queued as ").map(str::to_owned));
             }
             DialogueStep::StartTls => {
                 assert!(
@@ -325,9 +325,9 @@ fn unescape_text(text: &str) -> Vec<u8> {
                 bytes.push(u8::from_str_radix(&rest[2..4], 16).unwrap());
                 4
             }
-            ('\\', Some(letter)) => {
+            ('\\', Some(character)) => {
                 let escapes = [(b'r', b'\r'), (b'n', b'\n'), (b't', b'\t'), (b'0', 0), (b'\\', b'\\')];
-                bytes.push(escapes.iter().find(|(known, _)| known == letter).unwrap().1);
+                bytes.push(escapes.iter().find(|(known, _)| known == character).unwrap().1);
                 2
             }
             ('{', _) => {

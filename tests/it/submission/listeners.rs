@@ -344,8 +344,8 @@ async fn make_mistake(mistake: ClientMistake, relay: &Relay) {
     // The client trusts no certificate of this relay.
     let trust = mailtrail_net::tls::build_connector(None).unwrap();
     match mistake {
-        ClientMistake::Sends(door, words) => {
-            let mut stream = TcpStream::connect(door(relay)).await.unwrap();
+        ClientMistake::Sends(listener, words) => {
+            let mut stream = TcpStream::connect(listener(relay)).await.unwrap();
             stream.write_all(words).await.unwrap();
             let _ = stream.read_to_end(&mut Vec::new()).await;
         }
@@ -495,10 +495,10 @@ async fn removes_bcc_and_return_path() {
     }
     for mut client in both_clients(&relay).await {
         for body in [body(3), body(0), body(100_000), "\r\n".to_owned()] {
-            let (message, said) =
+            let (message, output) =
                 submit_and_split(&relay, &sink, &mut client, &format!("{sent}{body}")).await;
             assert!(message == format!("{kept}{body}"), "{}", &message[..message.len().min(1000)]);
-            assert_eq!(said, "BCC removed; Resent-Bcc removed; Return-Path removed");
+            assert_eq!(output, "BCC removed; Resent-Bcc removed; Return-Path removed");
         }
     }
 }
@@ -532,7 +532,7 @@ async fn replaces_empty_header_fields() {
         let mut lines = good;
         lines[place] = line;
         let message = format!("Subject: hi\r\n{}\r\nhi\r\n", lines.concat());
-        let (out, said) = submit_and_split(&relay, &sink, &mut logged_in, &message).await;
+        let (out, output) = submit_and_split(&relay, &sink, &mut logged_in, &message).await;
         let name = ["Message-ID", "Date", "From"][place];
         let (front, rest) = out.split_once("Subject: hi\r\n").unwrap();
         lines[place] = "";
@@ -546,7 +546,7 @@ async fn replaces_empty_header_fields() {
             _ => value == "<a@example.com>",
         };
         assert!(right, "{line:?}: {front:?}");
-        assert_eq!(said, format!("{name} replaced"), "{line:?}");
+        assert_eq!(output, format!("{name} replaced"), "{line:?}");
     }
 }
 
@@ -580,8 +580,8 @@ async fn keeps_nonempty_header_fields() {
         let mut lines = good;
         lines[place] = line;
         let message = format!("Subject: hi\r\n{}\r\nhi\r\n", lines.concat());
-        let (out, said) = submit_and_split(&relay, &sink, &mut client, &message).await;
-        assert_eq!((out, said.as_str()), (message, ""), "{line:?}");
+        let (out, output) = submit_and_split(&relay, &sink, &mut client, &message).await;
+        assert_eq!((out, output.as_str()), (message, ""), "{line:?}");
     }
     // Of several fields, only the empty ones are removed.
     for (twice, left) in [
@@ -589,8 +589,8 @@ async fn keeps_nonempty_header_fields() {
         ("Message-ID: <2@example.com>\r\nMessage-ID: <>\r\n", "Message-ID: <2@example.com>\r\n"),
     ] {
         let rest = format!("{DATE_LINE}From: a@example.com\r\n\r\nhi\r\n");
-        let (out, said) = submit_and_split(&relay, &sink, &mut client, &format!("{twice}{rest}")).await;
-        assert_eq!((out, said.as_str()), (format!("{left}{rest}"), "Message-ID removed"), "{twice:?}");
+        let (out, output) = submit_and_split(&relay, &sink, &mut client, &format!("{twice}{rest}")).await;
+        assert_eq!((out, output.as_str()), (format!("{left}{rest}"), "Message-ID removed"), "{twice:?}");
     }
     // The null sender names no author.
     client.command("MAIL FROM:<>").await.unwrap();
@@ -621,9 +621,9 @@ async fn mbox_from_line_does_not_end_header() {
         ] {
             for body in ["\r\nFrom here on\r\n", "\r\n"] {
                 let message = format!("{lines}Bcc: c@example.net\r\n{header}{body}");
-                let (out, said) = submit_and_split(&relay, &sink, &mut client, &message).await;
+                let (out, output) = submit_and_split(&relay, &sink, &mut client, &message).await;
                 assert_eq!(out, format!("{fields}{header}{body}"), "{lines:?}");
-                assert_eq!(said, format!("{EXPECTED_CHANGE}; Bcc removed"));
+                assert_eq!(output, format!("{EXPECTED_CHANGE}; Bcc removed"));
             }
         }
         // The rest may have no header.
@@ -635,9 +635,9 @@ async fn mbox_from_line_does_not_end_header() {
             (format!("{MBOX_LINE}\r\nhello\r\n"), format!("X-Mailbox-Line: {MBOX_LINE}\r\nhello\r\n")),
             (MBOX_LINE.to_owned(), format!("X-Mailbox-Line: {MBOX_LINE}\r\n")),
         ] {
-            let (out, said) = submit_and_split(&relay, &sink, &mut client, &message).await;
+            let (out, output) = submit_and_split(&relay, &sink, &mut client, &message).await;
             assert!(out.ends_with(&format!("From: <a@example.com>\r\n{expected}")), "{message:?}: {out}");
-            assert_eq!(said, EXPECTED_CHANGE);
+            assert_eq!(output, EXPECTED_CHANGE);
         }
         // These are fields, or text.
         for message in [
@@ -646,8 +646,8 @@ async fn mbox_from_line_does_not_end_header() {
             format!("From : a@example.com\r\nMessage-ID: <1@example.com>\r\n{DATE_LINE}\r\nhi\r\n"),
             format!("{header}{MBOX_LINE}\r\nhi\r\n"),
         ] {
-            let (out, said) = submit_and_split(&relay, &sink, &mut client, &message).await;
-            assert_eq!((out, said.as_str()), (message, ""));
+            let (out, output) = submit_and_split(&relay, &sink, &mut client, &message).await;
+            assert_eq!((out, output.as_str()), (message, ""));
         }
     }
 }
@@ -666,16 +666,16 @@ async fn leaves_header_unchanged_when_configured() {
     let message = "Bcc: c@example.net\r\nReturn-Path: <a@example.com>\r\nMessage-ID: <>\r\nDate:\r\nFrom:\r\n\r\nhi\r\n";
     let exact = SmtpClient::log_in_as("exact", relay.guarded(), &relay.tls_connector()).await.unwrap();
     for mut client in [exact, SmtpClient::connect(relay.listener_at(5)).await.unwrap()] {
-        let (out, said) = submit_and_split(&relay, &sink, &mut client, message).await;
-        assert_eq!((out.as_str(), said.as_str()), (message, ""));
+        let (out, output) = submit_and_split(&relay, &sink, &mut client, message).await;
+        assert_eq!((out.as_str(), output.as_str()), (message, ""));
         let with_line = format!("From root Mon Nov 30 23:04:50 2026\r\n{message}");
-        let (out, said) = submit_and_split(&relay, &sink, &mut client, &with_line).await;
-        assert!(out.ends_with(&format!("\r\n\r\n{with_line}")) && said.is_empty(), "{out}");
+        let (out, output) = submit_and_split(&relay, &sink, &mut client, &with_line).await;
+        assert!(out.ends_with(&format!("\r\n\r\n{with_line}")) && output.is_empty(), "{out}");
     }
     let mut client = SmtpClient::connect(relay.listener_at(6)).await.unwrap();
-    let (out, said) = submit_and_split(&relay, &sink, &mut client, message).await;
+    let (out, output) = submit_and_split(&relay, &sink, &mut client, message).await;
     assert!(out.ends_with("From: <a@example.com>\r\nBcc: c@example.net\r\n\r\nhi\r\n"), "{out}");
-    assert_eq!(said, "Return-Path removed; Message-ID replaced; Date replaced; From replaced");
+    assert_eq!(output, "Return-Path removed; Message-ID replaced; Date replaced; From replaced");
 }
 
 const DATE_LINE: &str = "Date: Mon, 30 Nov 2026 12:00:00 +0000\r\n";
@@ -742,22 +742,23 @@ async fn passes_safe_provider_headers_of_users() {
     ] {
         let message = sample_message("1", "text");
         for (client, passes) in clients.iter_mut().zip(passes.chars()) {
-            let (out, said) = submit_and_split(&relay, &sink, client, &format!("{field}\r\n{message}")).await;
+            let (out, output) =
+                submit_and_split(&relay, &sink, client, &format!("{field}\r\n{message}")).await;
             let name = field.split(':').next().unwrap().trim();
             let expected = match passes {
                 '1' => (format!("{field}\r\n{message}"), String::new()),
                 _ => (message.clone(), format!("{name} removed")),
             };
-            assert_eq!((out, said), expected, "{field:?}");
+            assert_eq!((out, output), expected, "{field:?}");
         }
     }
     // All of it at once, each named once.
     let many = "X-Mailgun-Drop-Message: yes\r\nx-mailgun-drop-message: no\r\nX-Mailgun-Tag: a\r\nX-Mailgun-Tag: b\r\n";
-    let (out, said) =
+    let (out, output) =
         submit_and_split(&relay, &sink, &mut clients[1], &format!("{many}{}", sample_message("1", "text")))
             .await;
     assert!(out.starts_with("X-Mailgun-Tag: a\r\nX-Mailgun-Tag: b\r\nMessage-ID:"), "{out}");
-    assert_eq!(said, "X-Mailgun-Drop-Message removed");
+    assert_eq!(output, "X-Mailgun-Drop-Message removed");
     let id = sink.messages().last().unwrap().tracking_id().to_owned();
     assert_eq!(wait_for_trail(&relay, &id).await.message.tags, ["a", "b"]);
 }

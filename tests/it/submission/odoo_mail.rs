@@ -33,16 +33,16 @@ impl OdooCapture {
     }
 
     fn read(folder: &Path, name: String) -> Self {
-        let told = std::fs::read_to_string(folder.join(format!("{name}.json"))).unwrap();
-        let told: Value = serde_json::from_str(&told).unwrap();
+        let notified = std::fs::read_to_string(folder.join(format!("{name}.json"))).unwrap();
+        let notified: Value = serde_json::from_str(&notified).unwrap();
         let bare = |value: &Value| value.as_str().unwrap().trim_matches(['<', '>']).to_owned();
         let words = |value: &Value| value.as_str().unwrap().split(' ').map(str::to_owned).collect();
         Self {
             directory: folder.to_owned(),
             message: std::fs::read(folder.join(format!("{name}.eml"))).unwrap(),
-            sender: bare(&told["mail_from"]),
-            parameters: words(&told["mail_params"]),
-            recipients: told["rcpt_to"].as_array().unwrap().iter().map(bare).collect(),
+            sender: bare(&notified["mail_from"]),
+            parameters: words(&notified["mail_params"]),
+            recipients: notified["rcpt_to"].as_array().unwrap().iter().map(bare).collect(),
             name,
         }
     }
@@ -156,10 +156,10 @@ async fn odoo_messages_arrive_unchanged() {
         let returns = memchr::memmem::find(&normalize_line_ends(&capture.message), RETURN_PATH).is_some();
         let words = repaired.then_some("List-Unsubscribe repaired").into_iter();
         let words: Vec<_> = words.chain(returns.then_some("Return-Path removed")).collect();
-        let said = Some(words.join("; ")).filter(|words| !words.is_empty());
+        let printed = Some(words.join("; ")).filter(|words| !words.is_empty());
         assert_eq!(
             (trail.message.list_unsubscribe_rewritten, &trail.events[0].diagnostic.text),
-            (repaired, &said),
+            (repaired, &printed),
             "{}",
             capture.name
         );
@@ -190,8 +190,8 @@ async fn submit_captures(relay: &Relay, captures: &[OdooCapture]) -> Option<Vec<
 async fn rejected_recipient_does_not_block_other() {
     let (good, bad) = ("good@example.net", "bad@example.net");
     let refusal = "550 5.1.1 <bad@example.net>: no such user here, tell \"ada\"".to_owned();
-    let manners = SinkOptions { rejections: [(bad.to_owned(), refusal)].into(), ..SinkOptions::default() };
-    let sink = SmtpSink::with_options(manners).await;
+    let options = SinkOptions { rejections: [(bad.to_owned(), refusal)].into(), ..SinkOptions::default() };
+    let sink = SmtpSink::with_options(options).await;
     let relay = Relay::start(&sink, "").await;
     let mut client = SmtpClient::log_in(relay.guarded(), &relay.tls_connector()).await.unwrap();
     let message = "Subject: two\r\n\r\nto two\r\n";

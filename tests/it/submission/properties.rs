@@ -70,10 +70,10 @@ async fn relay_matches_session_byte_for_byte() {
             ..session_policy(false, false, 3)
         };
         let talk = check::session(&input, rules);
-        let said = exchange_in_pieces(&relay, &input, &mut random).await;
-        assert_eq!(check::replies(&said), talk.codes, "seed {seed}");
-        let said = String::from_utf8(said).unwrap();
-        let ids = said.lines().filter_map(|line| line.strip_prefix("250 2.0.0 Queued as "));
+        let output = exchange_in_pieces(&relay, &input, &mut random).await;
+        assert_eq!(check::replies(&output), talk.codes, "seed {seed}");
+        let output = String::from_utf8(output).unwrap();
+        let ids = output.lines().filter_map(|line| line.strip_prefix("250 2.0.0 Queued as "));
         taken.extend(ids.map(str::to_owned).zip(talk.accepted));
     }
     assert!(taken.len() as u64 > seed_count() / 40, "only {} messages were taken", taken.len());
@@ -99,16 +99,16 @@ fn tracking_id_of(message: &[u8]) -> &[u8] {
 async fn exchange_in_pieces(relay: &Relay, input: &[u8], random: &mut Rng) -> Vec<u8> {
     let stream = TcpStream::connect(relay.open()).await.unwrap();
     stream.set_nodelay(true).unwrap();
-    let (mut heard, mut said) = stream.into_split();
+    let (mut received, mut output) = stream.into_split();
     let listening = tokio::spawn(async move {
         let mut replies = Vec::new();
-        heard.read_to_end(&mut replies).await.unwrap();
+        received.read_to_end(&mut replies).await.unwrap();
         replies
     });
     let mut rest = input;
     while !rest.is_empty() {
         let (piece, behind) = rest.split_at(random.usize(1..=rest.len().min(500)));
-        said.write_all(piece).await.unwrap();
+        output.write_all(piece).await.unwrap();
         rest = behind;
     }
     listening.await.unwrap()

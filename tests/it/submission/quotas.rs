@@ -33,8 +33,8 @@ async fn user_quota_warns_rejects_and_survives_restart() {
     let mut shop = log_in_as(&process, "shop").await;
     submit_to_recipients(&mut shop, 1).await;
     assert_quota_exhausted(&mut shop).await;
-    let said = process.run_command(&["config", "show"]).await;
-    assert!(said.stdout.contains("quota = \"12/day\""), "{}", said.stdout);
+    let output = process.run_command(&["config", "show"]).await;
+    assert!(output.stdout.contains("quota = \"12/day\""), "{}", output.stdout);
     // Without a quota there is nothing to warn of.
     process.write_configuration(
         &process.configuration(free_port(), &user_config("12/day").replace("quota = \"12/day\"", "")),

@@ -24,8 +24,8 @@ async fn run_program(
         None => command.env_remove(SERVER_VARIABLE),
     };
     let output = testkit::run_if_installed(&mut command).await.unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    (output.status.code().unwrap(), String::from_utf8(said).unwrap())
+    let printed = [output.stdout, output.stderr].concat();
+    (output.status.code().unwrap(), String::from_utf8(printed).unwrap())
 }
 
 async fn run_sendmail(server: SocketAddr, words: &[&str], text: &str) -> (i32, String) {
@@ -37,8 +37,8 @@ async fn run_sendmail(server: SocketAddr, words: &[&str], text: &str) -> (i32, S
 async fn submit_and_receive(words: &[&str], text: &str) -> (ReceivedMessage, String) {
     let sink = SmtpSink::start().await;
     let relay = Relay::start(&sink, "").await;
-    let (code, said) = run_sendmail(relay.open(), words, text).await;
-    assert_eq!((code, said.as_str()), (0, ""), "{words:?}");
+    let (code, printed) = run_sendmail(relay.open(), words, text).await;
+    assert_eq!((code, printed.as_str()), (0, ""), "{words:?}");
     let mail = sink.wait_for_count(1).await.remove(0);
     relay.stop().await;
     let whole = String::from_utf8(mail.message.clone()).unwrap();
@@ -109,14 +109,14 @@ async fn serves_smtp_on_stdin() {
     for (words, end) in
         [(&["-bs"][..], "QUIT\r\n"), (&["-bs", "-i"], ""), (&["-f", "ada@example.com", "-bs"], "")]
     {
-        let (code, said) = run_sendmail(relay.open(), words, &format!("{talk}{end}")).await;
-        assert_eq!(code, 0, "{words:?}: {said}");
+        let (code, printed) = run_sendmail(relay.open(), words, &format!("{talk}{end}")).await;
+        assert_eq!(code, 0, "{words:?}: {printed}");
         assert!(
-            said.starts_with("220 relay.example.com ESMTP") && said.ends_with("\r\n"),
-            "{words:?}: {said}"
+            printed.starts_with("220 relay.example.com ESMTP") && printed.ends_with("\r\n"),
+            "{words:?}: {printed}"
         );
-        assert!(said.contains("\r\n250 2.0.0 Queued as "), "{words:?}: {said}");
-        assert_eq!(said.contains("221 2.0.0 Bye"), !end.is_empty(), "{words:?}: {said}");
+        assert!(printed.contains("\r\n250 2.0.0 Queued as "), "{words:?}: {printed}");
+        assert_eq!(printed.contains("221 2.0.0 Bye"), !end.is_empty(), "{words:?}: {printed}");
     }
     for mail in sink.wait_for_count(3).await {
         assert_eq!(
@@ -131,9 +131,9 @@ async fn serves_smtp_on_stdin() {
     relay.stop().await;
     assert_eq!(sink.count(), 3);
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let (code, said) = run_sendmail(nobody, &["-bs"], talk).await;
+    let (code, printed) = run_sendmail(nobody, &["-bs"], talk).await;
     assert_eq!(code, 75);
-    assert!(said.starts_with("421 4.3.2 "), "{said}");
+    assert!(printed.starts_with("421 4.3.2 "), "{printed}");
 }
 
 /// A client that waits for each answer before it goes on.
@@ -216,9 +216,9 @@ async fn rejected_recipient_cancels_whole_message() {
     let sink = SmtpSink::with_options(SinkOptions { rejections, ..SinkOptions::default() }).await;
     let server = SocketAddr::from(([127, 0, 0, 1], sink.port()));
     let words = ["good@example.net", "bad@example.net"];
-    let (code, said) = run_sendmail(server, &words, "hi\n").await;
+    let (code, printed) = run_sendmail(server, &words, "hi\n").await;
     assert_eq!(code, 67);
-    assert!(said.contains("bad@example.net: 550 5.1.1 no such user"), "{said}");
+    assert!(printed.contains("bad@example.net: 550 5.1.1 no such user"), "{printed}");
     assert_eq!(run_sendmail(server, &["a b@example.net"], "hi\n").await.0, 67);
     assert_eq!(run_sendmail(server, &["good@example.net"], "hi\n").await.0, 0);
     assert_eq!(sink.count(), 1);
@@ -245,9 +245,9 @@ async fn exit_codes_are_those_of_sysexits() {
     }
     let long = "x".repeat(2000);
     assert_eq!(run_sendmail(relay.open(), &["a@example.net"], &long).await.0, 65);
-    for door in [relay.guarded(), relay.closed()] {
-        let (code, said) = run_sendmail(door, &["a@example.net"], "hi\n").await;
-        assert_eq!(code, 69, "{said}");
+    for listener in [relay.guarded(), relay.closed()] {
+        let (code, printed) = run_sendmail(listener, &["a@example.net"], "hi\n").await;
+        assert_eq!(code, 69, "{printed}");
     }
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     assert_eq!(run_sendmail(nobody, &["a@example.net"], "hi\n").await.0, 75);
@@ -262,18 +262,18 @@ async fn sendmail_link_finds_open_listener_in_config() {
     let folder = tempfile::tempdir().unwrap();
     let (link, file) = (folder.path().join("sendmail"), folder.path().join("mailtrail.toml"));
     symlink(env!("CARGO_BIN_EXE_mailtrail"), &link).unwrap();
-    let ports = [relay.guarded(), relay.open(), relay.closed()].map(|door| door.port());
+    let ports = [relay.guarded(), relay.open(), relay.closed()].map(|listener| listener.port());
     let text =
         configuration("data", ports, 1, "").replace("[[user]]", "[[user]]\npassword_file = \"secret\"");
     std::fs::write(&file, &text).unwrap();
     let words = ["--config", file.to_str().unwrap(), "-v", "-t"];
-    let (code, said) = run_program(&link, None, &words, "To: bob@example.net\n\nhi\n").await;
-    assert_eq!(code, 0, "{said}");
-    assert!(said.starts_with("250 2.0.0 Queued as "), "{said}");
+    let (code, printed) = run_program(&link, None, &words, "To: bob@example.net\n\nhi\n").await;
+    assert_eq!(code, 0, "{printed}");
+    assert!(printed.starts_with("250 2.0.0 Queued as "), "{printed}");
     sink.wait_for_count(1).await;
     std::fs::write(&file, text.replace("tls = \"none\"\nauth", "auth")).unwrap();
-    let (code, said) = run_program(&link, None, &words, "To: bob@example.net\n\nhi\n").await;
+    let (code, printed) = run_program(&link, None, &words, "To: bob@example.net\n\nhi\n").await;
     assert_eq!(code, 78);
-    assert!(said.contains("auth = \"none\""), "{said}");
+    assert!(printed.contains("auth = \"none\""), "{printed}");
     relay.stop().await;
 }

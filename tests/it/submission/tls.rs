@@ -103,45 +103,45 @@ async fn client_certificate_authenticates() {
          [[user]]\nname = \"crm\"\ncertificates = [{:?}]\n",
         certificate_identities(&marked.certificate)[0]
     );
-    let house = TlsTestRelay::start(&authority, &sink, &users, Clock::System).await;
+    let harness = TlsTestRelay::start(&authority, &sink, &users, Clock::System).await;
     let password = BASE64_STANDARD.encode(format!("\0{USER}\0{PASSWORD}"));
     for (identity, user) in [(&named, "shop"), (&mailed, "till"), (&marked, "crm")] {
         let connector = authority.connector(Some(identity));
         // The second time the session is resumed.
         for _ in 0..2 {
-            for mut client in house.connect_both(&connector).await.unwrap() {
-                assert_eq!(house.submitting_user(&mut client).await.as_deref(), Some(user), "without AUTH");
+            for mut client in harness.connect_both(&connector).await.unwrap() {
+                assert_eq!(harness.submitting_user(&mut client).await.as_deref(), Some(user), "without AUTH");
                 assert_eq!(client.command("AUTH EXTERNAL =").await.unwrap().0, 235);
-                assert_eq!(house.submitting_user(&mut client).await.as_deref(), Some(user));
+                assert_eq!(harness.submitting_user(&mut client).await.as_deref(), Some(user));
             }
         }
-        for mut client in house.connect_both(&connector).await.unwrap() {
+        for mut client in harness.connect_both(&connector).await.unwrap() {
             assert_eq!(client.command(&format!("AUTH PLAIN {password}")).await.unwrap().0, 235);
             assert_eq!(
-                house.submitting_user(&mut client).await.as_deref(),
+                harness.submitting_user(&mut client).await.as_deref(),
                 Some(USER),
                 "a password goes first"
             );
         }
     }
     for identity in [None, Some(&unknown)] {
-        for mut client in house.connect_both(&authority.connector(identity)).await.unwrap() {
+        for mut client in harness.connect_both(&authority.connector(identity)).await.unwrap() {
             assert_eq!(client.command("AUTH EXTERNAL =").await.unwrap().0, 504);
             assert_eq!(client.command("MAIL FROM:<a@example.com>").await.unwrap().0, 530);
             assert_eq!(client.command(&format!("AUTH PLAIN {password}")).await.unwrap().0, 235);
-            assert_eq!(house.submitting_user(&mut client).await.as_deref(), Some(USER));
+            assert_eq!(harness.submitting_user(&mut client).await.as_deref(), Some(USER));
         }
     }
 }
 
 #[tokio::test]
 async fn rejects_client_certificate_of_other_ca() {
-    let (authority, stranger, sink) = (TestCa::generate(), TestCa::generate(), SmtpSink::start().await);
+    let (authority, foreign_client, sink) = (TestCa::generate(), TestCa::generate(), SmtpSink::start().await);
     let users = "[[user]]\nname = \"shop\"\ncertificates = [\"shop.example.com\"]\n";
-    let house = TlsTestRelay::start(&authority, &sink, users, Clock::System).await;
-    let forged = stranger.issue(dns_name("shop.example.com"));
-    assert!(house.connect_both(&authority.connector(Some(&forged))).await.is_err());
-    assert!(house.connect_both(&authority.connector(None)).await.is_ok());
+    let harness = TlsTestRelay::start(&authority, &sink, users, Clock::System).await;
+    let forged = foreign_client.issue(dns_name("shop.example.com"));
+    assert!(harness.connect_both(&authority.connector(Some(&forged))).await.is_err());
+    assert!(harness.connect_both(&authority.connector(None)).await.is_ok());
 }
 
 /// The certificate that new connections are shown.
@@ -158,24 +158,24 @@ async fn peer_certificate(
 #[tokio::test]
 async fn uses_new_certificate_for_new_connections_and_ignores_bad_one() {
     let (authority, sink) = (TestCa::generate(), SmtpSink::start().await);
-    let mut house = TlsTestRelay::start(&authority, &sink, "", Clock::System).await;
+    let mut harness = TlsTestRelay::start(&authority, &sink, "", Clock::System).await;
     let trust = || authority.connector(None);
-    let before = peer_certificate(house.implicit(), &trust()).await.unwrap();
-    let mut sessions = house.connect_both(&trust()).await.unwrap();
+    let before = peer_certificate(harness.implicit(), &trust()).await.unwrap();
+    let mut sessions = harness.connect_both(&trust()).await.unwrap();
     let fresh = authority.issue(dns_name("localhost"));
-    fresh.write(house.directory.path());
-    house.daemon.reload(house.daemon.config().clone()).unwrap();
+    fresh.write(harness.directory.path());
+    harness.daemon.reload(harness.daemon.config().clone()).unwrap();
     assert_ne!(before, fresh.certificate);
-    assert_eq!(peer_certificate(house.implicit(), &trust()).await.unwrap(), fresh.certificate);
-    std::fs::write(house.directory.path().join("relay.key"), KeyPair::generate().unwrap().serialize_pem())
+    assert_eq!(peer_certificate(harness.implicit(), &trust()).await.unwrap(), fresh.certificate);
+    std::fs::write(harness.directory.path().join("relay.key"), KeyPair::generate().unwrap().serialize_pem())
         .unwrap();
-    let refused = house.daemon.reload(house.daemon.config().clone()).unwrap_err().to_string();
+    let refused = harness.daemon.reload(harness.daemon.config().clone()).unwrap_err().to_string();
     assert!(refused.contains("give the key that belongs to the first certificate"), "{refused}");
-    assert_eq!(peer_certificate(house.implicit(), &trust()).await.unwrap(), fresh.certificate);
+    assert_eq!(peer_certificate(harness.implicit(), &trust()).await.unwrap(), fresh.certificate);
     let password = BASE64_STANDARD.encode(format!("\0{USER}\0{PASSWORD}"));
     for session in &mut sessions {
         assert_eq!(session.command(&format!("AUTH PLAIN {password}")).await.unwrap().0, 235, "it goes on");
-        assert_eq!(house.submitting_user(session).await.as_deref(), Some(USER));
+        assert_eq!(harness.submitting_user(session).await.as_deref(), Some(USER));
     }
 }
 
@@ -208,17 +208,18 @@ async fn exports_and_logs_certificate_expiry() {
     let (metrics, _counting) = (recorder.handle(), metrics::set_default_local_recorder(&recorder));
     let (authority, sink) = (TestCa::generate(), SmtpSink::start().await);
     let before = Timestamp::from_secs(EXPIRY_SECONDS - 12 * 86_400 - 3600);
-    let house = TlsTestRelay::start(&authority, &sink, "", Clock::tokio_time(before)).await;
-    let path = house.directory.path().join("relay.pem").display().to_string();
+    let harness = TlsTestRelay::start(&authority, &sink, "", Clock::tokio_time(before)).await;
+    let path = harness.directory.path().join("relay.pem").display().to_string();
     let line =
         format!("mailtrail_tls_certificate_expiry_timestamp_seconds{{file={path:?}}} {EXPIRY_SECONDS}");
     testkit::eventually("the expiry is measured", || metrics.render().contains(&line).then_some(())).await;
-    let said = |text: &&str| text.contains("expires soon") && text.contains(&path);
-    testkit::eventually("it is announced", || log.text().lines().any(|line| said(&line)).then_some(())).await;
+    let output = |text: &&str| text.contains("expires soon") && text.contains(&path);
+    testkit::eventually("it is announced", || log.text().lines().any(|line| output(&line)).then_some(()))
+        .await;
     let text = log.text();
-    let said: Vec<_> = text.lines().filter(|line| line.contains("WARN")).collect();
-    assert_eq!(said.len(), 1, "the authority lasts: {said:?}");
-    assert!(said[0].contains("expiry=2027-01-02T00:00:00.000Z days=12"), "{}", said[0]);
+    let output: Vec<_> = text.lines().filter(|line| line.contains("WARN")).collect();
+    assert_eq!(output.len(), 1, "the authority lasts: {output:?}");
+    assert!(output[0].contains("expiry=2027-01-02T00:00:00.000Z days=12"), "{}", output[0]);
 }
 
 /// 2027-01-02, in Unix seconds.
@@ -227,11 +228,11 @@ const EXPIRY_SECONDS: u64 = 1_798_848_000;
 #[tokio::test]
 async fn rejects_versions_below_tls_1_2() {
     let (authority, sink) = (TestCa::generate(), SmtpSink::start().await);
-    let house = TlsTestRelay::start(&authority, &sink, "", Clock::System).await;
+    let harness = TlsTestRelay::start(&authority, &sink, "", Clock::System).await;
     for (minor, expected) in
         [(1, PROTOCOL_VERSION_ALERT), (2, PROTOCOL_VERSION_ALERT), (3, SERVER_HELLO_RECORD)]
     {
-        let mut stream = TcpStream::connect(house.implicit()).await.unwrap();
+        let mut stream = TcpStream::connect(harness.implicit()).await.unwrap();
         stream.write_all(&client_hello(minor)).await.unwrap();
         let mut answer = [0; 7];
         stream.read_exact(&mut answer).await.unwrap();

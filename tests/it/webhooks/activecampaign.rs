@@ -66,7 +66,7 @@ async fn sends_each_hint_once_and_stops_after_410() {
     let tell = async || sandbox.send_contact_event(ContactEvent::Unsubscribe, "ada@example.net").await;
     assert_eq!(tell().await, PostResult::NoTarget);
     sandbox.set_contact_webhook_url(format!("http://{}/secret", server.address));
-    let told = [tell().await, tell().await, tell().await, tell().await, tell().await, tell().await];
+    let notified = [tell().await, tell().await, tell().await, tell().await, tell().await, tell().await];
     let expected = [
         PostResult::Answered(503),
         PostResult::NoResponse,
@@ -75,7 +75,7 @@ async fn sends_each_hint_once_and_stops_after_410() {
         PostResult::Disabled,
         PostResult::Disabled,
     ];
-    assert_eq!(told, expected);
+    assert_eq!(notified, expected);
     let requests = server.requests();
     let kind = requests[2].header("content-type");
     assert_eq!((requests.len(), kind), (4, Some("application/x-www-form-urlencoded")));

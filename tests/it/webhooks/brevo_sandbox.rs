@@ -49,26 +49,30 @@ async fn every_scenario_ends_in_expected_state() {
         (Scenario::UnverifiedSender, RecipientState::Failed, Some(by(EventKind::Rejected))),
         (Scenario::UnauthorizedIp, RecipientState::Delivered, Some(by(EventKind::Delivered))),
     ];
-    let others = Scenario::ALL.into_iter().filter(|fate| *fate != Scenario::RateLimit);
-    assert!(others.eq(expectations.iter().map(|(fate, ..)| *fate)));
+    let others = Scenario::ALL.into_iter().filter(|outcome| *outcome != Scenario::RateLimit);
+    assert!(others.eq(expectations.iter().map(|(outcome, ..)| *outcome)));
     // Each on its own: some of them make the relay careful with the whole upstream.
-    let play = |(fate, state, mark): (Scenario, RecipientState, Option<MarkKind>)| async move {
-        let scene = BrevoSandboxRelay::new(Clock::System, WEBHOOK_KEYS).await;
-        let id = scene.enqueue("1@example.com", &[&format!("{}@example.net", fate.as_str())]).await;
+    let case = |(outcome, state, mark): (Scenario, RecipientState, Option<MarkKind>)| async move {
+        let harness = BrevoSandboxRelay::new(Clock::System, WEBHOOK_KEYS).await;
+        let id = harness.enqueue("1@example.com", &[&format!("{}@example.net", outcome.as_str())]).await;
         let has_ended = || {
-            let recipient = scene.first_recipient(id);
+            let recipient = harness.first_recipient(id);
             let marked = mark.is_none_or(|mark| recipient.marks.iter().any(|(kind, _)| *kind == mark));
             (recipient.state() == state && marked).then_some(())
         };
-        eventually(fate.as_str(), has_ended).await;
+        eventually(outcome.as_str(), has_ended).await;
         // A message that was lost at its last dot may be sent twice, where its event comes late.
-        let most = if fate == Scenario::DropAtDot { 2 } else { 1 };
-        let taken = scene.sandbox.counters().messages;
-        assert!((u64::from(fate != Scenario::Reject)..=most).contains(&taken), "{}: {taken}", fate.as_str());
-        scene.daemon.stop().await;
+        let most = if outcome == Scenario::DropAtDot { 2 } else { 1 };
+        let taken = harness.sandbox.counters().messages;
+        assert!(
+            (u64::from(outcome != Scenario::Reject)..=most).contains(&taken),
+            "{}: {taken}",
+            outcome.as_str()
+        );
+        harness.daemon.stop().await;
     };
     // Each relay is too much for a stack that all share.
-    futures_util::future::join_all(expectations.map(|expected| Box::pin(play(expected)))).await;
+    futures_util::future::join_all(expectations.map(|expected| Box::pin(case(expected)))).await;
 }
 
 #[tokio::test]
@@ -76,49 +80,49 @@ async fn rate_limit_throttles_relay() {
     let log = LogCapture::default();
     let _listening = log.install();
     let (moment, clock) = manual_clock();
-    let scene = BrevoSandboxRelay::new(clock, WEBHOOK_KEYS).await;
-    let id = scene.enqueue("1@example.com", &["rate-limit@example.net"]).await;
+    let harness = BrevoSandboxRelay::new(clock, WEBHOOK_KEYS).await;
+    let id = harness.enqueue("1@example.com", &["rate-limit@example.net"]).await;
     eventually("the limit", || log.lines("it is sent less").pop()).await;
     eventually("the end of the attempt", || {
-        (scene.first_recipient(id).state() == RecipientState::Queued).then_some(())
+        (harness.first_recipient(id).state() == RecipientState::Queued).then_some(())
     })
     .await;
     moment.advance_to(START_TIME.saturating_add(ONE_MINUTE * 3));
     let delivered = || {
-        scene.daemon.store().queue_wakeup().notify();
-        (scene.first_recipient(id).state() == RecipientState::Delivered).then_some(())
+        harness.daemon.store().queue_wakeup().notify();
+        (harness.first_recipient(id).state() == RecipientState::Delivered).then_some(())
     };
     eventually("the delivery", delivered).await;
-    assert_eq!(scene.sandbox.counters().messages, 1);
-    scene.daemon.stop().await;
+    assert_eq!(harness.sandbox.counters().messages, 1);
+    harness.daemon.stop().await;
 }
 
 #[tokio::test]
 async fn unauthorized_ip_holds_mail_without_loss() {
     let log = LogCapture::default();
     let _listening = log.install();
-    let scene = BrevoSandboxRelay::new(Clock::System, &format!("connections = 1\n{WEBHOOK_KEYS}")).await;
-    let first = scene.enqueue("1@example.com", &["unauthorized-ip@example.net"]).await;
+    let harness = BrevoSandboxRelay::new(Clock::System, &format!("connections = 1\n{WEBHOOK_KEYS}")).await;
+    let first = harness.enqueue("1@example.com", &["unauthorized-ip@example.net"]).await;
     let refusal = eventually("the refusal", || log.lines("525 5.7.1 Unauthorized IP address").pop()).await;
     assert!(refusal.contains("mail waits") && refusal.contains("authorised addresses"), "{refusal}");
-    let second = scene.enqueue("2@example.com", &["b@example.net"]).await;
+    let second = harness.enqueue("2@example.com", &["b@example.net"]).await;
     for id in [first, second] {
         eventually("the delivery", || {
-            (scene.first_recipient(id).state() == RecipientState::Delivered).then_some(())
+            (harness.first_recipient(id).state() == RecipientState::Delivered).then_some(())
         })
         .await;
     }
-    assert_eq!(scene.sandbox.counters().messages, 2);
-    scene.daemon.stop().await;
+    assert_eq!(harness.sandbox.counters().messages, 2);
+    harness.daemon.stop().await;
 }
 
 #[tokio::test]
 async fn webhooks_and_polls_yield_same_events() {
     let (moment, clock) = manual_clock();
-    let scene = BrevoSandboxRelay::new(clock, POLLING_KEYS).await;
+    let harness = BrevoSandboxRelay::new(clock, POLLING_KEYS).await;
     let everybody = ["a@example.net", "bounce@example.net", "click@example.net", "complain@example.net"];
-    let first = scene.enqueue("1@example.com", &everybody).await;
-    eventually("the webhooks", || (scene.sandbox.counters().accepted_events == 11).then_some(())).await;
+    let first = harness.enqueue("1@example.com", &everybody).await;
+    eventually("the webhooks", || (harness.sandbox.counters().accepted_events == 11).then_some(())).await;
     let kinds = [
         (EventKind::Accepted, 4),
         (EventKind::Delivered, 3),
@@ -128,20 +132,20 @@ async fn webhooks_and_polls_yield_same_events() {
         (EventKind::Complained, 1),
     ];
     let by = |source: &'static str| kinds.map(|(kind, count)| ((kind, source), count)).into();
-    assert_eq!(scene.count_events(first), by("webhook"));
+    assert_eq!(harness.count_events(first), by("webhook"));
     // Polls find them all, and nothing new.
     let later = START_TIME.saturating_add(ONE_MINUTE * 3);
     moment.advance_to(later);
-    scene.wait_polled(later).await;
-    assert_eq!(scene.count_events(first), by("webhook"));
+    harness.wait_polled(later).await;
+    assert_eq!(harness.count_events(first), by("webhook"));
 
     // Without webhooks the polls bring what happens, which are blocks of those on the list.
-    scene.sandbox.set_faults(FaultInjection { lose: 1.0, ..no_rate_limit() });
-    let second = scene.enqueue("2@example.com", &everybody).await;
-    eventually("the events", || (scene.sandbox.counters().events == 21).then_some(())).await;
+    harness.sandbox.set_faults(FaultInjection { lose: 1.0, ..no_rate_limit() });
+    let second = harness.enqueue("2@example.com", &everybody).await;
+    eventually("the events", || (harness.sandbox.counters().events == 21).then_some(())).await;
     let later = later.saturating_add(ONE_MINUTE * 3);
     moment.advance_to(later);
-    scene.wait_polled(later).await;
+    harness.wait_polled(later).await;
     let expected = BTreeMap::from([
         ((EventKind::Accepted, "poll"), 4),
         ((EventKind::Delivered, "poll"), 2),
@@ -149,64 +153,64 @@ async fn webhooks_and_polls_yield_same_events() {
         ((EventKind::Opened, "poll"), 1),
         ((EventKind::Clicked, "poll"), 1),
     ]);
-    assert_eq!(scene.count_events(second), expected);
-    assert_eq!(scene.sandbox.counters().lost_events, 10);
-    scene.daemon.stop().await;
+    assert_eq!(harness.count_events(second), expected);
+    assert_eq!(harness.sandbox.counters().lost_events, 10);
+    harness.daemon.stop().await;
 }
 
 #[tokio::test]
 async fn webhooks_after_poll_change_nothing() {
     let (moment, clock) = manual_clock();
-    let scene = BrevoSandboxRelay::new(clock, POLLING_KEYS).await;
-    scene.sandbox.set_faults(FaultInjection { hold: true, ..no_rate_limit() });
+    let harness = BrevoSandboxRelay::new(clock, POLLING_KEYS).await;
+    harness.sandbox.set_faults(FaultInjection { hold: true, ..no_rate_limit() });
     let everybody = ["a@example.net", "invalid-email@example.net", "bot-open@example.net"];
-    let id = scene.enqueue("1@example.com", &everybody).await;
-    eventually("the events", || (scene.sandbox.counters().events == 7).then_some(())).await;
+    let id = harness.enqueue("1@example.com", &everybody).await;
+    eventually("the events", || (harness.sandbox.counters().events == 7).then_some(())).await;
     let later = START_TIME.saturating_add(ONE_MINUTE * 3);
     moment.advance_to(later);
-    scene.wait_polled(later).await;
+    harness.wait_polled(later).await;
     let expected = BTreeMap::from([
         ((EventKind::Accepted, "poll"), 3),
         ((EventKind::Delivered, "poll"), 2),
         ((EventKind::Bounced, "poll"), 1),
         ((EventKind::Opened, "poll"), 1),
     ]);
-    assert_eq!(scene.count_events(id), expected);
-    scene.sandbox.set_faults(no_rate_limit());
-    eventually("the webhooks", || (scene.sandbox.counters().accepted_events == 7).then_some(())).await;
-    assert_eq!(scene.count_events(id), expected);
-    let counts = scene
+    assert_eq!(harness.count_events(id), expected);
+    harness.sandbox.set_faults(no_rate_limit());
+    eventually("the webhooks", || (harness.sandbox.counters().accepted_events == 7).then_some(())).await;
+    assert_eq!(harness.count_events(id), expected);
+    let counts = harness
         .recipients(id)
         .into_iter()
         .flat_map(|recipient| recipient.marks.iter().map(|(_, mark)| mark.count).collect::<Vec<_>>());
     assert_eq!(counts.collect::<BTreeSet<_>>(), BTreeSet::from([1]));
-    scene.daemon.stop().await;
+    harness.daemon.stop().await;
 }
 
 #[tokio::test]
 async fn batch_is_one_authenticated_request() {
     for wrap in [false, true] {
         let keys = "webhook_token = \"token-1\"\nwebhook_header = \"X-Mailtrail-Token\"\n";
-        let scene = BrevoSandboxRelay::without_webhooks(Clock::System, keys).await;
-        scene.sandbox.set_faults(FaultInjection { hold: true, wrap, ..no_rate_limit() });
+        let harness = BrevoSandboxRelay::without_webhooks(Clock::System, keys).await;
+        harness.sandbox.set_faults(FaultInjection { hold: true, wrap, ..no_rate_limit() });
         let made = json!({
             "type": "transactional",
-            "url": scene.webhook_url(),
+            "url": harness.webhook_url(),
             "events": ["sent", "delivered", "hardBounce", "click", "uniqueOpened"],
             "headers": [{ "key": "X-Mailtrail-Token", "value": "token-1" }],
             "batched": true,
         });
-        assert_eq!(request_api(&scene.sandbox, Method::POST, "/v3/webhooks", Some(made)).await.0, 201);
+        assert_eq!(request_api(&harness.sandbox, Method::POST, "/v3/webhooks", Some(made)).await.0, 201);
         let ids = [
-            scene.enqueue("1@example.com", &["a@example.net", "bounce@example.net"]).await,
-            scene.enqueue("2@example.com", &["click@example.net", "complain@example.net"]).await,
+            harness.enqueue("1@example.com", &["a@example.net", "bounce@example.net"]).await,
+            harness.enqueue("2@example.com", &["click@example.net", "complain@example.net"]).await,
         ];
-        eventually("the events", || (scene.sandbox.counters().events == 11).then_some(())).await;
-        scene.sandbox.set_faults(FaultInjection { wrap, ..no_rate_limit() });
+        eventually("the events", || (harness.sandbox.counters().events == 11).then_some(())).await;
+        harness.sandbox.set_faults(FaultInjection { wrap, ..no_rate_limit() });
         // No webhook subscribes to complaints.
-        eventually("the batch", || (scene.sandbox.counters().accepted_events == 10).then_some(())).await;
-        assert_eq!(scene.sandbox.counters().webhook_requests, 1);
-        let states = ids.map(|id| scene.recipients(id).iter().map(Recipient::state).collect::<Vec<_>>());
+        eventually("the batch", || (harness.sandbox.counters().accepted_events == 10).then_some(())).await;
+        assert_eq!(harness.sandbox.counters().webhook_requests, 1);
+        let states = ids.map(|id| harness.recipients(id).iter().map(Recipient::state).collect::<Vec<_>>());
         assert_eq!(
             states,
             [
@@ -214,22 +218,24 @@ async fn batch_is_one_authenticated_request() {
                 [RecipientState::Delivered, RecipientState::Delivered]
             ]
         );
-        scene.daemon.stop().await;
+        harness.daemon.stop().await;
     }
 }
 
 #[tokio::test]
 async fn sends_basic_auth_from_webhook_url() {
     let keys = "webhook_username = \"mt\"\nwebhook_password = \"secret-of-the-webhook\"\n";
-    let scene = BrevoSandboxRelay::without_webhooks(Clock::System, keys).await;
-    scene.sandbox.set_webhook_url(scene.webhook_url());
-    scene.enqueue("1@example.com", &["a@example.net"]).await;
-    eventually("the refusals", || (scene.sandbox.counters().rejected_events == 2).then_some(())).await;
-    scene.sandbox.set_webhook_url(scene.webhook_url().replace("http://", "http://mt:secret-of-the-webhook@"));
-    scene.enqueue("2@example.com", &["a@example.net"]).await;
-    eventually("the webhooks", || (scene.sandbox.counters().accepted_events == 2).then_some(())).await;
-    assert_eq!(scene.sandbox.counters().webhook_requests, 4);
-    scene.daemon.stop().await;
+    let harness = BrevoSandboxRelay::without_webhooks(Clock::System, keys).await;
+    harness.sandbox.set_webhook_url(harness.webhook_url());
+    harness.enqueue("1@example.com", &["a@example.net"]).await;
+    eventually("the refusals", || (harness.sandbox.counters().rejected_events == 2).then_some(())).await;
+    harness
+        .sandbox
+        .set_webhook_url(harness.webhook_url().replace("http://", "http://mt:secret-of-the-webhook@"));
+    harness.enqueue("2@example.com", &["a@example.net"]).await;
+    eventually("the webhooks", || (harness.sandbox.counters().accepted_events == 2).then_some(())).await;
+    assert_eq!(harness.sandbox.counters().webhook_requests, 4);
+    harness.daemon.stop().await;
 }
 
 #[tokio::test]
@@ -237,24 +243,24 @@ async fn retries_event_that_cannot_be_stored() {
     if !webhook_harness::is_full_disk_child(module_path!(), "retries_event_that_cannot_be_stored") {
         return;
     }
-    let scene = BrevoSandboxRelay::new(Clock::System, WEBHOOK_KEYS).await;
+    let harness = BrevoSandboxRelay::new(Clock::System, WEBHOOK_KEYS).await;
     // Each mail, and each event of it, takes a sixth of the file.
     let tag = format!("X-Mailin-Tag: {}\r\n", "x".repeat(700_000));
     let ids = [
-        scene.enqueue_with_header(&tag, "1@example.com", &["a@example.net"]).await,
-        scene.enqueue_with_header(&tag, "2@example.com", &["b@example.net"]).await,
+        harness.enqueue_with_header(&tag, "1@example.com", &["a@example.net"]).await,
+        harness.enqueue_with_header(&tag, "2@example.com", &["b@example.net"]).await,
     ];
-    eventually("the webhooks", || (scene.sandbox.counters().accepted_events == 4).then_some(())).await;
-    let tally = scene.sandbox.counters();
+    eventually("the webhooks", || (harness.sandbox.counters().accepted_events == 4).then_some(())).await;
+    let tally = harness.sandbox.counters();
     assert!(tally.webhook_requests > 4 && tally.rejected_events == 0, "{tally:?}");
     for id in ids {
         let by = |kind| ((kind, "webhook"), 1);
         assert_eq!(
-            scene.count_events(id),
+            harness.count_events(id),
             BTreeMap::from([by(EventKind::Accepted), by(EventKind::Delivered)])
         );
     }
-    scene.daemon.stop().await;
+    harness.daemon.stop().await;
 }
 
 #[tokio::test]
@@ -422,9 +428,9 @@ struct BrevoSandboxRelay {
 impl BrevoSandboxRelay {
     /// With webhooks to the relay, which has these keys of an upstream.
     async fn new(clock: Clock, keys: &str) -> Self {
-        let scene = Self::without_webhooks(clock, keys).await;
-        scene.sandbox.set_webhook_url(scene.webhook_url());
-        scene
+        let harness = Self::without_webhooks(clock, keys).await;
+        harness.sandbox.set_webhook_url(harness.webhook_url());
+        harness
     }
 
     /// Starts a relay and a sandbox without webhooks.
@@ -531,15 +537,15 @@ async fn start_sandbox(clock: Clock, time_scale: f64) -> (Sandbox, tempfile::Tem
 /// Hands a mail to the sandbox without a relay.
 async fn submit_to_sandbox(sandbox: &Sandbox, recipient: &str) {
     let mut stream = TcpStream::connect(sandbox.smtp_address()).await.unwrap();
-    let said = format!(
+    let output = format!(
         "EHLO a\r\nAUTH PLAIN AGEwMDAwMUBzbXRwLWJyZXZvLmNvbQBwdw==\r\nMAIL FROM:<a@example.com>\r\n\
          RCPT TO:<{recipient}>\r\nDATA\r\nMessage-ID: <1@example.com>\r\nFrom: a@example.com\r\nSubject: s\r\n\
          X-Mailin-Tag: odoo\r\n\r\nText\r\n.\r\nQUIT\r\n"
     );
-    stream.write_all(said.as_bytes()).await.unwrap();
-    let mut heard = String::new();
-    stream.read_to_string(&mut heard).await.unwrap();
-    assert!(heard.contains("250 2.0.0 OK: queued as <1@example.com>"), "{heard}");
+    stream.write_all(output.as_bytes()).await.unwrap();
+    let mut received = String::new();
+    stream.read_to_string(&mut received).await.unwrap();
+    assert!(received.contains("250 2.0.0 OK: queued as <1@example.com>"), "{received}");
 }
 
 /// Asks the sandbox's API; the status and the body, if there is one.

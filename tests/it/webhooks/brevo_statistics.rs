@@ -14,22 +14,22 @@ async fn webhook_and_poll_of_same_event_count_once() {
         "webhook_token = \"test-webhook-secret\"\napi_key = \"xkeysib-1\"\napi_base_url = \"http://{}\"\n",
         server.address
     );
-    let scene = || async {
-        let scene = WebhookHarness::start_at(START_SECONDS + 600, "brevo", &keys).await;
-        scene.store_message(SENT_ID, &["ada@example.net", "bob@example.org"]).await;
-        scene
+    let harness = || async {
+        let harness = WebhookHarness::start_at(START_SECONDS + 600, "brevo", &keys).await;
+        harness.store_message(SENT_ID, &["ada@example.net", "bob@example.org"]).await;
+        harness
     };
     let webhook_first = async {
-        let scene = scene().await;
-        post_delivered(&scene).await;
-        wait_polled(&scene).await;
-        mark_sources(&scene)
+        let harness = harness().await;
+        post_delivered(&harness).await;
+        wait_polled(&harness).await;
+        mark_sources(&harness)
     };
     let poll_first = async {
-        let scene = scene().await;
-        wait_polled(&scene).await;
-        post_delivered(&scene).await;
-        mark_sources(&scene)
+        let harness = harness().await;
+        wait_polled(&harness).await;
+        post_delivered(&harness).await;
+        mark_sources(&harness)
     };
     let (webhook_first, poll_first) = tokio::join!(webhook_first, poll_first);
     assert_eq!(
@@ -42,20 +42,20 @@ async fn webhook_and_poll_of_same_event_count_once() {
     );
 }
 
-async fn post_delivered(scene: &WebhookHarness) {
+async fn post_delivered(harness: &WebhookHarness) {
     let body = read_fixture("delivered.json").into_bytes();
-    assert_eq!(scene.post_with("webhooks/up", BEARER_HEADER, body).await, 200);
+    assert_eq!(harness.post_with("webhooks/up", BEARER_HEADER, body).await, 200);
 }
 
-async fn wait_polled(scene: &WebhookHarness) {
-    wait_until("the poll", || scene.daemon.store().poll_cursor("up").unwrap().is_some()).await;
+async fn wait_polled(harness: &WebhookHarness) {
+    wait_until("the poll", || harness.daemon.store().poll_cursor("up").unwrap().is_some()).await;
 }
 
 /// Returns kinds and sources of the events of both recipients.
-fn mark_sources(scene: &WebhookHarness) -> Vec<(EventKind, TrailSource)> {
+fn mark_sources(harness: &WebhookHarness) -> Vec<(EventKind, TrailSource)> {
     let (delivered, bounced) = (MarkKind::Person(EventKind::Delivered), MarkKind::Person(EventKind::Bounced));
-    assert_eq!(scene.marks(), [[(delivered, 1)], [(bounced, 1)]]);
-    let reported = scene.load_trail(SENT_ID).events.into_iter().filter_map(|fact| match fact.kind {
+    assert_eq!(harness.marks(), [[(delivered, 1)], [(bounced, 1)]]);
+    let reported = harness.load_trail(SENT_ID).events.into_iter().filter_map(|fact| match fact.kind {
         mailtrail_trail::TrailEventKind::EventReceived(kind) => Some((kind, fact.source)),
         _ => None,
     });

@@ -14,23 +14,23 @@ use tracing::Level;
 async fn rate_limits_address_after_repeated_rejections() {
     let log = LogCapture::default();
     let _listening = log.install_at(Level::TRACE);
-    let scene = start_with_all_sources("").await;
+    let harness = start_with_all_sources("").await;
     let from = |address: &'static str| [("X-Forwarded-For", address)];
     for (source, refused) in [("up", 406), ("other", 401)] {
         let path = format!("webhooks/{source}");
         let good = |number: &str| signed_event(source, number);
         for number in 0..100 {
-            let answer = scene.post_with(&path, &from("192.0.2.7"), b"x=y".to_vec()).await;
+            let answer = harness.post_with(&path, &from("192.0.2.7"), b"x=y".to_vec()).await;
             assert_eq!(answer, if number < 20 { refused } else { 429 }, "{source} {number}");
         }
         let (fields, body) = good("1");
         let fields_from = |address| {
             fields.iter().map(|(name, value)| (*name, &**value)).chain(from(address)).collect::<Vec<_>>()
         };
-        assert_eq!(scene.post_with(&path, &fields_from("192.0.2.7"), body.clone()).await, 429, "{source}");
+        assert_eq!(harness.post_with(&path, &fields_from("192.0.2.7"), body.clone()).await, 429, "{source}");
         // Other clients, other paths and direct connections from a proxy are served.
-        assert_eq!(scene.post_with(&path, &fields_from("192.0.2.8"), body.clone()).await, 200, "{source}");
-        assert_eq!(scene.post_with("webhooks/nobody", &from("192.0.2.7"), body).await, 404);
+        assert_eq!(harness.post_with(&path, &fields_from("192.0.2.8"), body.clone()).await, 200, "{source}");
+        assert_eq!(harness.post_with("webhooks/nobody", &from("192.0.2.7"), body).await, 404);
         assert_eq!(
             log.lines_with(&["WARN", "192.0.2.7", &format!("source=\"{source}\"")]).len(),
             2,
@@ -43,15 +43,15 @@ async fn rate_limits_address_after_repeated_rejections() {
         );
     }
     for _ in 0..50 {
-        assert_eq!(scene.post(b"x=y".to_vec()).await, 406);
+        assert_eq!(harness.post(b"x=y".to_vec()).await, 406);
     }
-    assert_eq!(scene.post(signed_event("up", "2").1).await, 200);
+    assert_eq!(harness.post(signed_event("up", "2").1).await, 200);
 }
 
 #[tokio::test]
 async fn over_limit_client_gets_provider_specific_retry_status() {
-    let scene = start_with_all_sources("\n[http]\nconnections = 2\n").await;
-    let mut held = [connect_http(&scene).await, connect_http(&scene).await];
+    let harness = start_with_all_sources("\n[http]\nconnections = 2\n").await;
+    let mut held = [connect_http(&harness).await, connect_http(&harness).await];
     for stream in &mut held {
         assert_eq!(send_request(stream, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await, 200);
     }
@@ -62,7 +62,7 @@ async fn over_limit_client_gets_provider_specific_retry_status() {
         ("/webhooks/campaigns/the-secret-of-the-campaigns", 503),
         ("/webhooks/nobody", 404),
     ] {
-        let mut stream = connect_http(&scene).await;
+        let mut stream = connect_http(&harness).await;
         let request = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nx=y");
         assert_eq!(send_request(&mut stream, &request).await, answer, "{path}");
         let mut rest = Vec::new();
@@ -72,16 +72,16 @@ async fn over_limit_client_gets_provider_specific_retry_status() {
     drop(first);
     // The place is free as soon as the relay has seen that.
     let (_, body) = signed_event("up", "1");
-    while scene.post(body.clone()).await != 200 {}
+    while harness.post(body.clone()).await != 200 {}
     assert_eq!(send_request(&mut second, "GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n").await, 200);
 }
 
 /// Time advances at once while no task is active.
 #[tokio::test(start_paused = true)]
 async fn slow_requests_time_out() {
-    let scene = start_with_all_sources("").await;
+    let harness = start_with_all_sources("").await;
     for begun in ["", "POST /webhooks/up HTTP/1.1\r\nHost: x\r\n", "GET /healthz HTTP/1.1\r\nHost"] {
-        let mut stream = connect_http(&scene).await;
+        let mut stream = connect_http(&harness).await;
         stream.write_all(begun.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await.unwrap();
@@ -89,25 +89,25 @@ async fn slow_requests_time_out() {
     }
     for (path, field, answer) in [("up", "X: y", 503), ("brevo", "Authorization: Bearer brevo-secret", 429)] {
         for body in ["Content-Length: 100\r\n\r\n{", "Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"] {
-            let mut stream = connect_http(&scene).await;
+            let mut stream = connect_http(&harness).await;
             let request = format!("POST /webhooks/{path} HTTP/1.1\r\nHost: x\r\n{field}\r\n{body}");
             assert_eq!(send_request(&mut stream, &request).await, answer, "{path}");
         }
     }
     // A connection that is kept and not used is no better.
-    let mut stream = connect_http(&scene).await;
+    let mut stream = connect_http(&harness).await;
     assert_eq!(send_request(&mut stream, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await, 200);
     assert_eq!(stream.read_to_end(&mut Vec::new()).await.unwrap(), 0);
 }
 
 #[tokio::test]
 async fn limits_header_and_body_size() {
-    let scene = start_with_all_sources("").await;
-    let mut stream = connect_http(&scene).await;
+    let harness = start_with_all_sources("").await;
+    let mut stream = connect_http(&harness).await;
     let request = format!("POST /webhooks/up HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "y".repeat(100_000));
     assert_eq!(send_request(&mut stream, &request).await, 431);
     // With any declared length.
-    let mut stream = connect_http(&scene).await;
+    let mut stream = connect_http(&harness).await;
     stream
         .write_all(b"POST /webhooks/up HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
         .await
@@ -119,11 +119,11 @@ async fn limits_header_and_body_size() {
 
 #[tokio::test]
 async fn accepts_trailing_slash_and_warns_once_about_wrong_paths() {
-    let scene = start_with_all_sources("").await;
-    assert_eq!(scene.post_to("webhooks/up/", signed_event("up", "1").1).await, 200);
-    assert_eq!(scene.post_to("webhooks/up/?a=b", signed_event("up", "2").1).await, 200);
+    let harness = start_with_all_sources("").await;
+    assert_eq!(harness.post_to("webhooks/up/", signed_event("up", "1").1).await, 200);
+    assert_eq!(harness.post_to("webhooks/up/?a=b", signed_event("up", "2").1).await, 200);
     assert_eq!(
-        scene.post_to("webhooks/campaigns/the-secret-of-the-campaigns/", b"type=open".to_vec()).await,
+        harness.post_to("webhooks/campaigns/the-secret-of-the-campaigns/", b"type=open".to_vec()).await,
         200
     );
     for (path, right) in [
@@ -147,9 +147,9 @@ async fn accepts_trailing_slash_and_warns_once_about_wrong_paths() {
         let log = LogCapture::default();
         let _listening = log.install_at(Level::TRACE);
         // A relay of its own: a minute is long.
-        let scene = self::start_with_all_sources("").await;
+        let harness = self::start_with_all_sources("").await;
         for _ in 0..3 {
-            assert_eq!(scene.post_to(path, signed_event("up", "1").1).await, 404, "{path}");
+            assert_eq!(harness.post_to(path, signed_event("up", "1").1).await, 404, "{path}");
         }
         let warnings = log.lines_with(&[" WARN "]);
         assert!(warnings.len() == 1 && warnings[0].contains(right), "{path}: {warnings:#?}");
@@ -159,7 +159,7 @@ async fn accepts_trailing_slash_and_warns_once_about_wrong_paths() {
 
 #[tokio::test]
 async fn rejects_invalid_http_with_400_and_compression_with_415() {
-    let scene = start_with_all_sources("").await;
+    let harness = start_with_all_sources("").await;
     let brevo = "Authorization: Bearer brevo-secret";
     for (path, field) in [
         ("webhooks/up", "A: b"),
@@ -176,18 +176,18 @@ async fn rejects_invalid_http_with_400_and_compression_with_415() {
             "Content-Length: 1\r\nContent-Length: 2\r\n\r\nx",
             "Broken field\r\n\r\n",
         ] {
-            let mut stream = connect_http(&scene).await;
+            let mut stream = connect_http(&harness).await;
             assert_eq!(send_request(&mut stream, &request(rest)).await, 400, "{path} {rest}");
         }
         for coding in ["Content-Encoding: gzip\r\n", "content-encoding: identity, br\r\n"] {
-            let mut stream = connect_http(&scene).await;
+            let mut stream = connect_http(&harness).await;
             let rest = format!("{coding}Content-Length: 3\r\n\r\nx=y");
             assert_eq!(send_request(&mut stream, &request(&rest)).await, 415, "{path} {coding}");
         }
         let fields: Vec<_> = field.split_once(": ").into_iter().collect();
-        assert_eq!(scene.post_with(path, &fields, b"\x1f\x8b\x08\x00".to_vec()).await, 415, "{path}");
+        assert_eq!(harness.post_with(path, &fields, b"\x1f\x8b\x08\x00".to_vec()).await, 415, "{path}");
     }
-    let mut stream = connect_http(&scene).await;
+    let mut stream = connect_http(&harness).await;
     let body = String::from_utf8(signed_event("up", "1").1).unwrap();
     let request = format!(
         "POST /webhooks/up HTTP/1.1\r\nHost: x\r\nContent-Encoding: identity\r\nContent-Length: {}\r\n\r\n{body}",
@@ -206,9 +206,9 @@ async fn logs_wrong_protocol_once_with_remedy() {
     ] {
         let log = LogCapture::default();
         let _listening = log.install_at(Level::TRACE);
-        let scene = start_with_all_sources("").await;
+        let harness = start_with_all_sources("").await;
         for _ in 0..3 {
-            let mut stream = connect_http(&scene).await;
+            let mut stream = connect_http(&harness).await;
             stream.write_all(words).await.unwrap();
             let _ = stream.read_to_end(&mut Vec::new()).await;
         }
@@ -219,29 +219,29 @@ async fn logs_wrong_protocol_once_with_remedy() {
 
 #[tokio::test]
 async fn stores_every_event_of_a_burst() {
-    let scene = start_with_all_sources("").await;
+    let harness = start_with_all_sources("").await;
     for some in 0..8 {
         let posts = (0..250).map(async |number: u32| {
             let (_, body) = signed_event("up", &(some * 250 + number).to_string());
-            scene.post(body).await
+            harness.post(body).await
         });
         assert!(join_all(posts).await.iter().all(|answer| *answer == 200));
     }
-    assert!((0..2000).all(|number| scene.journal_contains(format!("\"id\":\"{number}\"").as_bytes())));
+    assert!((0..2000).all(|number| harness.journal_contains(format!("\"id\":\"{number}\"").as_bytes())));
 }
 
 #[tokio::test]
 async fn stop_answers_requests_in_progress() {
-    let scene = start_with_all_sources("").await;
+    let harness = start_with_all_sources("").await;
     let (_, body) = signed_event("up", "1");
-    let mut stream = connect_http(&scene).await;
+    let mut stream = connect_http(&harness).await;
     let head = format!("POST /webhooks/up HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
     stream.write_all(head.as_bytes()).await.unwrap();
     let (first, rest) = body.split_at(10);
     stream.write_all(first).await.unwrap();
     // The request is in progress once the one after it has its response.
-    assert_eq!(scene.post(signed_event("up", "2").1).await, 200);
-    let WebhookHarness { daemon, .. } = scene;
+    assert_eq!(harness.post(signed_event("up", "2").1).await, 200);
+    let WebhookHarness { daemon, .. } = harness;
     let stopped = tokio::spawn(daemon.stop());
     stream.write_all(rest).await.unwrap();
     assert_eq!(send_request(&mut stream, "").await, 200);
@@ -278,8 +278,8 @@ fn signed_event(source: &str, number: &str) -> (HeaderFields, Vec<u8>) {
     (vec![("webhook-id", number.to_owned()), ("webhook-timestamp", at), ("webhook-signature", made)], body)
 }
 
-async fn connect_http(scene: &WebhookHarness) -> TcpStream {
-    TcpStream::connect(scene.daemon.http_address().unwrap()).await.unwrap()
+async fn connect_http(harness: &WebhookHarness) -> TcpStream {
+    TcpStream::connect(harness.daemon.http_address().unwrap()).await.unwrap()
 }
 
 /// Sends a request; reads the head of the response and the body `ok` or `ready`.

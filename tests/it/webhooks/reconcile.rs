@@ -23,148 +23,148 @@ use testkit::{WAIT_TIMEOUT, eventually, eventually_within};
 
 #[tokio::test]
 async fn polls_recover_twelve_hours_without_webhooks() {
-    let mut scene = ReconcileHarness::new(FaultInjection { hold: true, ..FaultInjection::default() }).await;
-    scene.config.upstreams[0].reconcile = None;
-    scene.start().await;
+    let mut harness = ReconcileHarness::new(FaultInjection { hold: true, ..FaultInjection::default() }).await;
+    harness.config.upstreams[0].reconcile = None;
+    harness.start().await;
     for hour in 1..=12 {
-        scene.enqueue_many(MESSAGE_COUNT / 12).await;
+        harness.enqueue_many(MESSAGE_COUNT / 12).await;
         eventually("the events", || {
-            (scene.sandbox.counters().events >= hour * MESSAGE_COUNT / 6).then_some(())
+            (harness.sandbox.counters().events >= hour * MESSAGE_COUNT / 6).then_some(())
         })
         .await;
-        scene.advance(ONE_HOUR);
+        harness.advance(ONE_HOUR);
     }
-    assert_eq!(scene.count_events(), BTreeMap::new());
-    scene.stop().await;
-    scene.config = scene.default_config.clone();
-    scene.start().await;
+    assert_eq!(harness.count_events(), BTreeMap::new());
+    harness.stop().await;
+    harness.config = harness.default_config.clone();
+    harness.start().await;
     // In the middle of it the relay goes away, and goes on where it was.
-    let first = eventually("the first page", || scene.cursor()).await;
-    assert!(first < scene.now().saturating_sub(ONE_HOUR * 10), "{first}");
-    scene.stop().await;
-    scene.start().await;
-    assert_eq!(scene.cursor(), Some(first));
-    scene.wait_polled().await;
+    let first = eventually("the first page", || harness.cursor()).await;
+    assert!(first < harness.now().saturating_sub(ONE_HOUR * 10), "{first}");
+    harness.stop().await;
+    harness.start().await;
+    assert_eq!(harness.cursor(), Some(first));
+    harness.wait_polled().await;
     let all = BTreeMap::from([
         ((EventKind::Accepted, "poll"), MESSAGE_COUNT),
         ((EventKind::Delivered, "poll"), MESSAGE_COUNT),
     ]);
-    assert_eq!(scene.count_events(), all);
+    assert_eq!(harness.count_events(), all);
     // Now the webhooks come after all.
-    scene.sandbox.set_faults(FaultInjection::default());
+    harness.sandbox.set_faults(FaultInjection::default());
     eventually("the webhooks", || {
-        (scene.sandbox.counters().accepted_events == MESSAGE_COUNT * 2).then_some(())
+        (harness.sandbox.counters().accepted_events == MESSAGE_COUNT * 2).then_some(())
     })
     .await;
-    assert_eq!(scene.count_events(), all);
-    assert_eq!(scene.mark_counts(), BTreeSet::from([1]), "nothing is counted twice");
-    scene.stop().await;
+    assert_eq!(harness.count_events(), all);
+    assert_eq!(harness.mark_counts(), BTreeSet::from([1]), "nothing is counted twice");
+    harness.stop().await;
 }
 
 #[tokio::test]
 async fn polls_find_late_events_with_either_api() {
     for api in [EventsApi::Events, EventsApi::Logs] {
         let weather = FaultInjection { lose: 1.0, late: 25 * 60, ..FaultInjection::default() };
-        let mut scene = ReconcileHarness::new(weather).await;
-        scene.use_api(api);
-        scene.start().await;
-        scene.enqueue_many(10).await;
-        eventually("the events", || (scene.sandbox.counters().events == 20).then_some(())).await;
-        scene.advance(ONE_MINUTE * 3);
-        scene.wait_polled().await;
-        assert_eq!(scene.count_events().values().sum::<u64>(), 10, "{api:?}");
-        scene.advance(ONE_MINUTE * 23);
-        scene.wait_polled().await;
+        let mut harness = ReconcileHarness::new(weather).await;
+        harness.use_api(api);
+        harness.start().await;
+        harness.enqueue_many(10).await;
+        eventually("the events", || (harness.sandbox.counters().events == 20).then_some(())).await;
+        harness.advance(ONE_MINUTE * 3);
+        harness.wait_polled().await;
+        assert_eq!(harness.count_events().values().sum::<u64>(), 10, "{api:?}");
+        harness.advance(ONE_MINUTE * 23);
+        harness.wait_polled().await;
         let all = BTreeMap::from([((EventKind::Accepted, "poll"), 10), ((EventKind::Delivered, "poll"), 10)]);
-        assert_eq!(scene.count_events(), all, "{api:?}");
-        assert_eq!(scene.mark_counts(), BTreeSet::from([1]));
-        scene.stop().await;
+        assert_eq!(harness.count_events(), all, "{api:?}");
+        assert_eq!(harness.mark_counts(), BTreeSet::from([1]));
+        harness.stop().await;
     }
 }
 
 #[tokio::test]
 async fn webhook_and_poll_of_same_event_count_once() {
     for api in [EventsApi::Events, EventsApi::Logs] {
-        let mut scene = ReconcileHarness::new(FaultInjection::default()).await;
-        scene.use_api(api);
+        let mut harness = ReconcileHarness::new(FaultInjection::default()).await;
+        harness.use_api(api);
         let log = LogCapture::default();
         let _listening = log.install();
-        scene.start().await;
-        scene.enqueue_many(5).await;
-        eventually("the webhooks", || (scene.sandbox.counters().accepted_events == 10).then_some(())).await;
-        scene.advance(ONE_MINUTE * 3);
-        scene.wait_polled().await;
+        harness.start().await;
+        harness.enqueue_many(5).await;
+        eventually("the webhooks", || (harness.sandbox.counters().accepted_events == 10).then_some(())).await;
+        harness.advance(ONE_MINUTE * 3);
+        harness.wait_polled().await;
         let mut reports =
             BTreeMap::from([((EventKind::Accepted, "webhook"), 5), ((EventKind::Delivered, "webhook"), 5)]);
-        assert_eq!(scene.count_events(), reports, "{api:?}");
+        assert_eq!(harness.count_events(), reports, "{api:?}");
         assert_eq!(log.lines("recovered"), [""; 0]);
-        scene.sandbox.set_faults(FaultInjection { hold: true, ..FaultInjection::default() });
-        scene.enqueue_many(5).await;
-        eventually("the events", || (scene.sandbox.counters().events == 20).then_some(())).await;
+        harness.sandbox.set_faults(FaultInjection { hold: true, ..FaultInjection::default() });
+        harness.enqueue_many(5).await;
+        eventually("the events", || (harness.sandbox.counters().events == 20).then_some(())).await;
         // Recent events are left to the webhook.
-        scene.advance(ONE_MINUTE);
-        scene.wait_polled().await;
-        assert_eq!(scene.count_events(), reports);
-        scene.advance(ONE_MINUTE * 2);
-        scene.wait_polled().await;
+        harness.advance(ONE_MINUTE);
+        harness.wait_polled().await;
+        assert_eq!(harness.count_events(), reports);
+        harness.advance(ONE_MINUTE * 2);
+        harness.wait_polled().await;
         reports.extend([((EventKind::Accepted, "poll"), 5), ((EventKind::Delivered, "poll"), 5)]);
-        assert_eq!(scene.count_events(), reports);
-        let said = "10 events recovered that no webhook brought";
-        eventually("the number", || log.lines(said).pop()).await;
-        scene.sandbox.set_faults(FaultInjection::default());
-        eventually("the webhooks", || (scene.sandbox.counters().accepted_events == 20).then_some(())).await;
-        assert_eq!(scene.count_events(), reports);
-        assert_eq!(scene.mark_counts(), BTreeSet::from([1]));
-        scene.stop().await;
+        assert_eq!(harness.count_events(), reports);
+        let output = "10 events recovered that no webhook brought";
+        eventually("the number", || log.lines(output).pop()).await;
+        harness.sandbox.set_faults(FaultInjection::default());
+        eventually("the webhooks", || (harness.sandbox.counters().accepted_events == 20).then_some(())).await;
+        assert_eq!(harness.count_events(), reports);
+        assert_eq!(harness.mark_counts(), BTreeSet::from([1]));
+        harness.stop().await;
     }
 }
 
 #[tokio::test]
 async fn wrong_api_key_is_logged_and_loses_no_event() {
-    let mut scene = ReconcileHarness::new(FaultInjection { lose: 1.0, ..FaultInjection::default() }).await;
+    let mut harness = ReconcileHarness::new(FaultInjection { lose: 1.0, ..FaultInjection::default() }).await;
     let log = LogCapture::default();
     let _listening = log.install();
-    scene.config.upstreams[0].provider_api.as_mut().unwrap().api_key = Secret::new("hunter2");
-    scene.start().await;
-    scene.enqueue_many(3).await;
-    eventually("the events", || (scene.sandbox.counters().events == 6).then_some(())).await;
-    scene.advance(ONE_MINUTE * 3);
+    harness.config.upstreams[0].provider_api.as_mut().unwrap().api_key = Secret::new("hunter2");
+    harness.start().await;
+    harness.enqueue_many(3).await;
+    eventually("the events", || (harness.sandbox.counters().events == 6).then_some(())).await;
+    harness.advance(ONE_MINUTE * 3);
     let refused = "upstream up: events: the provider's API refused the api_key (401: Invalid private key)";
     eventually("the refusal", || (!log.lines(refused).is_empty()).then_some(())).await;
-    assert_eq!((scene.cursor(), log.lines("hunter2")), (None, vec![]));
-    let config = scene.default_config.clone();
-    scene.daemon.as_mut().unwrap().reload(config).unwrap();
-    scene.wait_polled().await;
-    assert_eq!(scene.count_events().values().sum::<u64>(), 6);
-    scene.stop().await;
+    assert_eq!((harness.cursor(), log.lines("hunter2")), (None, vec![]));
+    let config = harness.default_config.clone();
+    harness.daemon.as_mut().unwrap().reload(config).unwrap();
+    harness.wait_polled().await;
+    assert_eq!(harness.count_events().values().sum::<u64>(), 6);
+    harness.stop().await;
 }
 
 #[tokio::test]
 async fn compares_each_day_after_it_ends() {
     let late = 3 * 3600;
-    let mut scene =
+    let mut harness =
         ReconcileHarness::new(FaultInjection { lose: 1.0, late, ..FaultInjection::default() }).await;
     let log = LogCapture::default();
     let _listening = log.install();
-    scene.start().await;
-    scene.enqueue_many(4).await;
-    eventually("the events", || (scene.sandbox.counters().events == 8).then_some(())).await;
+    harness.start().await;
+    harness.enqueue_many(4).await;
+    eventually("the events", || (harness.sandbox.counters().events == 8).then_some(())).await;
     for _ in 0..8 {
-        scene.advance(ONE_MINUTE * 25);
-        scene.wait_polled().await;
+        harness.advance(ONE_MINUTE * 25);
+        harness.wait_polled().await;
     }
-    assert_eq!(scene.count_events().values().sum::<u64>(), 4, "what is so late no poll finds");
+    assert_eq!(harness.count_events().values().sum::<u64>(), 4, "what is so late no poll finds");
     // 02:00 of the next day.
-    scene.advance(Duration::from_secs(14 * 3600 - 8 * 25 * 60));
+    harness.advance(Duration::from_secs(14 * 3600 - 8 * 25 * 60));
     let found = "compared: the provider has";
     let line = eventually("the comparison", || log.lines(found).pop()).await;
     assert!(line.contains("day=\"2026-09-14\"") && line.contains("of which we had"), "{line}");
     let all = BTreeMap::from([((EventKind::Accepted, "poll"), 4), ((EventKind::Delivered, "poll"), 4)]);
-    assert_eq!(scene.count_events(), all);
-    scene.advance(Duration::from_secs(86_400));
+    assert_eq!(harness.count_events(), all);
+    harness.advance(Duration::from_secs(86_400));
     eventually("the next comparison", || log.lines("all 0 of the provider's are here").pop()).await;
-    assert_eq!(scene.count_events(), all);
-    scene.stop().await;
+    assert_eq!(harness.count_events(), all);
+    harness.stop().await;
 }
 
 /// The rest of the page is stored, the undecodable event becomes a dead letter once, and the next poll continues
@@ -278,8 +278,8 @@ async fn survive(api: &'static str, damage: Damage) {
     let raw: Vec<_> = raw.map(|raw| String::from_utf8(raw.to_vec()).unwrap()).collect();
     assert!(raw.iter().any(|raw| raw.contains("b@example.net")), "{case}: {raw:?}");
     assert!(!raw.iter().any(|raw| raw.contains("c@example.net")), "{case}: {raw:?}");
-    let said = || log.lines("pages of its events could not be read whole").pop();
-    eventually_within(WAIT_TIMEOUT * 6, "the alarm", said).await;
+    let output = || log.lines("pages of its events could not be read whole").pop();
+    eventually_within(WAIT_TIMEOUT * 6, "the alarm", output).await;
     heal.store(true, Ordering::SeqCst);
     eventually("the end of the alarm", || log.lines("alarm cleared").pop()).await;
     assert_eq!(delivered(&daemon, id), [Some(1), None, Some(1), Some(1)], "{case}: it is too long ago");
@@ -377,24 +377,24 @@ const TO: [&str; 4] = ["a@example.net", "b@example.net", "c@example.net", "d@exa
 
 /// A relay that polls `server`, and a mail of `1@example.com` to [`TO`].
 async fn polling(api: &str, server: &mock_http::MockHttpServer) -> (Daemon, TrackingId, ReconcileHarness) {
-    let mut scene = ReconcileHarness::new(FaultInjection::default()).await;
+    let mut harness = ReconcileHarness::new(FaultInjection::default()).await;
     if api == "logs" {
-        scene.use_api(EventsApi::Logs);
+        harness.use_api(EventsApi::Logs);
     }
-    let upstream = &mut scene.config.upstreams[0];
+    let upstream = &mut harness.config.upstreams[0];
     upstream.provider_api.as_mut().unwrap().base_url = format!("http://{}", server.address).parse().unwrap();
     if api == "brevo" {
         upstream.transport.provider = mailtrail_trail::provider::Provider::Brevo;
         upstream.provider_api.as_mut().unwrap().provider = ProviderKind::Brevo;
     }
-    let daemon = Daemon::start(&scene.config, Clock::Manual(scene.manual_clock), None).await.unwrap();
+    let daemon = Daemon::start(&harness.config, Clock::Manual(harness.manual_clock), None).await.unwrap();
     let id = TrackingId::new(START_TIME.saturating_sub(ONE_HOUR * 3), 1);
     let send =
         Message { message_id: mailtrail_mail::MessageId::parse("1@example.com"), ..Message::new(id, "test") };
     let recipients = TO.map(|to| to.parse().unwrap()).into();
     let message = Bytes::from_static(b"Subject: x\r\n\r\nx\r\n");
     daemon.store().put_message(AcceptedMessage { message: send, recipients }, message).await.unwrap();
-    (daemon, id, scene)
+    (daemon, id, harness)
 }
 
 /// Returns the number of delivery events for each recipient.

@@ -17,8 +17,8 @@ use tracing::Level;
 
 #[tokio::test]
 async fn accepts_signed_generic_events() {
-    let scene = start_with_sources().await;
-    scene.store_message(SENT_ID, &["ada@example.net", "bob@example.org"]).await;
+    let harness = start_with_sources().await;
+    harness.store_message(SENT_ID, &["ada@example.net", "bob@example.org"]).await;
     let bounced = json!({
         "event": "bounced", "time": "2026-09-14T12:00:05Z", "recipient": "bob@example.org", "tracking_id": SENT_ID,
         "code": 550, "enhanced": "5.1.1", "text": "No such user"
@@ -29,19 +29,19 @@ async fn accepts_signed_generic_events() {
     });
     let both = json!([bounced, delivered]);
     for (id, body) in [("m1", &both), ("m1", &both), ("m2", &delivered)] {
-        assert_eq!(post_signed(&scene, "other", OTHER_SECRET, id, START_SECONDS, body).await, 200, "{id}");
+        assert_eq!(post_signed(&harness, "other", OTHER_SECRET, id, START_SECONDS, body).await, 200, "{id}");
     }
     assert_eq!(
-        scene.marks(),
+        harness.marks(),
         [[(MarkKind::Person(EventKind::Delivered), 1)], [(MarkKind::Person(EventKind::Bounced), 1)]]
     );
     let facts =
-        scene.load_trail(SENT_ID).events.into_iter().filter(|fact| fact.source == TrailSource::Webhook);
+        harness.load_trail(SENT_ID).events.into_iter().filter(|fact| fact.source == TrailSource::Webhook);
     assert!(facts.map(|fact| fact.upstream).eq([Some("other".to_owned()), Some("other".into())]));
     // The one that names an upstream reports on that one's sends.
     assert_eq!(
         post_signed(
-            &scene,
+            &harness,
             "beside",
             STANDARD_SECRET,
             "m3",
@@ -51,7 +51,7 @@ async fn accepts_signed_generic_events() {
         .await,
         200
     );
-    let fact = scene
+    let fact = harness
         .load_trail(SENT_ID)
         .events
         .into_iter()
@@ -62,7 +62,7 @@ async fn accepts_signed_generic_events() {
 
 #[tokio::test]
 async fn rejects_events_with_wrong_signature_or_time() {
-    let scene = start_with_sources().await;
+    let harness = start_with_sources().await;
     let event = json!({"event": "delivered"});
     for (source, secret, at, answer) in [
         ("other", OTHER_SECRET, START_SECONDS, 200),
@@ -75,9 +75,9 @@ async fn rejects_events_with_wrong_signature_or_time() {
         ("nobody", OTHER_SECRET, START_SECONDS, 404),
     ] {
         let id = format!("{source}{secret}{at}");
-        assert_eq!(post_signed(&scene, source, secret, &id, at, &event).await, answer, "{source} {at}");
+        assert_eq!(post_signed(&harness, source, secret, &id, at, &event).await, answer, "{source} {at}");
     }
-    assert_eq!(scene.post_to("webhooks/other", b"{}".to_vec()).await, 401);
+    assert_eq!(harness.post_to("webhooks/other", b"{}".to_vec()).await, 401);
     let body = event.to_string();
     let made =
         sign_request(&Secret::new(OTHER_SECRET), "id", &START_SECONDS.to_string(), body.as_bytes()).unwrap();
@@ -87,10 +87,10 @@ async fn rejects_events_with_wrong_signature_or_time() {
         ("webhook-signature", &*made),
     ];
     let changed = body.replace("delivered", "bounced").into_bytes();
-    assert_eq!(scene.post_with("webhooks/other", &fields, changed).await, 401);
-    assert_eq!(scene.post_with("webhooks/other", &fields, body.into_bytes()).await, 200);
+    assert_eq!(harness.post_with("webhooks/other", &fields, changed).await, 401);
+    assert_eq!(harness.post_with("webhooks/other", &fields, body.into_bytes()).await, 200);
     assert_eq!(
-        post_signed(&scene, "other", OTHER_SECRET, "odd", START_SECONDS, &json!([1, {"event": 7}])).await,
+        post_signed(&harness, "other", OTHER_SECRET, "odd", START_SECONDS, &json!([1, {"event": 7}])).await,
         200
     );
 }
@@ -98,17 +98,17 @@ async fn rejects_events_with_wrong_signature_or_time() {
 #[tokio::test]
 async fn stores_recorded_hints_without_changing_messages() {
     let expectations: Map<String, Value> = serde_json::from_slice(&read_fixture("expected.json")).unwrap();
-    let mut scene = start_with_sources().await;
-    scene.store_message(SENT_ID, &["ada@example.net"]).await;
-    let before = scene.load_trail(SENT_ID).events;
+    let mut harness = start_with_sources().await;
+    harness.store_message(SENT_ID, &["ada@example.net"]).await;
+    let before = harness.load_trail(SENT_ID).events;
     for file in expectations.keys() {
         for _ in 0..2 {
-            assert_eq!(scene.post_to(CAMPAIGNS_PATH, read_fixture(file)).await, 200, "{file}");
+            assert_eq!(harness.post_to(CAMPAIGNS_PATH, read_fixture(file)).await, 200, "{file}");
         }
-        assert!(scene.journal_contains(&read_fixture(file)), "{file}");
+        assert!(harness.journal_contains(&read_fixture(file)), "{file}");
     }
     for _ in 0..2 {
-        let hints = scene.daemon.store().find_hints("ADA@example.net", 100).unwrap();
+        let hints = harness.daemon.store().find_hints("ADA@example.net", 100).unwrap();
         let mut kinds: Vec<_> = hints.iter().map(|hinted| hinted.hint.kind.as_str()).collect();
         kinds.sort_unstable();
         let of_ada = expectations.values().filter(|expected| expected["contact_email"] == "ada@example.net");
@@ -127,25 +127,25 @@ async fn stores_recorded_hints_without_changing_messages() {
             (vec!["3".to_owned()], Some("Too many mails"))
         );
         let words = find(ContactHintKind::Bounced).diagnostic;
-        let said = (words.name.as_str(), words.enhanced_status.as_deref(), words.text.as_deref());
-        assert_eq!(said, ("bounce/hard", Some("5.1.1"), Some("User unknown")));
+        let output = (words.name.as_str(), words.enhanced_status.as_deref(), words.text.as_deref());
+        assert_eq!(output, ("bounce/hard", Some("5.1.1"), Some("User unknown")));
         assert_eq!(
             find(ContactHintKind::Clicked).diagnostic.url.as_deref(),
             Some("https://www.example.com/offer?x=1&y=2")
         );
-        assert_eq!(scene.daemon.store().find_hints("ada@example.net", 2).unwrap(), hints[..2]);
-        assert_eq!(scene.daemon.store().find_hints("bob@example.org", 2).unwrap(), []);
+        assert_eq!(harness.daemon.store().find_hints("ada@example.net", 2).unwrap(), hints[..2]);
+        assert_eq!(harness.daemon.store().find_hints("bob@example.org", 2).unwrap(), []);
         // Attempts are possible in the meantime; an event is not.
-        let facts = scene.load_trail(SENT_ID).events;
+        let facts = harness.load_trail(SENT_ID).events;
         assert!(facts.starts_with(&before) && facts.iter().all(|fact| fact.source != TrailSource::Webhook));
-        assert_eq!(scene.marks(), [[]]);
-        scene = scene.rebuild_ledger().await;
+        assert_eq!(harness.marks(), [[]]);
+        harness = harness.rebuild_ledger().await;
     }
     for file in expectations.keys() {
-        assert_eq!(scene.post_to(CAMPAIGNS_PATH, read_fixture(file)).await, 200, "{file}");
+        assert_eq!(harness.post_to(CAMPAIGNS_PATH, read_fixture(file)).await, 200, "{file}");
     }
     assert_eq!(
-        scene.daemon.store().find_hints("ada@example.net", 100).unwrap().len(),
+        harness.daemon.store().find_hints("ada@example.net", 100).unwrap().len(),
         expectations.len() - 1
     );
 }
@@ -162,21 +162,21 @@ async fn hints_suppress_only_bulk_mail_as_configured() {
             "\n[[source]]\nname = \"campaigns\"\nkind = \"activecampaign\"\n\
              secret = \"the-secret-of-the-campaigns\"\n{rule}\n"
         );
-        let mut scene = WebhookHarness::start_at(START_SECONDS, "plain", &source).await;
+        let mut harness = WebhookHarness::start_at(START_SECONDS, "plain", &source).await;
         let soft =
             String::from_utf8(read_fixture("bounce.form")).unwrap().replace("=hard", "=soft").into_bytes();
         for form in [soft, read_fixture("open.form"), read_fixture("reply.form"), read_fixture("update.form")]
         {
-            assert_eq!(scene.post_to(CAMPAIGNS_PATH, form).await, 200);
+            assert_eq!(harness.post_to(CAMPAIGNS_PATH, form).await, 200);
         }
-        assert_eq!(scene.daemon.store().evidence_for_address("ada@example.net").unwrap(), [], "{rule}");
+        assert_eq!(harness.daemon.store().evidence_for_address("ada@example.net").unwrap(), [], "{rule}");
         let forms = ["bounce.form", "unsubscribe.form"];
         for form in forms.into_iter().chain(forms) {
-            assert_eq!(scene.post_to(CAMPAIGNS_PATH, read_fixture(form)).await, 200);
+            assert_eq!(harness.post_to(CAMPAIGNS_PATH, read_fixture(form)).await, 200);
         }
         // The journal alone yields the same result.
         for _ in 0..2 {
-            let filed = scene.daemon.store().evidence_for_address("ADA@example.net").unwrap();
+            let filed = harness.daemon.store().evidence_for_address("ADA@example.net").unwrap();
             let dossier = filed.first().map(|filed| filed.evidence.clone()).unwrap_or_default();
             assert!(filed.iter().all(|filed| filed.list.is_empty()), "it holds for every upstream");
             let live = dossier.active().map(|(reason, live)| {
@@ -208,14 +208,14 @@ async fn hints_suppress_only_bulk_mail_as_configured() {
                 };
                 assert_eq!((judge(Lane::Transactional), judge(Lane::Bulk)), (false, unsubscribed || bounced));
             }
-            scene = scene.rebuild_ledger().await;
+            harness = harness.rebuild_ledger().await;
         }
     }
 }
 
 #[tokio::test]
 async fn hint_does_not_override_evidence_or_removal() {
-    let scene = start_with_sources().await;
+    let harness = start_with_sources().await;
     let operator = |at, kind| SuppressionChange {
         address: "ada@example.net".parse().unwrap(),
         list: None,
@@ -231,13 +231,13 @@ async fn hint_does_not_override_evidence_or_removal() {
         diagnostic: "asked us".into(),
     };
     let added = SuppressionChangeKind::Add { reason: Reason::Unsubscribe, items: vec![mark] };
-    scene.daemon.store().change_suppression(operator(START_SECONDS, added)).await.unwrap();
-    let store = scene.daemon.store();
+    harness.daemon.store().change_suppression(operator(START_SECONDS, added)).await.unwrap();
+    let store = harness.daemon.store();
     let words = || {
         let filed = store.evidence_for_address("ada@example.net").unwrap().remove(0);
         filed.evidence.active_for(Reason::Unsubscribe).map(|live| live.diagnostic.clone())
     };
-    assert_eq!(scene.post_to(CAMPAIGNS_PATH, read_fixture("unsubscribe.form")).await, 200);
+    assert_eq!(harness.post_to(CAMPAIGNS_PATH, read_fixture("unsubscribe.form")).await, 200);
     assert_eq!(words().as_deref(), Some("asked us"));
     store
         .change_suppression(operator(
@@ -247,20 +247,20 @@ async fn hint_does_not_override_evidence_or_removal() {
         .await
         .unwrap();
     let other = [read_fixture("unsubscribe.form"), b"&x=y".to_vec()].concat();
-    assert_eq!(scene.post_to(CAMPAIGNS_PATH, other).await, 200);
+    assert_eq!(harness.post_to(CAMPAIGNS_PATH, other).await, 200);
     assert_eq!((words(), store.find_hints("ada@example.net", 10).unwrap().len()), (None, 2));
 }
 
 #[tokio::test]
 async fn repeated_automation_request_counts_once_a_day() {
-    let scene = start_with_sources().await;
+    let harness = start_with_sources().await;
     let pairs: Vec<(String, String)> =
         serde_json::from_slice(&read_fixture("automation_webhook.json")).unwrap();
     let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
     for _ in 0..2 {
-        assert_eq!(scene.post_to(CAMPAIGNS_PATH, body.clone().into_bytes()).await, 200);
+        assert_eq!(harness.post_to(CAMPAIGNS_PATH, body.clone().into_bytes()).await, 200);
     }
-    let hints = scene.daemon.store().find_hints("ada@example.net", 10).unwrap();
+    let hints = harness.daemon.store().find_hints("ada@example.net", 10).unwrap();
     let [hinted] = &hints[..] else { unreachable!("{hints:?}") };
     assert_eq!(
         (hinted.hint.kind, hinted.hint.diagnostic.name.as_str()),
@@ -273,12 +273,12 @@ async fn repeated_automation_request_counts_once_a_day() {
 async fn accepts_secret_path_and_never_logs_it() {
     let log = LogCapture::default();
     let _listening = log.install_at(Level::TRACE);
-    let scene = start_with_sources().await;
+    let harness = start_with_sources().await;
     let form = read_fixture("open.form");
     let good =
         ["the-secret-of-the-campaigns", "the-next-secret-of-the-campaigns", "the%2Dsecret-of-the-campaigns"];
     for secret in good {
-        assert_eq!(scene.post_to(&format!("webhooks/campaigns/{secret}"), form.clone()).await, 200);
+        assert_eq!(harness.post_to(&format!("webhooks/campaigns/{secret}"), form.clone()).await, 200);
     }
     for path in [
         "webhooks/campaigns",
@@ -289,12 +289,12 @@ async fn accepts_secret_path_and_never_logs_it() {
         "webhooks/other/the-secret-of-the-other-one",
     ] {
         for _ in 0..30 {
-            assert_eq!(scene.post_to(path, form.clone()).await, 404, "{path}");
+            assert_eq!(harness.post_to(path, form.clone()).await, 404, "{path}");
         }
     }
-    assert_eq!(scene.post_to(CAMPAIGNS_PATH, form).await, 200);
-    assert_eq!(scene.post_to(CAMPAIGNS_PATH, b"junk".to_vec()).await, 200);
-    assert_eq!(scene.post_to(CAMPAIGNS_PATH, vec![b'x'; (1 << 20) + 1]).await, 413);
+    assert_eq!(harness.post_to(CAMPAIGNS_PATH, form).await, 200);
+    assert_eq!(harness.post_to(CAMPAIGNS_PATH, b"junk".to_vec()).await, 200);
+    assert_eq!(harness.post_to(CAMPAIGNS_PATH, vec![b'x'; (1 << 20) + 1]).await, 413);
     let ours = log.lines_with(&["campaigns"]);
     assert!(ours.iter().any(|line| line.contains("refused=20")), "{ours:?}");
     assert!(!ours.iter().any(|line| line.contains("secret-of-the") || line.contains("hunter2")), "{ours:?}");
@@ -311,7 +311,7 @@ async fn start_with_sources() -> WebhookHarness {
 }
 
 async fn post_signed(
-    scene: &WebhookHarness,
+    harness: &WebhookHarness,
     source: &str,
     secret: &str,
     id: &str,
@@ -321,7 +321,7 @@ async fn post_signed(
     let (at, body) = (at.to_string(), body.to_string().into_bytes());
     let made = sign_request(&Secret::new(secret), id, &at, &body).unwrap();
     let fields = [("webhook-id", id), ("webhook-timestamp", &*at), ("webhook-signature", &*made)];
-    scene.post_with(&format!("webhooks/{source}"), &fields, body).await
+    harness.post_with(&format!("webhooks/{source}"), &fields, body).await
 }
 
 fn read_fixture(file: &str) -> Vec<u8> {

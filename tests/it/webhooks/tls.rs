@@ -23,13 +23,13 @@ use tracing::Level;
 
 #[tokio::test]
 async fn serves_http_1_1_over_tls_only() {
-    let (authority, house) = (TestCa::generate(), TlsWebhookRelay::new("").await);
-    let house = house.start_with_certificate(&authority).await;
+    let (authority, harness) = (TestCa::generate(), TlsWebhookRelay::new("").await);
+    let harness = harness.start_with_certificate(&authority).await;
     for (protocols, spoken) in
         [(&[][..], None), (&["http/1.1"], Some(&b"http/1.1"[..])), (&["h2", "http/1.1"], Some(b"http/1.1"))]
     {
         let mut stream =
-            connect_tls(house.address(), &authority.connector_with_alpn(protocols)).await.unwrap();
+            connect_tls(harness.address(), &authority.connector_with_alpn(protocols)).await.unwrap();
         assert_eq!(stream.get_ref().1.alpn_protocol(), spoken);
         assert_eq!(send_request(&mut stream, HEALTH_REQUEST).await, 200);
         assert_eq!(
@@ -38,9 +38,9 @@ async fn serves_http_1_1_over_tls_only() {
             "on the same connection"
         );
     }
-    let refused = connect_tls(house.address(), &authority.connector_with_alpn(&["h2"])).await.unwrap_err();
+    let refused = connect_tls(harness.address(), &authority.connector_with_alpn(&["h2"])).await.unwrap_err();
     assert!(refused.to_string().contains("NoApplicationProtocol"), "{refused}");
-    let mut clear = TcpStream::connect(house.address()).await.unwrap();
+    let mut clear = TcpStream::connect(harness.address()).await.unwrap();
     clear.write_all(HEALTH_REQUEST.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
     // The connection may be reset.
@@ -51,7 +51,7 @@ async fn serves_http_1_1_over_tls_only() {
 #[tokio::test]
 async fn failed_handshake_logs_one_warning_with_remedy_and_is_counted() {
     let authority = TestCa::generate();
-    let stranger = mailtrail_net::tls::build_connector(None).unwrap();
+    let foreign_client = mailtrail_net::tls::build_connector(None).unwrap();
     let namesake = TestCa::generate().connector_with_alpn(&[]);
     for (client, reason, remedy) in [
         (
@@ -62,7 +62,11 @@ async fn failed_handshake_logs_one_warning_with_remedy_and_is_counted() {
         (&Handshake::Clear(b"EHLO client\r\n"), "clear-on-tls-port", "or see `tls` in [http]"),
         (&Handshake::Old(1), "tls-version", "it needs TLS 1.2"),
         (&Handshake::Old(2), "tls-version", "it needs TLS 1.2"),
-        (&Handshake::Distrustful(&stranger), "certificate-distrusted", "`certificate` in [tls] or [http]"),
+        (
+            &Handshake::Distrustful(&foreign_client),
+            "certificate-distrusted",
+            "`certificate` in [tls] or [http]",
+        ),
         (&Handshake::Distrustful(&namesake), "certificate-distrusted", "`certificate` in [tls] or [http]"),
         (&Handshake::Broken, "tls-left", "`certificate` in [tls] or [http]"),
     ] {
@@ -71,9 +75,9 @@ async fn failed_handshake_logs_one_warning_with_remedy_and_is_counted() {
         let recorder = PrometheusBuilder::new().build_recorder();
         let _counting = metrics::set_default_local_recorder(&recorder);
         // A relay of its own: a minute is long.
-        let house = TlsWebhookRelay::new("").await.start_with_certificate(&authority).await;
+        let harness = TlsWebhookRelay::new("").await.start_with_certificate(&authority).await;
         for _ in 0..3 {
-            client.fail(house.address()).await;
+            client.fail(harness.address()).await;
         }
         let counted = format!("mailtrail_client_refusals_total{{reason=\"{reason}\"}} 3");
         testkit::eventually(&counted, || recorder.handle().render().contains(&counted).then_some(())).await;
@@ -81,7 +85,7 @@ async fn failed_handshake_logs_one_warning_with_remedy_and_is_counted() {
         assert!(warnings.len() == 1 && warnings[0].contains(remedy), "{reason}: {warnings:#?}");
         assert!(warnings[0].contains("peer=127.0.0.1"), "{warnings:#?}");
         // The others are served.
-        let mut stream = connect_tls(house.address(), &authority.connector_with_alpn(&[])).await.unwrap();
+        let mut stream = connect_tls(harness.address(), &authority.connector_with_alpn(&[])).await.unwrap();
         assert_eq!(send_request(&mut stream, HEALTH_REQUEST).await, 200, "{reason}");
     }
 }
@@ -126,10 +130,10 @@ async fn slow_handshakes_and_requests_time_out() {
     let log = LogCapture::default();
     let _listening = log.install_at(Level::TRACE);
     let authority = TestCa::generate();
-    let house = TlsWebhookRelay::new("").await.start_with_certificate(&authority).await;
+    let harness = TlsWebhookRelay::new("").await.start_with_certificate(&authority).await;
     // The record of a ClientHello with its length, and no more.
     for begun in [&b""[..], b"\x16", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"] {
-        let mut stream = TcpStream::connect(house.address()).await.unwrap();
+        let mut stream = TcpStream::connect(harness.address()).await.unwrap();
         stream.write_all(begun).await.unwrap();
         let started = tokio::time::Instant::now();
         stream.read_to_end(&mut Vec::new()).await.unwrap();
@@ -143,14 +147,14 @@ async fn slow_handshakes_and_requests_time_out() {
     );
     let trust = authority.connector_with_alpn(&[]);
     for begun in ["", "POST /webhooks/up HTTP/1.1\r\nHost: x\r\n"] {
-        let mut stream = connect_tls(house.address(), &trust).await.unwrap();
+        let mut stream = connect_tls(harness.address(), &trust).await.unwrap();
         stream.write_all(begun.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
         // A connection that times out gets no close notification.
         let _ = stream.read_to_end(&mut answer).await;
         assert!(!answer.starts_with(b"HTTP/1.1 200"), "{begun}");
     }
-    let mut stream = connect_tls(house.address(), &trust).await.unwrap();
+    let mut stream = connect_tls(harness.address(), &trust).await.unwrap();
     let request = "POST /webhooks/up HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{";
     assert_eq!(send_request(&mut stream, request).await, 503);
 }
@@ -158,19 +162,19 @@ async fn slow_handshakes_and_requests_time_out() {
 #[tokio::test]
 async fn silent_connection_counts_against_limit() {
     let authority = TestCa::generate();
-    let house = TlsWebhookRelay::new("connections = 2\n").await.start_with_certificate(&authority).await;
+    let harness = TlsWebhookRelay::new("connections = 2\n").await.start_with_certificate(&authority).await;
     let trust = authority.connector_with_alpn(&[]);
-    let silent = [(); 2].map(|()| TcpStream::connect(house.address()));
+    let silent = [(); 2].map(|()| TcpStream::connect(harness.address()));
     let [one, two] = silent;
     let silent = [one.await.unwrap(), two.await.unwrap()];
-    let mut third = connect_tls(house.address(), &trust).await.unwrap();
+    let mut third = connect_tls(harness.address(), &trust).await.unwrap();
     assert_eq!(send_request(&mut third, &webhook_request("up", &signed_event("1"))).await, 503);
     assert_eq!(third.read_to_end(&mut Vec::new()).await.unwrap(), 0);
     drop(silent);
     // The places are free as soon as the relay has seen that.
     let again = async {
         loop {
-            let mut stream = connect_tls(house.address(), &trust).await.unwrap();
+            let mut stream = connect_tls(harness.address(), &trust).await.unwrap();
             if send_request(&mut stream, &webhook_request("up", &signed_event("2"))).await == 200 {
                 break;
             }
@@ -184,15 +188,15 @@ async fn limits_connections_per_address_except_for_proxies() {
     for (proxies, fourth) in [("[]", 503), ("[\"127.0.0.1\"]", 200)] {
         let authority = TestCa::generate();
         let limits = format!("proxies = {proxies}\nconnections_per_ip = 3\n");
-        let house = TlsWebhookRelay::new(&limits).await.start_with_certificate(&authority).await;
+        let harness = TlsWebhookRelay::new(&limits).await.start_with_certificate(&authority).await;
         let trust = authority.connector_with_alpn(&[]);
         let mut held = Vec::new();
         for _ in 0..3 {
-            let mut stream = connect_tls(house.address(), &trust).await.unwrap();
+            let mut stream = connect_tls(harness.address(), &trust).await.unwrap();
             assert_eq!(send_request(&mut stream, HEALTH_REQUEST).await, 200);
             held.push(stream);
         }
-        let mut stream = connect_tls(house.address(), &trust).await.unwrap();
+        let mut stream = connect_tls(harness.address(), &trust).await.unwrap();
         assert_eq!(
             send_request(&mut stream, &webhook_request("up", &signed_event("1"))).await,
             fourth,
@@ -207,12 +211,12 @@ async fn limits_connections_per_address_except_for_proxies() {
 #[tokio::test]
 async fn limits_header_and_body_size() {
     let authority = TestCa::generate();
-    let house = TlsWebhookRelay::new("").await.start_with_certificate(&authority).await;
+    let harness = TlsWebhookRelay::new("").await.start_with_certificate(&authority).await;
     let trust = authority.connector_with_alpn(&[]);
-    let mut stream = connect_tls(house.address(), &trust).await.unwrap();
+    let mut stream = connect_tls(harness.address(), &trust).await.unwrap();
     let head = format!("POST /webhooks/up HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "y".repeat(100_000));
     assert_eq!(send_request(&mut stream, &head).await, 431);
-    let mut stream = connect_tls(house.address(), &trust).await.unwrap();
+    let mut stream = connect_tls(harness.address(), &trust).await.unwrap();
     let long = "POST /webhooks/up HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\n\r\n";
     assert_eq!(send_request(&mut stream, long).await, 413);
 }
@@ -220,28 +224,28 @@ async fn limits_header_and_body_size() {
 #[tokio::test(start_paused = true)]
 async fn reloads_changed_certificate_within_a_minute() {
     let authority = TestCa::generate();
-    let house = TlsWebhookRelay::new("").await.start_with_certificate(&authority).await;
+    let harness = TlsWebhookRelay::new("").await.start_with_certificate(&authority).await;
     let trust = authority.connector_with_alpn(&[]);
-    let before = peer_certificate(house.address(), &trust).await.unwrap();
+    let before = peer_certificate(harness.address(), &trust).await.unwrap();
     let fresh = authority.issue(dns_name("localhost"));
-    fresh.write(house.files.path());
+    fresh.write(harness.files.path());
     tokio::time::sleep(Duration::from_secs(61)).await;
     assert_ne!(before, fresh.certificate);
-    assert_eq!(peer_certificate(house.address(), &trust).await.unwrap(), fresh.certificate);
+    assert_eq!(peer_certificate(harness.address(), &trust).await.unwrap(), fresh.certificate);
     // An unusable certificate changes nothing.
-    std::fs::write(house.files.path().join("relay.key"), KeyPair::generate().unwrap().serialize_pem())
+    std::fs::write(harness.files.path().join("relay.key"), KeyPair::generate().unwrap().serialize_pem())
         .unwrap();
     tokio::time::sleep(Duration::from_secs(61)).await;
-    assert_eq!(peer_certificate(house.address(), &trust).await.unwrap(), fresh.certificate);
+    assert_eq!(peer_certificate(harness.address(), &trust).await.unwrap(), fresh.certificate);
 }
 
 #[tokio::test]
 async fn reload_uses_new_certificate_and_finishes_open_requests() {
     let authority = TestCa::generate();
-    let mut process = RelayProcess::with_configuration(|data_dir, [http, door, _]| {
+    let mut process = RelayProcess::with_configuration(|data_dir, [http, listener, _]| {
         format!(
             "[server]\nhostname = \"relay.example.com\"\ndata_dir = {data_dir:?}\n\
-             [[listener]]\naddress = \"127.0.0.1:{door}\"\ntls = \"none\"\nauth = \"none\"\n\
+             [[listener]]\naddress = \"127.0.0.1:{listener}\"\ntls = \"none\"\nauth = \"none\"\n\
              [tls]\ncertificate = \"relay.pem\"\nprivate_key = \"relay.key\"\n\
              [http]\naddress = \"127.0.0.1:{http}\"\ntls = \"implicit\"\n\
              [[upstream]]\nname = \"up\"\nprovider = \"mailgun\"\nhost = \"127.0.0.1\"\nport = 1\ntls = \"none\"\n\

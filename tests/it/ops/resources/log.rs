@@ -48,8 +48,8 @@ impl Drop for ServeProcess {
 
 /// Has the relay log some thousand lines: far more than a pipe or a socket holds.
 async fn log_thousands_of_lines(process: &RelayProcess) {
-    let said = process.run_command(&["suppress", "add", "ada@example.net", "--reason", "complaint"]).await;
-    assert_eq!(said.code, 0, "{}", said.stderr);
+    let output = process.run_command(&["suppress", "add", "ada@example.net", "--reason", "complaint"]).await;
+    assert_eq!(output.code, 0, "{}", output.stderr);
     for _ in 0..500 {
         // Connections that are refused are what a client without any right can cause.
         assert!(with_timeout(SmtpClient::connect(process.address(2))).await.is_err());
@@ -71,8 +71,8 @@ async fn assert_relay_works(process: &RelayProcess) {
     let mut client = with_timeout(SmtpClient::connect(process.address(1))).await.unwrap();
     let mail = client.submit("a@example.com", &["b@example.net"], "Subject: x\r\n\r\nbody\r\n");
     let id = with_timeout(mail).await.unwrap();
-    let said = with_timeout(process.run_command(&["queue", "list"])).await;
-    assert!(said.code == 0 && said.stdout.contains(&id[..10]), "{} {}", said.stdout, said.stderr);
+    let output = with_timeout(process.run_command(&["queue", "list"])).await;
+    assert!(output.code == 0 && output.stdout.contains(&id[..10]), "{} {}", output.stdout, output.stderr);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

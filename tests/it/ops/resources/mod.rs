@@ -55,8 +55,8 @@ async fn idle_connections_do_not_exhaust_descriptors() {
     timeout(LONG_TIMEOUT, sink.wait_for_message(&id)).await.expect("it is relayed");
     assert!(!process.has_ended(), "{}", process.log());
     drop((idle, client, other));
-    let said = process.run_command(&["queue", "list"]).await;
-    assert!(said.code <= 1, "{}", said.stderr);
+    let printed = process.run_command(&["queue", "list"]).await;
+    assert!(printed.code <= 1, "{}", printed.stderr);
     assert!(process.terminate().await.success());
 }
 
@@ -163,8 +163,8 @@ async fn listens_on_occupied_port_once_it_is_free() {
     let taken = [page, http, process.address(0)].map(|address| TcpListener::bind(address).unwrap());
     process.start().await;
     for address in [page, http, process.address(0)] {
-        let said = format!("alarm=\"listener\" subject=\"{address}\"");
-        assert!(process.log().contains(&said), "{}", process.log());
+        let printed = format!("alarm=\"listener\" subject=\"{address}\"");
+        assert!(process.log().contains(&printed), "{}", process.log());
     }
     let mut client = SmtpClient::connect(process.address(1)).await.unwrap();
     let id = submit_message(&mut client).await.unwrap();
@@ -198,8 +198,8 @@ async fn warns_when_limits_exceed_descriptors() {
         assert!(output.status.success(), "it is a warning");
         String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
     };
-    let said = check(4000);
-    assert!(said.contains("limits") && said.contains("the hard limit is 4000"), "{said}");
+    let printed = check(4000);
+    assert!(printed.contains("limits") && printed.contains("the hard limit is 4000"), "{printed}");
     assert!(!check(8000).contains("hard limit"));
 }
 
@@ -209,18 +209,18 @@ async fn expires_nothing_while_clock_is_briefly_ahead() {
     let log = LogCapture::default();
     let _logging = log.install();
     let (server, socket) = MockSmtpServer::refusing(SmtpScript::new());
-    let scene = QueueHarness::with_manual_time(server.clone(), "").await;
-    let ids = scene.enqueue_many(0..5).await;
-    scene.let_time_pass(ONE_MINUTE).await;
-    let now = || scene.time.clock().now();
-    scene.time.set_wall_clock(now().saturating_add(THREE_DAYS));
-    scene.let_time_pass(ONE_MINUTE / 5).await;
+    let harness = QueueHarness::with_manual_time(server.clone(), "").await;
+    let ids = harness.enqueue_many(0..5).await;
+    harness.let_time_pass(ONE_MINUTE).await;
+    let now = || harness.time.clock().now();
+    harness.time.set_wall_clock(now().saturating_add(THREE_DAYS));
+    harness.let_time_pass(ONE_MINUTE / 5).await;
     assert_eq!(log.lines("clock was set forward by 259200 s").len(), 1, "{:#?}", log.lines("alarm="));
-    scene.time.set_wall_clock(now().saturating_sub(THREE_DAYS));
+    harness.time.set_wall_clock(now().saturating_sub(THREE_DAYS));
     server.serve(socket.listen(1024).unwrap());
     let corrected = now();
     for id in ids {
-        let trail = scene.wait_for_result(id).await;
+        let trail = harness.wait_for_result(id).await;
         assert_eq!(
             recipient_states(&trail),
             [RecipientState::Relayed],
@@ -230,20 +230,20 @@ async fn expires_nothing_while_clock_is_briefly_ahead() {
         );
     }
     assert!(now().duration_since(corrected) < ONE_HOUR, "its breaker and its waits are as long as ever");
-    scene.wait_until("the alarm's end", || log.lines("alarm cleared alarm=\"clock\"").len() == 1).await;
+    harness.wait_until("the alarm's end", || log.lines("alarm cleared alarm=\"clock\"").len() == 1).await;
 }
 
 /// The clock is corrected, and mail that has hardly waited seems old.
 #[tokio::test(start_paused = true)]
 async fn expires_nothing_after_clock_jump_before_retry() {
     let (server, socket) = MockSmtpServer::refusing(SmtpScript::new());
-    let scene = QueueHarness::with_manual_time(server.clone(), "").await;
-    let ids = scene.enqueue_many(0..5).await;
-    scene.time.set_wall_clock(scene.time.clock().now().saturating_add(THREE_DAYS));
-    scene.let_time_pass(ONE_MINUTE).await;
+    let harness = QueueHarness::with_manual_time(server.clone(), "").await;
+    let ids = harness.enqueue_many(0..5).await;
+    harness.time.set_wall_clock(harness.time.clock().now().saturating_add(THREE_DAYS));
+    harness.let_time_pass(ONE_MINUTE).await;
     server.serve(socket.listen(1024).unwrap());
     for id in ids {
-        assert_eq!(recipient_states(&scene.wait_for_result(id).await), [RecipientState::Relayed]);
+        assert_eq!(recipient_states(&harness.wait_for_result(id).await), [RecipientState::Relayed]);
     }
 }
 
@@ -253,21 +253,21 @@ async fn expires_nothing_after_start_with_clock_years_ahead() {
     let log = LogCapture::default();
     let _logging = log.install();
     let (server, socket) = MockSmtpServer::refusing(SmtpScript::new());
-    let mut scene = QueueHarness::with_manual_time(server.clone(), "").await;
-    let ids = scene.enqueue_many(0..5).await;
-    scene.stop().await;
-    wait_for_store_unlock(&scene.config.data_dir).await;
-    let right = scene.time.clock().now();
-    scene.time.set_wall_clock(right.saturating_add(THREE_DAYS * 365));
-    scene.start().await;
-    scene.let_time_pass(ONE_HOUR / 4 * 3).await;
+    let mut harness = QueueHarness::with_manual_time(server.clone(), "").await;
+    let ids = harness.enqueue_many(0..5).await;
+    harness.stop().await;
+    wait_for_store_unlock(&harness.config.data_dir).await;
+    let right = harness.time.clock().now();
+    harness.time.set_wall_clock(right.saturating_add(THREE_DAYS * 365));
+    harness.start().await;
+    harness.let_time_pass(ONE_HOUR / 4 * 3).await;
     let alarms = log.lines("the newest mail in the store is 1095 days old");
     assert_eq!(alarms.len(), 1, "{:#?}", log.lines("alarm="));
-    scene.time.set_wall_clock(right.saturating_add(ONE_HOUR));
+    harness.time.set_wall_clock(right.saturating_add(ONE_HOUR));
     server.serve(socket.listen(1024).unwrap());
     for id in ids {
         assert_eq!(
-            recipient_states(&scene.wait_for_result(id).await),
+            recipient_states(&harness.wait_for_result(id).await),
             [RecipientState::Relayed],
             "{:#?}",
             log.lines("")
@@ -286,22 +286,22 @@ async fn clock_set_back_does_not_extend_delays() {
     ] {
         for starts_anew in [false, true] {
             let script = SmtpScript::new().on(at, [Some(act.clone())]);
-            let mut scene = QueueHarness::with_manual_time(MockSmtpServer::start(script).await, "").await;
-            let now = scene.time.clock().now();
-            scene.time.set_wall_clock(now.saturating_add(THREE_DAYS));
-            let first = scene.enqueue(1, &["a@example.net"]).await;
-            scene.let_time_pass(ONE_MINUTE / 6).await;
-            let second = scene.enqueue(2, &["a@example.net"]).await;
+            let mut harness = QueueHarness::with_manual_time(MockSmtpServer::start(script).await, "").await;
+            let now = harness.time.clock().now();
+            harness.time.set_wall_clock(now.saturating_add(THREE_DAYS));
+            let first = harness.enqueue(1, &["a@example.net"]).await;
+            harness.let_time_pass(ONE_MINUTE / 6).await;
+            let second = harness.enqueue(2, &["a@example.net"]).await;
             if starts_anew {
-                scene.stop().await;
-                wait_for_store_unlock(&scene.config.data_dir).await;
+                harness.stop().await;
+                wait_for_store_unlock(&harness.config.data_dir).await;
             }
-            scene.time.set_wall_clock(now.saturating_add(ONE_MINUTE));
+            harness.time.set_wall_clock(now.saturating_add(ONE_MINUTE));
             if starts_anew {
-                scene.start().await;
+                harness.start().await;
             }
             for id in [first, second] {
-                let trail = scene.wait_for_result(id).await;
+                let trail = harness.wait_for_result(id).await;
                 assert_eq!(
                     recipient_states(&trail),
                     [RecipientState::Relayed],
@@ -309,9 +309,9 @@ async fn clock_set_back_does_not_extend_delays() {
                     trail.events
                 );
             }
-            let took = scene.time.clock().now().duration_since(now);
+            let took = harness.time.clock().now().duration_since(now);
             assert!(took < ONE_HOUR, "{at:?} {act:?}, started anew {starts_anew}: {took:?}");
-            scene.stop().await;
+            harness.stop().await;
         }
     }
 }
