@@ -68,7 +68,7 @@ async fn raises_alarm_for_heartbeat_without_events() {
     let id = message.lines().find_map(|line| line.strip_prefix("X-Mailtrail-Id: ")).unwrap();
     put_event(&harness, id.parse().unwrap(), "canary@example.net", EventKind::Delivered).await;
     harness.wait_until("the end of the alarm", || log.lines("alarm=\"heartbeat\"").len() == 2).await;
-    assert!(log.lines("alarm=\"heartbeat\"")[1].contains("over"));
+    assert!(log.lines("alarm=\"heartbeat\"")[1].contains("alarm cleared"));
     harness.stop().await;
 }
 
