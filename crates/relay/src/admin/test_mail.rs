@@ -4,7 +4,7 @@ use crate::admin::audit_log;
 use crate::admin::error::{ApiError, error_response};
 use crate::admin::route_table::RouteTable;
 use crate::admin::state::{ApiState, Caller};
-use crate::internal_mail::{SubmitFn, compose_message};
+use crate::internal_mail::{SubmitFn, compose_for_submission};
 use axum::Json;
 use axum::extract::{ConnectInfo, State};
 use axum::http::StatusCode;
@@ -72,7 +72,7 @@ async fn send_test_mail(
         return (StatusCode::UNPROCESSABLE_ENTITY, "no sender is known; give one with --from")
             .into_response();
     };
-    let (envelope, message) = compose_message(&from, &to, TEST_SUBJECT, TEST_BODY);
+    let (envelope, message) = compose_for_submission(&from, &to, TEST_SUBJECT, TEST_BODY);
     let silent = api.test_mailer.without_events.to_vec();
     let sent = async move {
         let submitted = (api.test_mailer.submit)(envelope, message).await;

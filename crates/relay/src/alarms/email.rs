@@ -2,12 +2,10 @@
 
 use crate::alarms::notification::Notification;
 use crate::alarms::settings::EmailSettings;
+use crate::internal_mail::compose;
 use crate::monitoring::UpstreamActivity;
 use bytes::Bytes;
-use mail_builder::MessageBuilder;
-use mail_builder::headers::address::Address;
-use mail_builder::headers::raw::Raw;
-use mailtrail_mail::{Clock, Mailbox, MessageId, Timestamp, TrackingId, TrackingIdGenerator};
+use mailtrail_mail::{Clock, Mailbox, MessageId, TrackingId, TrackingIdGenerator};
 use mailtrail_store::{CommitError, Store};
 use mailtrail_trail::provider::TRACKING_ID_HEADER;
 use mailtrail_trail::{AcceptedMessage, Message, routing};
@@ -32,7 +30,17 @@ impl EmailSender<'_> {
         let (now, EmailSettings { recipients, sender, .. }) = (self.clock.now(), self.settings);
         let id = self.id_generator.generate(now, fastrand::u128(..));
         let subject = notification.subject(self.hostname);
-        let message = self.compose_message(notification, &subject, id, now);
+        let message = compose(
+            sender,
+            recipients,
+            &subject,
+            &notification.to_text(self.hostname),
+            &[
+                (TRACKING_ID_HEADER, id.to_string()),
+                ("Message-ID", format!("<{}>", self.message_id(id))),
+                ("Date", now.to_rfc5322()),
+            ],
+        );
         let stored = Message {
             sender: Some(sender.clone()),
             message_id: MessageId::parse(&self.message_id(id)),
@@ -50,29 +58,6 @@ impl EmailSender<'_> {
                 Bytes::from(message),
             )
             .await
-    }
-
-    fn compose_message(
-        &self,
-        notification: &Notification,
-        subject: &str,
-        id: TrackingId,
-        now: Timestamp,
-    ) -> Vec<u8> {
-        let EmailSettings { recipients, sender, .. } = self.settings;
-        let to: Vec<_> =
-            recipients.iter().map(|one| Address::new_address(None::<&str>, one.as_str())).collect();
-        MessageBuilder::new()
-            .header(TRACKING_ID_HEADER, Raw::new(id.to_string()))
-            .from(sender.as_str())
-            .to(Address::new_list(to))
-            .subject(subject)
-            .message_id(self.message_id(id))
-            .header("Date", Raw::new(now.to_rfc5322()))
-            .header("Auto-Submitted", Raw::new("auto-generated"))
-            .text_body(notification.to_text(self.hostname).replace('\n', "\r\n"))
-            .write_to_vec()
-            .expect("memory takes what is written")
     }
 
     fn message_id(&self, id: TrackingId) -> String {

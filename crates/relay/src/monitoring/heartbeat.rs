@@ -1,7 +1,7 @@
 //! Periodic test mail through the whole loop: the upstream must accept it, and the provider must report its delivery.
 
 use crate::alarms::{AlarmKind, AlarmRegistry};
-use crate::internal_mail::{SubmitFn, compose_message};
+use crate::internal_mail::{SubmitFn, compose_for_submission};
 use mailtrail_mail::{Mailbox, TrackingId};
 use mailtrail_store::{ReadError, Store};
 use mailtrail_trail::{Recipient, Trail};
@@ -63,7 +63,7 @@ impl Heartbeat {
 
     async fn send_message(&self) -> Result<TrackingId, HeartbeatError> {
         let HeartbeatSettings { recipient, sender, .. } = &self.settings;
-        let (envelope, message) = compose_message(sender, recipient, MESSAGE_SUBJECT, MESSAGE_BODY);
+        let (envelope, message) = compose_for_submission(sender, recipient, MESSAGE_SUBJECT, MESSAGE_BODY);
         (self.submit)(envelope, message).await.map_err(HeartbeatError::Rejected)
     }
 
