@@ -1,9 +1,9 @@
-//! Work that is never done by two at once.
+//! A background task that starts only after its predecessor has ended.
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// One who does it until it is relieved.
+/// Handle of a background task that its successor stops.
 #[derive(Clone)]
 pub struct ExclusiveTask {
     stopping: CancellationToken,
@@ -11,7 +11,7 @@ pub struct ExclusiveTask {
 }
 
 impl ExclusiveTask {
-    /// Begins `task`, which ends when `stopping` is set, as soon as the shift `before` has ended, which it is told to.
+    /// Stops `before` and, as soon as it has ended, starts `task`, which ends after `stopping` is cancelled.
     pub fn spawn_after(
         tracker: &TaskTracker,
         before: Option<&Self>,
@@ -19,7 +19,7 @@ impl ExclusiveTask {
         task: impl Future<Output = ()> + Send + 'static,
     ) -> Self {
         let (before, ended) = (before.cloned(), CancellationToken::new());
-        // One that panics has ended too.
+        // A task that panics has ended, too.
         let guard = ended.clone().drop_guard();
         tracker.spawn(async move {
             let _guard = guard;

@@ -1,4 +1,4 @@
-//! How mail of our own is handed in: an operator's test mail, and heartbeats.
+//! Submission of mail by mailtrail itself: test mail and heartbeats.
 
 use crate::config::Config;
 use crate::daemon::generation::DaemonContext;
@@ -11,7 +11,7 @@ use mailtrail_relay::submission::SubmissionService;
 use mailtrail_smtp::{Account, Reply};
 use std::sync::Arc;
 
-/// What an operator's test mail is made with.
+/// Returns the mailer for `send-test`.
 pub fn test_mailer(ground: &DaemonContext, config: &Config, submission: &SubmissionSetup) -> TestMailer {
     let silent = config.upstreams.iter().filter(|upstream| !has_event_source(upstream, config));
     let without_events = silent.map(|upstream| upstream.transport.name.clone()).collect();
@@ -22,7 +22,8 @@ pub fn test_mailer(ground: &DaemonContext, config: &Config, submission: &Submiss
     }
 }
 
-/// Takes our own mail in as the first listener does, whatever that asks of clients. Routes and trails know it by `user`.
+/// Returns a function that submits mail as the first listener does, without its login and TLS requirements. Routes and
+/// trails get `user` as the name of the user.
 pub fn internal_submit_fn(
     ground: &DaemonContext,
     config: &Config,
@@ -60,7 +61,7 @@ async fn submit(
     }
 }
 
-/// From whom test mail is: as heartbeats, or from the domain that mail is sent for first.
+/// Returns the sender of test mail: that of heartbeats, or `mailtrail` at the first upstream's domain.
 fn default_sender(config: &Config) -> Option<Mailbox> {
     let heartbeat = config.heartbeat.as_ref().map(|heartbeat| heartbeat.sender.clone());
     let domain = || config.upstreams.iter().find_map(|upstream| upstream.transport.domain.as_deref());

@@ -1,4 +1,4 @@
-//! The front doors of a configuration.
+//! Builds the SMTP listeners of a configuration.
 
 use crate::config::{CertificateFiles, Config, HttpTls};
 use crate::daemon::StartError;
@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// What the doors of a configuration have in common.
+/// State that all listeners of a configuration share.
 pub struct SubmissionSetup {
     authenticator: Arc<Authenticator>,
     rate_limiter: Arc<RateLimiter>,
@@ -34,7 +34,8 @@ pub struct SubmissionSetup {
 }
 
 impl SubmissionSetup {
-    /// As configured. Failed logins, rates and quotas used up and turns for duplicates are as in the one before.
+    /// Sets up the submission of a configuration. Failed logins, used rates and quotas, and locks of the deduplicator
+    /// are taken from the previous one.
     pub fn new(
         ground: &DaemonContext,
         config: &Config,
@@ -78,17 +79,17 @@ impl SubmissionSetup {
         })
     }
 
-    /// What accepts TLS.
+    /// Returns the TLS servers of all listeners, for the expiry of their certificates.
     pub fn tls_servers(&self) -> Vec<Arc<Server>> {
         self.tls_servers.values().chain(&self.http_tls_server).cloned().collect()
     }
 
-    /// What accepts it from those who report, if anything does.
+    /// Returns the TLS server of the webhook listener, if it has one.
     pub fn http_tls_server(&self) -> Option<Arc<Server>> {
         self.http_tls_server.clone()
     }
 
-    /// The door of each listener, shut; none where its socket is missing.
+    /// Binds each listener without serving it. Listeners with a missing socket are left out.
     pub fn bind_listeners(
         &self,
         ground: &DaemonContext,
@@ -108,7 +109,7 @@ impl SubmissionSetup {
         config.listeners.iter().map(open).collect()
     }
 
-    /// What clients of a listener find.
+    /// Returns the service for the clients of a listener.
     pub fn submission_service(
         &self,
         ground: &DaemonContext,
@@ -141,7 +142,7 @@ impl SubmissionSetup {
     }
 }
 
-/// Which recipients are refused, where any are.
+/// Returns the filter of refused recipients, if the configuration has one.
 fn recipient_filter(config: &Config) -> Option<RecipientFilter> {
     let settings = config.suppression.clone();
     let mut list_scopes: Vec<_> =
@@ -161,14 +162,14 @@ fn session_policy(config: &Config, listener: &Listener) -> SessionPolicy {
     }
 }
 
-/// Reads the certificates that a configuration needs, and makes the pair that it names none for.
+/// Reads the certificates of a configuration. Creates the self-signed pair if the configuration names none.
 pub fn read_certificates(config: &Config) -> Result<(), TlsError> {
     open_tls_servers(config)?;
     open_http_tls_server(config)?;
     Ok(())
 }
 
-/// One server for all listeners that trust the same clients: tickets of one are good for the others.
+/// Creates one server per set of client authorities: its session tickets are valid at all listeners that share it.
 fn open_tls_servers(config: &Config) -> Result<BTreeMap<Option<PathBuf>, Arc<Server>>, TlsError> {
     let mut servers = BTreeMap::new();
     for listener in config.listeners.iter().filter(|listener| listener.tls != ListenerTls::None) {
@@ -182,14 +183,13 @@ fn open_tls_servers(config: &Config) -> Result<BTreeMap<Option<PathBuf>, Arc<Ser
     Ok(servers)
 }
 
-/// The webhook listener's.
 fn open_http_tls_server(config: &Config) -> Result<Option<Arc<Server>>, TlsError> {
     let HttpTls::Implicit(own) = &config.http_tls else { return Ok(None) };
     let files = server_files(config, own.as_ref().or(config.certificate.as_ref()))?;
     Server::open_with_alpn(webhook::ALPN_PROTOCOLS, files).map(|server| Some(Arc::new(server)))
 }
 
-/// Those that are given or, where none are, of the pair that we make.
+/// Returns the given files, or those of the self-signed pair.
 fn server_files(config: &Config, given: Option<&CertificateFiles>) -> Result<ServerFiles, TlsError> {
     match given {
         Some(files) => Ok(ServerFiles {

@@ -1,8 +1,8 @@
-//! The running relay: everything composed, started, changed and stopped.
+//! The running relay: start, reload and stop.
 //!
-//! What a configuration asks for is a generation. SIGHUP begins a new one on the sockets of the one before;
-//! conversations go on under the settings they began with. A stop ends within `SHUTDOWN_TIMEOUT` whatever clients
-//! and upstreams do: what is under way then is as safe as after `kill -9`.
+//! A generation is the running form of one configuration. SIGHUP starts a new one on the sockets of its predecessor;
+//! sessions continue with the settings that they started with. A stop ends within `SHUTDOWN_TIMEOUT`, whatever clients
+//! and upstreams do: unfinished work is then as safe as after `kill -9`.
 
 mod exclusive_task;
 mod generation;
@@ -12,21 +12,20 @@ mod provider_apis;
 mod queue;
 mod socket_activation;
 mod sockets;
+mod start_error;
 mod storage_full;
 mod store_maintenance;
 
 pub(crate) use sockets::Sockets;
+pub use start_error::StartError;
 
 use crate::config::Config;
 use crate::daemon::generation::{DaemonContext, Generation, StagedGeneration};
 use crate::daemon::sockets::UnboundAddress;
 use crate::daemon::storage_full::Refusing;
 use mailtrail_mail::Clock;
-use mailtrail_net::provider_api::ApiError;
-use mailtrail_net::tls::TlsError;
-use mailtrail_store::{OpenError, OpenReport, Store, is_shortage};
+use mailtrail_store::{OpenReport, Store};
 use metrics_exporter_prometheus::PrometheusHandle;
-use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -38,67 +37,27 @@ pub struct Daemon {
     open_report: OpenReport,
 }
 
-/// Why the relay does not start, or not with another configuration.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The store.
-    #[error(transparent)]
-    Store(#[from] OpenError),
-    /// Certificates.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    /// An account's client.
-    #[error(transparent)]
-    ProviderApi(#[from] ApiError),
-    /// A socket.
-    #[error(
-        "{listener} cannot listen on {address}: {source}; is another program there, or is the port below 1024?"
-    )]
-    Bind {
-        /// Whose socket.
-        listener: &'static str,
-        /// Where.
-        address: String,
-        /// Why.
-        source: io::Error,
-    },
-}
-
-impl StartError {
-    /// Whether the start may succeed later: not where the directory is somebody else's, which is a fault of the
-    /// configuration.
-    fn passes_by_itself(&self) -> bool {
-        let cause = match self {
-            Self::Store(OpenError::Io { source, .. }) | Self::Tls(TlsError::File { source, .. }) => source,
-            Self::Store(error) => return error.is_shortage(),
-            Self::Tls(_) | Self::ProviderApi(_) | Self::Bind { .. } => return false,
-        };
-        is_shortage(cause) && cause.kind() != io::ErrorKind::PermissionDenied
-    }
-}
-
-/// What a new configuration changed.
+/// Changes by a reload.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReloadReport {
-    /// The sections that are another.
+    /// Sections of the configuration that differ.
     pub changed_sections: Vec<&'static str>,
-    /// Keys that are another and wait for a restart.
+    /// Keys that differ and need a restart.
     pub needs_restart: Vec<&'static str>,
-    /// Places that are listened on from now on.
+    /// Addresses with a new listener.
     pub opened: Vec<String>,
-    /// Places that are not any more.
+    /// Addresses without a listener from now on.
     pub closed: Vec<String>,
 }
 
 impl Daemon {
-    /// A stop takes no longer, whatever clients and upstreams do. The queue alone takes up to 20 s for attempts under
-    /// way.
+    /// Maximum duration of a stop. The queue alone takes up to 20 s for unfinished attempts.
     pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(28);
 
-    /// How long sessions are waited for before a successor takes over: some Odoo queue runs take minutes.
+    /// Maximum wait for sessions before a successor takes over: some Odoo queue runs take minutes.
     pub const SESSION_DRAIN_TIMEOUT: Duration = Duration::from_secs(300);
 
-    /// Starts everything; clients can connect when it returns.
+    /// Starts the relay; clients can connect when it returns.
     pub async fn start(
         config: &Config,
         clock: Clock,
@@ -107,7 +66,7 @@ impl Daemon {
         Self::start_on(Sockets::default(), config, clock, metrics).await
     }
 
-    /// The same on sockets that are open already; what has no use is said and closed.
+    /// Starts the relay on sockets that are open already. Unused ones are logged and closed.
     pub async fn start_on(
         sockets: Sockets,
         config: &Config,
@@ -122,24 +81,21 @@ impl Daemon {
             Ok(newest) => {
                 newest.into_iter().for_each(|newest| context.clock_watch.compare_with_stored(newest))
             }
-            Err(error) => tracing::warn!(%error, "the clock cannot be compared with what is stored"),
+            Err(error) => tracing::warn!(%error, "cannot compare the clock with stored mail"),
         }
-        // The pair that listeners make where the configuration names none needs room on the disk.
+        // Creating the self-signed pair needs disk space.
         while let Err(error) = listeners::read_certificates(config) {
             refusing.wait(error.into()).await?;
         }
         let prepared = StagedGeneration::new(&context, config.clone(), refusing.into_sockets(), None)?;
         for place in prepared.unused_sockets.addresses() {
-            tracing::warn!(
-                place,
-                "a socket that was passed on is closed: no `address` in the configuration names it"
-            );
+            tracing::warn!(place, "inherited socket closed; no `address` names it");
         }
         let generation = prepared.activate(&context, None);
         Ok(Self { context, generation, open_report })
     }
 
-    /// Goes on with another configuration. On an error everything stays as it was.
+    /// Replaces the configuration. An error changes nothing.
     pub fn reload(&mut self, config: Config) -> Result<ReloadReport, StartError> {
         let (config, needs_restart) = config.limit_to_reloadable(&self.generation.config);
         let changed_sections = config.changed_sections(&self.generation.config);
@@ -152,13 +108,12 @@ impl Daemon {
         Ok(ReloadReport { changed_sections, needs_restart, opened, closed })
     }
 
-    /// The places that cannot be listened on so far; [`Self::bind_missing`] tries again.
+    /// Returns the addresses that could not be bound so far; [`Self::bind_missing`] retries.
     pub fn unbound_addresses(&self) -> Vec<String> {
         self.generation.sockets.unbound().iter().map(UnboundAddress::address).collect()
     }
 
-    /// Listens on the places that were missing, where one of them can be listened on now; says which are not missing any
-    /// more.
+    /// Binds missing addresses, if one of them can be bound now. Returns those that are no longer missing.
     pub fn bind_missing(&mut self) -> Result<Vec<String>, StartError> {
         if !self.generation.sockets.unbound().iter().any(UnboundAddress::can_bind) {
             return Ok(Vec::new());
@@ -167,27 +122,27 @@ impl Daemon {
         Ok(self.reload(config)?.opened)
     }
 
-    /// The configuration that it runs with.
+    /// Returns the active configuration.
     pub fn config(&self) -> &Config {
         &self.generation.config
     }
 
-    /// Where clients connect, in the order of the configuration.
+    /// Returns the addresses of the SMTP listeners in the order of the configuration.
     pub fn smtp_addresses(&self) -> &[SocketAddr] {
         &self.generation.smtp_addresses
     }
 
-    /// Where providers report.
+    /// Returns the address of the webhook listener, if there is one.
     pub fn http_address(&self) -> Option<SocketAddr> {
         self.generation.http_address
     }
 
-    /// The store.
+    /// Returns the store of the process.
     pub fn store(&self) -> &Store {
         &self.context.store
     }
 
-    /// What opening the store found.
+    /// Returns the report on opening the store.
     pub fn open_report(&self) -> &OpenReport {
         &self.open_report
     }
@@ -197,20 +152,20 @@ impl Daemon {
         self.context.store.wait_failed().await
     }
 
-    /// Takes no new clients, lets transactions and attempts under way end, and makes everything durable. Who comes
-    /// meanwhile is told to come again, or waits where the socket was lent.
+    /// Accepts no new clients, lets running transactions and attempts end, and makes everything durable. New clients get
+    /// 421, or wait if the socket is inherited.
     pub async fn stop(self) {
         self.shut_down().await.remove_socket_files();
     }
 
-    /// Returns when the sessions that are there now have ended by themselves, after [`Self::SESSION_DRAIN_TIMEOUT`] at the
-    /// latest. Meanwhile the relay does all that it does.
+    /// Waits until all current sessions have ended, [`Self::SESSION_DRAIN_TIMEOUT`] at most. The relay works on in the
+    /// meantime.
     pub fn wait_for_sessions(&self) -> impl Future<Output = ()> + use<> {
         let connections = self.context.connections.clone();
         async move { connections.wait_for_current(Self::SESSION_DRAIN_TIMEOUT).await }
     }
 
-    /// The same, but the sockets stay open: who comes meanwhile waits for whoever gets them.
+    /// Stops like [`Self::stop`], but keeps the sockets open: new clients wait for the successor process.
     pub async fn stop_for_handover(self) -> Sockets {
         self.generation.close_listeners();
         self.shut_down().await
@@ -223,19 +178,19 @@ impl Daemon {
         context.mail_tasks.close();
         let mail = async { tokio::join!(context.connections.drain(), context.mail_tasks.wait()) };
         if timeout(MAIL_DRAIN_TIMEOUT, mail).await.is_err() {
-            tracing::warn!("what is still under way is left as it is; the next start settles it");
+            tracing::warn!("shutdown timed out; the next start recovers unfinished attempts");
         }
         context.http_shutdown.cancel();
         context.http_tasks.close();
-        // A client that holds its connection open does not hold us.
+        // An idle client must not delay the stop.
         let _ = timeout(HTTP_DRAIN_TIMEOUT, context.http_tasks.wait()).await;
-        // Everything is on disk already; without this the next start takes longer.
+        // Everything is on disk already; the checkpoint shortens the next start.
         let _ = timeout_at(end, context.store.checkpoint()).await;
         generation.close_listeners();
         generation.sockets
     }
 }
 
-/// For attempts and conversations under way, and what they leave to be kept.
+/// Maximum wait for running attempts and sessions, and the records that they write.
 const MAIL_DRAIN_TIMEOUT: Duration = Duration::from_secs(24);
 const HTTP_DRAIN_TIMEOUT: Duration = Duration::from_secs(2);

@@ -1,4 +1,4 @@
-//! Who asks the providers what their webhooks did not bring, for their lists, and for mail that they keep.
+//! Builds the tasks that use the providers' APIs: event polls, suppression sync and inbound retrieval.
 
 use crate::config::{Config, Upstream};
 use crate::daemon::StartError;
@@ -9,7 +9,7 @@ use mailtrail_relay::reconcile::{PollSource, Reconciler};
 use mailtrail_relay::suppression_sync::{SuppressionSync, SyncPeer};
 use std::collections::BTreeMap;
 
-/// For the accounts of a configuration.
+/// Builds the reconciler for the accounts of a configuration.
 pub fn build_reconciler(ground: &DaemonContext, config: &Config) -> Result<Reconciler, StartError> {
     let mut sources = Vec::new();
     for upstream in &config.upstreams {
@@ -21,8 +21,8 @@ pub fn build_reconciler(ground: &DaemonContext, config: &Config) -> Result<Recon
     Ok(Reconciler { store, clock: ground.clock, alarms, sources })
 }
 
-/// For the same accounts. One that is not to be asked for events may have a key that only sends, so it is not asked for
-/// its lists either unless somebody wants that.
+/// Builds the suppression sync for the accounts of a configuration. An account without event polls may have a key that
+/// can only send, so its lists are synchronized only if the configuration asks for it.
 pub fn build_suppression_sync(
     ground: &DaemonContext,
     config: &Config,
@@ -36,7 +36,7 @@ pub fn build_suppression_sync(
     Ok(SuppressionSync::new(ground.store.clone(), ground.clock, config.suppression.clone(), partners))
 }
 
-/// The accounts whose keys are known, by their upstreams.
+/// Returns the API clients of the accounts with a key, by upstream.
 pub fn connect_provider_apis(
     ground: &DaemonContext,
     config: &Config,

@@ -1,5 +1,5 @@
-//! Sockets that come from the process before this one, and go to the one behind it: systemd's protocol for socket
-//! activation, `LISTEN_PID`, `LISTEN_FDS` and `LISTEN_FDNAMES` (sd_listen_fds(3)), in both directions.
+//! Passing sockets from the predecessor process and to the successor: systemd's protocol for socket activation,
+//! `LISTEN_PID`, `LISTEN_FDS` and `LISTEN_FDNAMES` (sd_listen_fds(3)), in both directions.
 
 use crate::daemon::sockets::Sockets;
 use command_fds::{CommandFdExt, FdMapping};
@@ -11,7 +11,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 impl Sockets {
-    /// Those that this process was started with. It takes them out of the environment, so it is for the start only.
+    /// Takes the sockets that this process was started with. Removes the variables from the environment, so it is
+    /// called only once, at the start.
     pub fn from_env() -> Self {
         let names = std::env::var(FD_NAMES_VARIABLE).unwrap_or_default();
         let mut names = names.split(':');
@@ -20,7 +21,7 @@ impl Sockets {
         for number in 0..listed.len() {
             let name = names.next().unwrap_or_default();
             if let Err(error) = sockets.add_inherited(&mut listed, number, name != OWN_SOCKET_NAME) {
-                tracing::warn!(number, name, %error, "a socket that was passed on cannot be used");
+                tracing::warn!(number, name, %error, "inherited socket cannot be used");
             }
         }
         sockets
@@ -36,11 +37,11 @@ impl Sockets {
         }
     }
 
-    /// Replaces this process by `command`, which gets the sockets; returns only if that fails. To be called when
-    /// every other thread ends: it waits for them.
+    /// Replaces this process by `command`, which gets the sockets; returns only on failure. Waits for the end of all
+    /// other threads, so they must be about to end.
     pub fn exec_with_sockets(self, mut command: Command) -> io::Error {
         if !wait_for_other_threads(THREAD_EXIT_TIMEOUT) {
-            tracing::warn!("a thread is still at work: a socket may be lost and opened anew");
+            tracing::warn!("a thread still runs; a socket may be lost");
         }
         let descriptors = match self.duplicate_descriptors() {
             Ok(descriptors) => descriptors,
@@ -63,8 +64,8 @@ impl Sockets {
     }
 }
 
-/// Waits for the end of all threads that close something on their way out. Its number may be one that a socket is to
-/// get: closed a moment later, it would be the socket.
+/// Waits for the end of all threads that close a descriptor as they end. Its number may be assigned to a passed socket:
+/// closed a moment later, it would close the socket.
 fn wait_for_other_threads(longest: Duration) -> bool {
     let end = Instant::now() + longest;
     while count_other_threads().is_ok_and(|count| count > 0) {
@@ -76,11 +77,12 @@ fn wait_for_other_threads(longest: Duration) -> bool {
     true
 }
 
-/// Where the system does not say which threads there are, it is an error.
+/// Returns the number of other threads; an error if the system does not list them.
 fn count_other_threads() -> io::Result<usize> {
     let mut count = 0;
     for thread in std::fs::read_dir("/proc/self/task")? {
-        // One that has ended meanwhile has no name any more. Those of sled's pool never end, and have nothing.
+        // A thread that ended in the meantime has no name. The threads of sled's pool never end and have no
+        // descriptors.
         let name = std::fs::read_to_string(thread?.path().join("comm")).unwrap_or_default();
         count += usize::from(!name.is_empty() && !name.starts_with("sled-io"));
     }
@@ -89,9 +91,9 @@ fn count_other_threads() -> io::Result<usize> {
 
 const THREAD_EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 const FD_NAMES_VARIABLE: &str = "LISTEN_FDNAMES";
-/// A socket that the relay opened itself: it is closed when the relay ends for good.
+/// Name of a socket that the relay opened itself: it is closed when the relay ends permanently.
 const OWN_SOCKET_NAME: &str = "mailtrail-own";
-/// One that somebody else opened, and still has.
+/// Name of a socket that another process opened and still has.
 const INHERITED_SOCKET_NAME: &str = "mailtrail-lent";
-/// The protocol's first descriptor.
+/// First descriptor of the protocol.
 const FIRST_PASSED_FD: i32 = 3;

@@ -1,7 +1,7 @@
-//! The sockets that the relay listens on, whoever opened them.
+//! Listening sockets, independent of the process that opened them.
 //!
-//! A socket outlives what is served on it: a changed configuration, and a process that hands its sockets over. Whoever
-//! connects meanwhile waits in the kernel's queue and is not refused.
+//! A socket outlives its service: it stays open when the configuration changes, and when a process passes its sockets
+//! on. Clients that connect in the meantime wait in the kernel's queue and are not refused.
 
 use crate::daemon::StartError;
 use mailtrail_mail::descriptors;
@@ -16,30 +16,27 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::{TcpListener, TcpSocket, UnixListener};
 
-/// Sockets that are open, each with what it was opened for.
+/// Open sockets, each with its address.
 #[derive(Clone, Debug, Default)]
 pub struct Sockets {
     tcp: Vec<OpenSocket<SocketAddr, Arc<net::TcpListener>>>,
     unix: Vec<OpenSocket<PathBuf, Arc<unix::UnixListener>>>,
-    /// Where none could be opened and may be later.
+    /// Addresses that could not be bound and may be later.
     unbound: Vec<UnboundAddress>,
-    /// Whether a place that is not there yet is passed over: at the start, and where it was missing before.
+    /// Addresses that may be missing: any at the start, later those that were missing before.
     on_bind_error: BindErrorPolicy,
 }
 
-/// Which places may be missing.
+/// Addresses for which a bind error is tolerated.
 #[derive(Clone, Debug, Default)]
 enum BindErrorPolicy {
-    /// None.
     #[default]
     Fail,
-    /// Any.
     Tolerate,
-    /// Those.
     TolerateFor(Vec<ListenAddress>),
 }
 
-/// One of them.
+/// One open socket.
 #[derive(Clone, Debug)]
 struct OpenSocket<P, S> {
     address: P,
@@ -47,11 +44,11 @@ struct OpenSocket<P, S> {
     inherited: bool,
 }
 
-/// A place that cannot be listened on for now.
+/// Address that cannot be bound at present.
 #[derive(Clone, Debug)]
 pub struct UnboundAddress {
     address: ListenAddress,
-    /// Whose socket it is to be, and why it is not.
+    /// Name of the listener and reason.
     pub error: String,
 }
 
@@ -62,7 +59,7 @@ enum ListenAddress {
 }
 
 impl UnboundAddress {
-    /// The place.
+    /// Returns the address as text.
     pub fn address(&self) -> String {
         match &self.address {
             ListenAddress::Tcp(address) => address.to_string(),
@@ -70,7 +67,7 @@ impl UnboundAddress {
         }
     }
 
-    /// Whether it can be listened on now.
+    /// Returns whether the address can be bound now.
     pub fn can_bind(&self) -> bool {
         match &self.address {
             ListenAddress::Tcp(address) => new_bound_socket(*address).is_ok(),
@@ -79,40 +76,40 @@ impl UnboundAddress {
     }
 }
 
-/// Whether a listener may come later: another program has the address, the machine does not have it yet, or there is no
-/// room or descriptor for it. A port that this user may not have is a fault of the configuration.
+/// Returns whether binding may succeed later: another program has the address, the machine does not have it yet, or
+/// space or descriptors are exhausted. A port that needs more privileges is a fault of the configuration.
 fn is_transient_bind_error(error: &io::Error) -> bool {
     use io::ErrorKind::{AddrInUse, AddrNotAvailable, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
     let kinds = [AddrInUse, AddrNotAvailable, QuotaExceeded, ReadOnlyFilesystem, StorageFull];
     kinds.contains(&error.kind()) || descriptors::is_descriptor_shortage(error)
 }
 
-/// A socket to listen on.
+/// Bound socket of a listener.
 pub struct BoundSocket<S> {
-    /// A handle of its own: when the last one is closed, the socket is.
+    /// Duplicate handle: the socket is closed with its last handle.
     pub socket: S,
-    /// Whether somebody else has it too and keeps it open when this process ends.
+    /// Whether another process has it, too, and keeps it open when this one ends.
     pub inherited: bool,
 }
 
 impl Sockets {
-    /// None yet; places that cannot be listened on for now are passed over.
+    /// Creates an empty set that tolerates addresses that cannot be bound at present.
     pub fn for_startup() -> Self {
         Self { on_bind_error: BindErrorPolicy::Tolerate, ..Self::default() }
     }
 
-    /// None yet; places that `before` was missing may be missing on.
+    /// Creates an empty set that tolerates only the addresses that `before` is missing.
     pub fn for_reload(before: &Self) -> Self {
         let places = before.unbound.iter().map(|missing| missing.address.clone());
         Self { on_bind_error: BindErrorPolicy::TolerateFor(places.collect()), ..Self::default() }
     }
 
-    /// The places that could not be listened on so far.
+    /// Returns the addresses that could not be bound so far.
     pub fn unbound(&self) -> &[UnboundAddress] {
         &self.unbound
     }
 
-    /// Passes over a place, where that may be.
+    /// Records a missing address, if it is tolerated.
     fn tolerate_bind_error(
         &mut self,
         address: ListenAddress,
@@ -135,13 +132,13 @@ impl Sockets {
         Ok(())
     }
 
-    /// Adds those of another.
+    /// Adds the sockets of another set.
     pub fn add_all(&mut self, other: Self) {
         self.tcp.extend(other.tcp);
         self.unix.extend(other.unix);
     }
 
-    /// Adds a socket that was opened before this process began.
+    /// Adds a socket that was opened before this process started.
     pub fn add_tcp(&mut self, socket: net::TcpListener, inherited: bool) -> io::Result<()> {
         if !socket_acceptconn(&socket)? {
             return Err(io::Error::other("it does not listen"));
@@ -151,7 +148,7 @@ impl Sockets {
         Ok(())
     }
 
-    /// The same for one in the file system.
+    /// Adds a Unix socket that was opened before this process started.
     pub fn add_unix(&mut self, socket: unix::UnixListener, inherited: bool) -> io::Result<()> {
         if !socket_acceptconn(&socket)? {
             return Err(io::Error::other("it does not listen"));
@@ -163,7 +160,7 @@ impl Sockets {
         Ok(())
     }
 
-    /// A socket for `address`: taken from `offered`, or opened; none where it is missing.
+    /// Returns a socket for `address`, taken from `offered` or newly opened; `None` if it is missing.
     pub fn listen_tcp(
         &mut self,
         offered: &mut Self,
@@ -190,7 +187,7 @@ impl Sockets {
         }
     }
 
-    /// The same at `path`, for this user and its group.
+    /// Returns a socket at `path`, for this user and its group, like [`Self::listen_tcp`].
     pub fn listen_unix(
         &mut self,
         offered: &mut Self,
@@ -217,21 +214,21 @@ impl Sockets {
         }
     }
 
-    /// Where they are.
+    /// Returns the addresses of all open sockets.
     pub fn addresses(&self) -> impl Iterator<Item = String> {
         let tcp = self.tcp.iter().map(|open| open.address.to_string());
         tcp.chain(self.unix.iter().map(|open| open.address.display().to_string()))
     }
 
-    /// Removes the files of those that nobody opens any more.
+    /// Removes the files of Unix sockets that no other process has open.
     pub fn remove_socket_files(&self) {
         for open in self.unix.iter().filter(|open| !open.inherited) {
-            // It is made anew at the next start anyway.
+            // The next start creates it again in any case.
             let _ = std::fs::remove_file(&open.address);
         }
     }
 
-    /// What another process needs of them, and whether somebody has lent it.
+    /// Returns duplicate descriptors for another process, each with whether the socket was inherited.
     pub fn duplicate_descriptors(&self) -> io::Result<Vec<(OwnedFd, bool)>> {
         let tcp = self.tcp.iter().map(|open| Ok((open.socket.try_clone()?.into(), open.inherited)));
         let unix = self.unix.iter().map(|open| Ok((open.socket.try_clone()?.into(), open.inherited)));
@@ -243,7 +240,7 @@ fn bind_tcp(address: SocketAddr) -> io::Result<net::TcpListener> {
     new_bound_socket(address)?.listen(LISTEN_BACKLOG)?.into_std()
 }
 
-/// A socket that has the address and does not listen.
+/// Returns a bound socket that does not listen.
 fn new_bound_socket(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
@@ -255,7 +252,7 @@ fn new_bound_socket(address: SocketAddr) -> io::Result<TcpSocket> {
 }
 
 fn bind_unix(path: &Path) -> io::Result<unix::UnixListener> {
-    // A socket that is still there and that nobody answers on is a dead process's.
+    // A socket file that refuses connections is left over from a dead process.
     if is_stale_socket(path) {
         std::fs::remove_file(path)?;
     }
@@ -270,5 +267,5 @@ fn is_stale_socket(path: &Path) -> bool {
     is_socket && unix::UnixStream::connect(path).is_err()
 }
 
-/// Connections that may wait to be taken; a thousand at once is normal when a batch starts.
+/// Connections waiting for their accept; a thousand at once is normal when a batch starts.
 const LISTEN_BACKLOG: u32 = 4096;

@@ -1,5 +1,5 @@
-//! A start that something prevents for now: no room on the disk, no descriptor. It is tried again until it succeeds;
-//! meanwhile the SMTP listeners refuse clients with 421. No session is possible: there is no store to keep mail in.
+//! Retries a start that is temporarily impossible because disk space or descriptors are exhausted. In the meantime the
+//! SMTP listeners refuse clients with 421: without a store there is no session.
 
 use crate::config::Config;
 use crate::daemon::StartError;
@@ -8,28 +8,28 @@ use mailtrail_relay::submission;
 use std::time::Duration;
 use tokio::task::JoinSet;
 
-/// The sockets of a start, and the listeners that refuse clients while it is prevented.
+/// Sockets of a start, and the listeners that refuse clients until it succeeds.
 pub struct Refusing<'a> {
     config: &'a Config,
     sockets: Sockets,
-    /// Ends with this value.
+    /// Tasks that end when this value is dropped.
     listeners: JoinSet<()>,
     tries: u32,
 }
 
 impl<'a> Refusing<'a> {
-    /// With the sockets that are open already; nothing is refused yet.
+    /// Starts with the sockets that are open already; refuses nothing yet.
     pub fn new(config: &'a Config, sockets: Sockets) -> Self {
         Self { config, sockets, listeners: JoinSet::new(), tries: 0 }
     }
 
-    /// Waits until the start is to be tried again after `error`; fails with it where that cannot help.
+    /// Waits until the start may be retried after `error`. Returns the error if a retry cannot help.
     pub async fn wait(&mut self, error: StartError) -> Result<(), StartError> {
         if !error.passes_by_itself() {
             return Err(error);
         }
         if self.tries.is_multiple_of(LOGGED_EVERY) {
-            tracing::error!(%error, "the relay cannot start now and refuses mail; it is tried again");
+            tracing::error!(%error, "cannot start yet; refusing mail and retrying");
         }
         if self.tries == 0 {
             self.listen()?;
@@ -39,7 +39,7 @@ impl<'a> Refusing<'a> {
         Ok(())
     }
 
-    /// Ends the refusing; clients that connect meanwhile wait for the relay.
+    /// Stops refusing; clients that connect from now on wait for the relay.
     pub fn into_sockets(self) -> Sockets {
         self.sockets
     }
@@ -58,5 +58,5 @@ impl<'a> Refusing<'a> {
 }
 
 const PAUSE: Duration = Duration::from_millis(100);
-/// Tries from one log line to the next: a minute of them.
+/// Failed tries per log line: one line per minute.
 const LOGGED_EVERY: u32 = 600;

@@ -1,4 +1,4 @@
-//! The store's upkeep while the relay runs, and its opening.
+//! Opening of the store, and its maintenance while the relay runs.
 
 use crate::daemon::StartError;
 use crate::daemon::storage_full::Refusing;
@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// Opens the store; a process that is just leaving it is waited for, and so is a shortage.
+/// Opens the store. Waits for a predecessor process that still has it, and until a shortage ends.
 pub async fn open_store(
     data_dir: &Path,
     clock: Clock,
@@ -40,7 +40,7 @@ pub async fn open_store(
     }
 }
 
-/// Keeps the store small until we stop, and tells the metrics of it.
+/// Compacts and expires stored data until shutdown, and exports its figures as metrics.
 pub async fn run_maintenance(
     store: Store,
     retention: Retention,
@@ -55,7 +55,7 @@ pub async fn run_maintenance(
             metrics::gauge!("mailtrail_suppressions").set(listed as f64);
         }
         if !watch.is_steady() {
-            // What seems old may not be.
+            // With a wrong clock, data may only seem to be old.
             pause = PASS_INTERVAL;
             continue;
         }
@@ -63,18 +63,18 @@ pub async fn run_maintenance(
             Ok(Ok(true)) => STEP_PAUSE,
             Ok(Ok(false)) => PASS_INTERVAL,
             Ok(Err(error)) => {
-                tracing::error!(%error, "the store could not be kept small; it is tried again");
+                tracing::error!(%error, "store maintenance failed; retrying");
                 PASS_INTERVAL
             }
             Err(panic) => {
-                tracing::error!(%panic, "keeping the store small broke off; it is tried again");
+                tracing::error!(%panic, "store maintenance panicked; retrying");
                 PASS_INTERVAL
             }
         };
     }
 }
 
-/// Pause between two steps of upkeep, so that it takes no more than a part of the machine.
+/// Pause between two maintenance steps, which limits their share of the machine.
 const STEP_PAUSE: Duration = Duration::from_millis(50);
 const PASS_INTERVAL: Duration = Duration::from_secs(60);
 const OPEN_RETRY_INTERVAL: Duration = Duration::from_millis(100);
