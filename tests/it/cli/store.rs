@@ -232,7 +232,7 @@ async fn rebuild_under_traffic_keeps_all_trails() {
     for _ in 0..3 {
         let output = process.run_command(&["store", "rebuild"]).await;
         assert_eq!(
-            (output.code, output.stdout.contains("the ledger is new")),
+            (output.code, output.stdout.contains("the ledger is rebuilt")),
             (0, true),
             "{}",
             output.stderr

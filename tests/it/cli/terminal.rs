@@ -103,7 +103,7 @@ async fn shows_progress_on_terminals_only() {
                 &["store", "rebuild"][..],
                 &["store", "rebuild"][..],
                 "rebuilding the ledger",
-                "the ledger is new",
+                "the ledger is rebuilt",
             ),
             (
                 &["store", "backup", piped],
@@ -163,7 +163,7 @@ async fn sync_shows_progress_on_terminals_only() {
     let seen =
         Terminal::with_columns(200).run(&harness.process.command(&["suppress", "sync", "--dry-run"])).await;
     assert_eq!(seen.exit_code, 0, "{}", seen.text);
-    assert!(seen.text.contains("entries of the provider's read"), "{:?}", seen.text);
+    assert!(seen.text.contains("entries of the provider's list read"), "{:?}", seen.text);
     for line in piped.stdout.lines() {
         assert!(seen.text.contains(&format!("{line}\r\n")), "{line}: {:?}", seen.text);
     }
@@ -299,7 +299,7 @@ async fn failed_write_is_an_error_but_closed_pipe_is_not() {
         let printed = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{arguments:?}: {printed}");
         assert!(
-            printed.starts_with("mailtrail: standard output cannot be written: No space left"),
+            printed.starts_with("mailtrail: cannot write to standard output: No space left"),
             "{printed}"
         );
         let output =

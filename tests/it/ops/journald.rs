@@ -77,7 +77,7 @@ async fn falls_back_to_stderr_when_journald_fails() {
     errors.read_to_string(&mut more).unwrap();
     assert_eq!(more, "");
     assert!(line.contains("outside the allowed networks") && line.contains("peer="), "{line}");
-    assert!(line.contains("(the journal takes nothing: "), "{line}");
+    assert!(line.contains("(cannot write to journald: "), "{line}");
     // Without a socket at the start, the setting has no effect.
     std::fs::remove_file(&harness.path).unwrap();
     harness.process.start().await;

@@ -66,7 +66,7 @@ async fn upgraded_program_takes_over() {
     let sink = SmtpSink::start().await;
     let (mut process, folder, program) = start_from_removed_program(&sink).await;
     process.send_sigusr2().await;
-    process.wait_for_log("the program would not start, this one goes on").await;
+    process.wait_for_log("the new program does not start; not replaced").await;
     let real = env!("CARGO_BIN_EXE_mailtrail");
     write_script(
         &program,
@@ -194,7 +194,7 @@ async fn second_signal_upgrades_without_waiting() {
     process.start().await;
     let mut idle = SmtpClient::connect(process.address(1)).await.unwrap();
     process.send_sigusr2().await;
-    process.wait_for_log("a successor takes over when").await;
+    process.wait_for_log("the successor starts when").await;
     process.send_sigusr2().await;
     process.wait_until_ready(2).await;
     assert!(idle.read_reply().await.is_err(), "it ends without a word");

@@ -534,7 +534,7 @@ async fn cli_lists_adds_and_removes_suppressions() {
         (&["add", "x@example.net", "--upstream", "mailgnu"], 1, "there is no upstream \"mailgnu\""),
         (&["add", "x@example.net", "--until", "2020-01-01"], 2, "lies in the past"),
         (&["add", "x@example.net", "--reason", "dislike"], 2, "hard-bounce"),
-        (&["add", "-"], 1, "no addresses came from standard input"),
+        (&["add", "-"], 1, "no addresses on standard input"),
         (&["remove", "x@example.net"], 1, "is not on the list"),
         (&["remove", "c@example.net", "--reason", "complaint"], 1, "is not on the list"),
         (&["remove", "ALL"], 2, "--reason"),
