@@ -79,7 +79,7 @@ async fn sync_makes_both_lists_equal() {
         assert_eq!(harness.run_sync(upstream).await, [""; 0], "there is nothing left to do");
     }
     let printed = harness.process.run_command(&["suppress", "sync", "--reason", "as every week"]).await;
-    let summary = "up: the provider lists 6; here 0 taken in and 0 ended, there 0 added and 0 removed\n";
+    let summary = "up: the provider lists 6; here 0 added and 0 removed, there 0 added and 0 removed\n";
     assert_eq!((printed.code, &*printed.stdout), (0, summary));
     // Each that did something, or was to.
     let log = harness
@@ -195,7 +195,7 @@ async fn syncs_thousands_of_entries_in_pages() {
     assert_eq!(harness.process.run_command_with_input(&["suppress", "import", "-"], &sheet).await.code, 0);
     let printed = harness.process.run_command(&["suppress", "sync"]).await;
     let summary = format!(
-        "up: the provider lists {ENTRY_COUNT}; here {ENTRY_COUNT} taken in and 0 ended, there {ENTRY_COUNT} added and 0 removed\n"
+        "up: the provider lists {ENTRY_COUNT}; here {ENTRY_COUNT} added and 0 removed, there {ENTRY_COUNT} added and 0 removed\n"
     );
     assert_eq!((printed.code, printed.stdout), (0, summary), "{}", printed.stderr);
     let both = theirs.iter().chain(&ours).cloned().collect::<BTreeSet<_>>();
@@ -272,7 +272,7 @@ async fn waits_for_rate_limited_provider() {
     let harness = SyncHarness::new("mailgun", &format!("http://{}", server.address)).await;
     let printed = harness.process.run_command(&["suppress", "sync"]).await;
     assert_eq!((printed.code, printed.stdout.lines().count()), (0, 1), "{}", printed.stderr);
-    let waits = "mailtrail: up: the provider takes no more requests for now; goes on in 1 s\n";
+    let waits = "mailtrail: up: rate limit of the provider; continues in 1 s\n";
     assert_eq!(printed.stderr, waits.repeat(2));
     assert_eq!(server.count(), 5, "each list once, and two refusals");
 }
