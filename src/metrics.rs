@@ -40,7 +40,7 @@ impl MetricKind {
     }
 }
 
-/// Installs the global recorder, whose values [`PrometheusHandle::render`] returns. May be called once per process.
+/// Installs the global recorder; [`PrometheusHandle::render`] returns its values. May be called once per process.
 pub fn install_recorder() -> Result<PrometheusHandle, BuildError> {
     let builder = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &DURATION_BUCKETS_SECONDS)?;

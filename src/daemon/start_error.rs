@@ -23,7 +23,7 @@ pub enum StartError {
 
 impl StartError {
     /// Returns whether a retry may succeed. Missing permissions are a fault of the configuration.
-    pub fn passes_by_itself(&self) -> bool {
+    pub(super) fn passes_by_itself(&self) -> bool {
         let cause = match self {
             Self::Store(OpenError::Io { source, .. }) | Self::Tls(TlsError::File { source, .. }) => source,
             Self::Store(error) => return error.is_shortage(),

@@ -1,7 +1,7 @@
 //! Mail that mailtrail writes itself. Alarm mail goes into the queue directly; test mail and heartbeats take the path of
 //! client mail to verify it.
 //!
-//! DSNs are composed by `trail::dsn`, whose bytes are fixed.
+//! DSNs are composed by `trail::dsn`; their bytes are fixed.
 
 use futures_util::future::BoxFuture;
 use lettre::message::SinglePart;

@@ -21,7 +21,7 @@ struct ActiveAlarm {
     occurrences: u64,
 }
 
-/// One active alarm.
+/// An active alarm.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Alarm {
     pub kind: AlarmKind,
@@ -194,7 +194,7 @@ impl AlarmRegistry {
         self.insert(kind, subject, text.to_owned(), false, Some(self.clock.monotonic() + lasts));
     }
 
-    /// Counts occurrences in an alarm, whose text gets their number since its start. It ends after `lasts` without
+    /// Counts occurrences in an alarm; `text` gets their number since its start. It ends after `lasts` without
     /// another one, at the next [`Self::clear_expired`].
     pub fn count_occurrences(
         &self,
@@ -213,7 +213,7 @@ impl AlarmRegistry {
         }
     }
 
-    /// Clears the alarms whose time has passed.
+    /// Clears the expired alarms.
     pub fn clear_expired(&self) {
         let passed = self.clock.monotonic();
         self.clear_where(|raised| raised.expires_after.is_some_and(|until| until <= passed));

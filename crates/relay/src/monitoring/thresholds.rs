@@ -68,7 +68,7 @@ pub struct ThresholdMonitor {
 }
 
 impl ThresholdMonitor {
-    /// Monitors until shutdown.
+    /// Checks all thresholds until shutdown.
     pub async fn run(self, stopping: CancellationToken) {
         tokio::join!(
             stopping.run_until_cancelled(self.watch_journal_errors()),
