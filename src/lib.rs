@@ -12,6 +12,7 @@
 //! | `mailtrail-relay` | the tasks | all of the above |
 //! | `mailtrail-sandbox` | fake Mailgun, Brevo and ActiveCampaign | mail, smtp, trail, net |
 //! | `mailtrail` | configuration, daemon, doctor, command line | all |
+//! | `mailtrail-testkit` | harnesses, mock servers and clients for the tests | all |
 //!
 //! # Where events find their sends
 //!

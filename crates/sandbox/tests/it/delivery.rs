@@ -223,16 +223,16 @@ fn event_summary(event: &Value) -> String {
 
 /// Runs a dialogue of `C:` and `S:` lines in writes of `piece` bytes.
 async fn play_dialogue(face: ProviderProfile, file: &str, piece: usize) {
-    let scene = SandboxScene::with_profile(face, 0.0, None).await;
+    let harness = SandboxScene::with_profile(face, 0.0, None).await;
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures").join(file);
-    let mut client = scene.connect_client().await;
+    let mut client = harness.connect_client().await;
     client.chunk_size = piece;
     for line in std::fs::read_to_string(path).unwrap().lines() {
         match line.split_at_checked(3) {
             Some(("S: ", text)) => client.expect_line(text).await,
             Some(("C: ", "<message>")) => client.write_text(&expected_message(face)).await,
             Some(("C: ", text)) => client.write_text(&format!("{text}\r\n")).await,
-            _ if line == "** TLS **" => client = client.start_tls(&scene.connector).await,
+            _ if line == "** TLS **" => client = client.start_tls(&harness.connector).await,
             _ => assert_eq!(client.read_line().await, None, "{line}"),
         }
     }
@@ -268,24 +268,24 @@ fn expected_message(face: ProviderProfile) -> String {
 
 #[tokio::test]
 async fn answers_commands_pipelined_after_data() {
-    let scene = SandboxScene::new(0.0, None).await;
-    let mut client = scene.connect_and_log_in().await;
+    let harness = SandboxScene::new(0.0, None).await;
+    let mut client = harness.connect_and_log_in().await;
     let one = smtp_transaction(&["a@example.net", "b@example.net"], "1");
     client.write_text(&format!("{one}{}RSET\r\nQUIT\r\n", smtp_transaction(&["c@example.net"], "2"))).await;
     let codes: Vec<_> = client.read_to_end().await.iter().map(|line| line[..3].to_owned()).collect();
     assert_eq!(codes.join(" "), "250 250 250 354 250 250 250 354 250 250 221");
-    let taken = scene.sandbox.captured();
+    let taken = harness.sandbox.captured();
     assert_eq!(taken.iter().map(|one| one.recipients.len()).collect::<Vec<_>>(), [2, 1]);
     assert_eq!((&taken[0].raw[..], taken[1].id.as_str()), (sample_message("1").as_bytes(), "2@example.com"));
-    assert_eq!((scene.sandbox.counters().messages, scene.sandbox.counters().recipients), (2, 3));
+    assert_eq!((harness.sandbox.counters().messages, harness.sandbox.counters().recipients), (2, 3));
 }
 
 #[tokio::test]
 async fn each_scenario_sends_its_events_in_order() {
     let mut hook = WebhookReceiver::new(|_| 200).await;
-    let scene = SandboxScene::new(1e-6, Some(hook.url.clone())).await;
+    let harness = SandboxScene::new(1e-6, Some(hook.url.clone())).await;
     let bounced = "failed/permanent/550";
-    for (fate, expected) in [
+    for (outcome, expected) in [
         (Scenario::Delivered, &["accepted", "delivered"][..]),
         (Scenario::Bounce, &["accepted", bounced]),
         (Scenario::LateBounce, &["accepted", "delivered", bounced]),
@@ -299,19 +299,19 @@ async fn each_scenario_sends_its_events_in_order() {
         (Scenario::Suppressed, &["accepted", "failed/permanent/605"]),
         (Scenario::Slow, &["accepted", "delivered"]),
     ] {
-        let said = scene.submit_pipelined(&[&format!("{}7@example.net", fate.as_str())], "1").await;
-        assert!(said.contains(&"250 Great success".to_owned()), "{fate:?}: {said:?}");
-        assert_eq!(hook.next_summaries(expected.len()).await, expected, "{fate:?}");
+        let output = harness.submit_pipelined(&[&format!("{}7@example.net", outcome.as_str())], "1").await;
+        assert!(output.contains(&"250 Great success".to_owned()), "{outcome:?}: {output:?}");
+        assert_eq!(hook.next_summaries(expected.len()).await, expected, "{outcome:?}");
     }
-    scene.sandbox.stop().await;
+    harness.sandbox.stop().await;
     assert!(hook.bodies.try_recv().is_err());
 }
 
 #[tokio::test]
 async fn events_have_mailgun_form() {
     let mut hook = WebhookReceiver::new(|_| 200).await;
-    let scene = SandboxScene::new(0.0, Some(hook.url.clone())).await;
-    scene.submit_pipelined(&["bot-open@example.net"], "1").await;
+    let harness = SandboxScene::new(0.0, Some(hook.url.clone())).await;
+    harness.submit_pipelined(&["bot-open@example.net"], "1").await;
     let (accepted, delivered, opened) =
         (hook.next_event().await, hook.next_event().await, hook.next_event().await);
     for event in [&accepted, &delivered, &opened] {
@@ -330,7 +330,7 @@ async fn events_have_mailgun_form() {
     assert_eq!(opened["delivered-at"], delivered["timestamp"]);
     assert!(accepted["timestamp"].as_f64() < delivered["timestamp"].as_f64());
 
-    scene.submit_pipelined(&["late-bounce@example.net"], "2").await;
+    harness.submit_pipelined(&["late-bounce@example.net"], "2").await;
     let late = [hook.next_event().await, hook.next_event().await, hook.next_event().await];
     assert_eq!(late[2]["flags"]["is-delayed-bounce"], true);
     assert_eq!(late[2]["envelope"], serde_json::json!({}));
@@ -339,11 +339,11 @@ async fn events_have_mailgun_form() {
 #[tokio::test]
 async fn scenarios_apply_per_recipient() {
     let mut hook = WebhookReceiver::new(|_| 200).await;
-    let scene = SandboxScene::new(0.0, None).await;
-    scene.sandbox.set_webhook_url(hook.url.clone());
-    let said =
-        scene.submit_pipelined(&["a@example.net", "reject@example.net", "bounce@example.net"], "1").await;
-    assert_eq!(said[2], "550 5.1.1 <reject@example.net>: Recipient address rejected");
+    let harness = SandboxScene::new(0.0, None).await;
+    harness.sandbox.set_webhook_url(hook.url.clone());
+    let output =
+        harness.submit_pipelined(&["a@example.net", "reject@example.net", "bounce@example.net"], "1").await;
+    assert_eq!(output[2], "550 5.1.1 <reject@example.net>: Recipient address rejected");
     let mut events = Vec::new();
     for _ in 0..4 {
         let event = hook.next_event().await;
@@ -362,37 +362,37 @@ async fn scenarios_apply_per_recipient() {
 #[tokio::test]
 async fn drop_at_dot_accepts_message() {
     let mut hook = WebhookReceiver::new(|_| 200).await;
-    let scene = SandboxScene::new(0.0, Some(hook.url.clone())).await;
-    let said = scene.submit_pipelined(&["drop-at-dot@example.net"], "1").await;
-    assert_eq!(said.last().map(String::as_str), Some("354 Continue"));
+    let harness = SandboxScene::new(0.0, Some(hook.url.clone())).await;
+    let output = harness.submit_pipelined(&["drop-at-dot@example.net"], "1").await;
+    assert_eq!(output.last().map(String::as_str), Some("354 Continue"));
     assert_eq!(hook.next_summaries(2).await, ["accepted", "delivered"]);
-    assert_eq!(scene.sandbox.counters().messages, 1);
-    let said = scene.submit_pipelined(&["drop-at-dot@example.net"], "1").await;
-    assert!(said.contains(&"250 Great success".to_owned()));
+    assert_eq!(harness.sandbox.counters().messages, 1);
+    let output = harness.submit_pipelined(&["drop-at-dot@example.net"], "1").await;
+    assert!(output.contains(&"250 Great success".to_owned()));
     assert_eq!(hook.next_summaries(2).await, ["accepted", "delivered"]);
-    assert_eq!(scene.sandbox.counters().messages, 2);
+    assert_eq!(harness.sandbox.counters().messages, 2);
 }
 
 #[tokio::test]
 async fn drop_before_dot_does_not_accept_message() {
-    let scene = SandboxScene::new(0.0, None).await;
-    let said = scene.submit_pipelined(&["drop-before-dot@example.net"], "1").await;
-    assert_eq!(said.last().map(String::as_str), Some("354 Continue"));
-    assert_eq!(scene.sandbox.counters().messages, 0);
-    let said = scene.submit_pipelined(&["drop-before-dot@example.net"], "1").await;
-    assert!(said.contains(&"250 Great success".to_owned()));
-    assert_eq!(scene.sandbox.counters().messages, 1);
+    let harness = SandboxScene::new(0.0, None).await;
+    let output = harness.submit_pipelined(&["drop-before-dot@example.net"], "1").await;
+    assert_eq!(output.last().map(String::as_str), Some("354 Continue"));
+    assert_eq!(harness.sandbox.counters().messages, 0);
+    let output = harness.submit_pipelined(&["drop-before-dot@example.net"], "1").await;
+    assert!(output.contains(&"250 Great success".to_owned()));
+    assert_eq!(harness.sandbox.counters().messages, 1);
 }
 
 #[tokio::test]
 async fn rate_limit_reply_states_its_end() {
-    let scene = SandboxScene::new(0.0, None).await;
-    let said = scene.submit_pipelined(&["rate-limit@example.net"], "1").await;
+    let harness = SandboxScene::new(0.0, None).await;
+    let output = harness.submit_pipelined(&["rate-limit@example.net"], "1").await;
     let text = "421 Domain mg.example.com is not allowed to send: recipient limit exceeded, try again after ";
-    let date = said.last().and_then(|line| line.strip_prefix(text)).unwrap();
+    let date = output.last().and_then(|line| line.strip_prefix(text)).unwrap();
     assert!(date.ends_with(" UTC") && mailtrail_mail::Timestamp::parse_rfc5322(date).is_some(), "{date}");
-    let said = scene.submit_pipelined(&["rate-limit@example.net"], "1").await;
-    assert!(said.contains(&"250 Great success".to_owned()));
+    let output = harness.submit_pipelined(&["rate-limit@example.net"], "1").await;
+    assert!(output.contains(&"250 Great success".to_owned()));
 }
 
 #[tokio::test]
@@ -405,12 +405,12 @@ async fn retries_webhook_after_500_but_not_406() {
     })
     .await;
     // A refused event's retry would come before that of the next event.
-    let scene = SandboxScene::new(1e-4, Some(hook.url.clone())).await;
-    scene.submit_pipelined(&["a@example.net"], "1").await;
+    let harness = SandboxScene::new(1e-4, Some(hook.url.clone())).await;
+    harness.submit_pipelined(&["a@example.net"], "1").await;
     let bodies = [hook.bodies.recv().await, hook.bodies.recv().await, hook.bodies.recv().await];
     assert_ne!(bodies[0], bodies[1]);
     assert_eq!(bodies[1], bodies[2], "a retry carries the same event with the same signature");
-    scene.sandbox.stop().await;
+    harness.sandbox.stop().await;
     assert!(hook.bodies.try_recv().is_err());
 }
 
@@ -421,12 +421,12 @@ async fn posts_each_event_at_most_seven_times() {
             |body| if body["event-data"]["recipient"] == "a@example.net" { 503 } else { 200 },
         )
         .await;
-    let scene = SandboxScene::new(0.0, Some(hook.url.clone())).await;
-    scene.submit_pipelined(&["a@example.net"], "1").await;
+    let harness = SandboxScene::new(0.0, Some(hook.url.clone())).await;
+    harness.submit_pipelined(&["a@example.net"], "1").await;
     let mut words = hook.next_summaries(14).await;
     words.sort();
     assert_eq!(words, [vec!["accepted"; 7], vec!["delivered"; 7]].concat());
-    scene.submit_pipelined(&["b@example.net"], "2").await;
+    harness.submit_pipelined(&["b@example.net"], "2").await;
     let mut others =
         [hook.next_event().await, hook.next_event().await].map(|event| event["recipient"].clone());
     others.sort_by_key(Value::to_string);

@@ -63,9 +63,9 @@ async fn event_time_selects_message_with_same_message_id() {
         };
         assert_eq!(store.correlate(&event).unwrap(), Some(sends[meant]), "{at}");
     }
-    let stranger =
+    let foreign_client =
         ProviderEvent { message_id, ..sample_event(EventKind::Opened, 361_000, "bob@example.net") };
-    assert_eq!(store.correlate(&stranger).unwrap(), None);
+    assert_eq!(store.correlate(&foreign_client).unwrap(), None);
 }
 
 /// Some sends that share their Message-ID, their attempts, and events about them and about others.

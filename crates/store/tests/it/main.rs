@@ -224,7 +224,7 @@ fn any_route_queue() -> QueueId {
 
 fn lock_due_ids(store: &Store, now: Timestamp, limit: usize) -> (Vec<TrackingId>, Option<Timestamp>) {
     let (taken, next) = store.lock_due(&any_route_queue(), now, limit).unwrap();
-    (taken.iter().map(|grip| grip.id()).collect(), next)
+    (taken.iter().map(|lock| lock.id()).collect(), next)
 }
 
 #[tokio::test]
@@ -874,9 +874,9 @@ async fn event_for_unknown_recipient_changes_nothing() {
     store.put_message(sample_accepted(0, "a@b", &["ada@example.net"]), Bytes::new()).await.unwrap();
     store.checkpoint().await;
     let before = snapshot(&store);
-    let mut stranger = sample_event(0, "mallory@example.net", EventKind::Bounced);
-    stranger.message_id = MessageId::parse("a@b");
-    store.put_event(received_event(stranger), Bytes::new()).await.unwrap();
+    let mut foreign_client = sample_event(0, "mallory@example.net", EventKind::Bounced);
+    foreign_client.message_id = MessageId::parse("a@b");
+    store.put_event(received_event(foreign_client), Bytes::new()).await.unwrap();
     assert_eq!(snapshot(&store), before);
     let (entries, _) = store.log_after("1.0".parse().unwrap()).unwrap();
     let orphan = entries

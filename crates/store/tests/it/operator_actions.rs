@@ -43,10 +43,10 @@ async fn logs_each_operator_action_with_caller_and_reason() {
                 .all(|(number, entry)| (entry.recorded_at, entry.event.at)
                     == (time_at(number), time_at(number)))
         );
-        let told = entries.into_iter().map(|LogEntry { tracking_id, event, .. }| {
+        let notified = entries.into_iter().map(|LogEntry { tracking_id, event, .. }| {
             (event.kind.as_str(), tracking_id, event.upstream, event.diagnostic.text)
         });
-        assert_eq!(told.collect::<Vec<_>>(), expected);
+        assert_eq!(notified.collect::<Vec<_>>(), expected);
     }
 }
 

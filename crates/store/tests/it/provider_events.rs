@@ -31,10 +31,10 @@ async fn stores_dead_letter_unchanged() {
     let rebuilt = tempfile::tempdir().unwrap();
     copy_dir(&directory.path().join("journal"), &rebuilt.path().join("journal"));
     for store in [store, open_store(&rebuilt)] {
-        let letters = store.find_dead_letters(9, |_| true).unwrap();
-        let ids: Vec<_> = letters.iter().map(|letter| letter.id.timestamp()).collect();
+        let dead_letters = store.find_dead_letters(9, |_| true).unwrap();
+        let ids: Vec<_> = dead_letters.iter().map(|letter| letter.id.timestamp()).collect();
         assert_eq!(ids, [time_at(9), time_at(8), time_at(7)], "newest first");
-        assert_eq!(letters[2].content, EventContent::DeadLetter { reason: "no event".into() });
+        assert_eq!(dead_letters[2].content, EventContent::DeadLetter { reason: "no event".into() });
         assert_eq!(store.count_unmatched().unwrap(), (1, 3));
         assert_eq!(
             store.webhook_token("mailgun", "token", time_at(5)).unwrap().as_deref(),
@@ -46,7 +46,7 @@ async fn stores_dead_letter_unchanged() {
             (Some(raw.clone()), EventState::DeadLetter)
         );
         let newest = store.find_dead_letters(1, |_| true).unwrap();
-        assert_eq!(newest[0].id, letters[0].id);
+        assert_eq!(newest[0].id, dead_letters[0].id);
         assert!(store.find_event(TrackingId::new(time_at(7), 7)).unwrap().is_none());
         let stands =
             stored_events(&store).iter().map(|report| store.event_state(report).unwrap()).collect::<Vec<_>>();
@@ -114,8 +114,8 @@ async fn replayed_dead_letter_is_applied_as_event() {
         (replays.len(), replays[0].tracking_id, &*replays[0].event.diagnostic.name),
         (4, Some(message_id_at(0)), "uid 0")
     );
-    let said = replays[0].event.diagnostic.text.as_deref().unwrap();
-    assert!(said.ends_with("is read as delivered: why not"), "{said}");
+    let output = replays[0].event.diagnostic.text.as_deref().unwrap();
+    assert!(output.ends_with("is read as delivered: why not"), "{output}");
     assert_eq!(entries.iter().filter(|entry| entry.event.kind == TrailEventKind::DeadLettered).count(), 2);
     assert_eq!(rebuilt_picture(&store, &directory).await, snapshot(&store));
 }

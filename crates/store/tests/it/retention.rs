@@ -142,7 +142,7 @@ async fn raw_events_and_dead_letters_expire_with_events() {
     let mut store = open_at(directory.path(), time);
     store.put_message(sample_accepted(0, "a@b", &["ada@example.net"]), Bytes::new()).await.unwrap();
     let (upstream, source) = ("mailgun".to_owned(), EventSource::Webhook);
-    let letter = |number: u8| {
+    let dead_letter = |number: u8| {
         let token = Some((format!("token {number}"), time_at(number.into()), [number; 16]));
         DeadLetter {
             upstream: upstream.clone(),
@@ -154,11 +154,11 @@ async fn raw_events_and_dead_letters_expire_with_events() {
         }
     };
     for number in 1..3 {
-        store.put_dead_letter(letter(number), Bytes::from("raw")).await.unwrap();
+        store.put_dead_letter(dead_letter(number), Bytes::from("raw")).await.unwrap();
     }
     let delivered = sample_event(0, "ada@example.net", EventKind::Delivered);
     let replay = EventReplay {
-        id: letter(2).id(),
+        id: dead_letter(2).id(),
         at: time_at(3),
         operator: "uid 0".into(),
         reason: "understood now".into(),
@@ -175,11 +175,11 @@ async fn raw_events_and_dead_letters_expire_with_events() {
     store.put_event(unknown.clone(), Bytes::from("raw")).await.unwrap();
     store.record_attempt_outcome(relayed_outcome(0, 5 * DAY_SECONDS)).await.unwrap();
     let events = Retention { events: Duration::from_secs(DAY_SECONDS), ..WEEK_RETENTION };
-    for (when, letters, raw) in [(DAY_SECONDS - 1, (1, 1), true), (2 * DAY_SECONDS, (0, 0), false)] {
+    for (when, dead_letters, raw) in [(DAY_SECONDS - 1, (1, 1), true), (2 * DAY_SECONDS, (0, 0), false)] {
         time.advance_to(time_at(when));
         run_maintenance(&store, time_at(when), &events).await;
-        assert_eq!(store.count_unmatched().unwrap(), letters, "after {when} s");
-        for id in [letter(1).id(), letter(2).id(), unknown.id()] {
+        assert_eq!(store.count_unmatched().unwrap(), dead_letters, "after {when} s");
+        for id in [dead_letter(1).id(), dead_letter(2).id(), unknown.id()] {
             let report = store.find_event(id).unwrap().unwrap();
             assert_eq!(store.raw_event(&report).unwrap().is_some(), raw, "after {when} s");
         }
@@ -197,7 +197,7 @@ async fn raw_events_and_dead_letters_expire_with_events() {
         time.advance_to(time_at(day * DAY_SECONDS));
         run_maintenance(&store, time_at(day * DAY_SECONDS), &events).await;
     }
-    assert!(store.find_event(letter(1).id()).unwrap().is_none());
+    assert!(store.find_event(dead_letter(1).id()).unwrap().is_none());
     assert!(journal_size(directory.path()) < 4096, "{} bytes are left", journal_size(directory.path()));
 }
 
