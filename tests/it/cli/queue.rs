@@ -614,7 +614,7 @@ name = "to-b"
 upstreams = ["b"]
 recipients = ["*@b.example"]
 [[sink]]
-name = "notified"
+name = "told"
 kind = "file"
 path = "events.jsonl"
 "#
