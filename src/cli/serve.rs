@@ -206,7 +206,7 @@ impl Service {
                 }
                 reason = self.daemon.wait_failed() => {
                     self.stop().await;
-                    return Err(CliError::Other(format!("the ledger failed: {reason}; a restart rebuilds it")));
+                    return Err(CliError::Other(reason));
                 }
             };
             match wish {

@@ -2,71 +2,31 @@
 //! fail is prepared while the generation before goes on, then the new one takes over its sockets.
 
 use crate::config::{Config, Upstream};
-use crate::daemon::StartError;
+use crate::daemon::background::{BackgroundDeps, spawn_background_tasks};
+use crate::daemon::context::DaemonContext;
 use crate::daemon::exclusive_task::ExclusiveTask;
 use crate::daemon::internal_mail::{internal_submit_fn, test_mailer};
 use crate::daemon::listeners::SubmissionSetup;
 use crate::daemon::provider_apis::{build_reconciler, build_suppression_sync, connect_provider_apis};
-use crate::daemon::queue::{QueuePlan, RunningQueue, has_event_source, upstream_selection};
+use crate::daemon::queue::{QueuePlan, RunningQueue, upstream_selection};
 use crate::daemon::sockets::{BoundSocket, Sockets};
-use crate::daemon::store_maintenance::run_maintenance;
-use futures_util::future::join_all;
-use mailtrail_mail::{Clock, ClockWatch, TrackingIdGenerator};
+use crate::daemon::start_error::StartError;
+use mailtrail_net::RefusalLog;
 use mailtrail_net::odoo::OdooInstance;
 use mailtrail_net::provider_api::ProviderApi;
-use mailtrail_net::tls::Server;
-use mailtrail_net::{RefusalLog, tls};
 use mailtrail_relay::admin::{AccessPolicy, ApiState};
-use mailtrail_relay::alarms::{AlarmKind, AlarmNotifier, AlarmRegistry, MACHINE_SUBJECT, notifier};
-use mailtrail_relay::inbound::InboundDelivery;
-use mailtrail_relay::monitoring::{
-    ConsistencyChecker, Heartbeat, QueueGauges, ThresholdMonitor, UpstreamActivity,
-};
+use mailtrail_relay::alarms::{AlarmKind, AlarmRegistry};
 use mailtrail_relay::reconcile::Reconciler;
-use mailtrail_relay::sink::SinkWorker;
-use mailtrail_relay::submission::{BoundListener, ConnectionLimiter, MemoryBudget};
-use mailtrail_relay::suppression_sync::SuppressionSync;
+use mailtrail_relay::submission::BoundListener;
 use mailtrail_relay::webhook::inbound::InboundReceiver;
 use mailtrail_relay::webhook::{WebhookService, WebhookSource};
-use mailtrail_relay::{DsnReporter, LoopbackProbe, SubmitFn, admin, sink, webhook};
-use mailtrail_store::Store;
+use mailtrail_relay::{admin, sink, webhook};
 use mailtrail_trail::provider::Provider;
-use metrics_exporter_prometheus::PrometheusHandle;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
-
-/// What all generations stand on.
-pub struct DaemonContext {
-    pub store: Store,
-    pub clock: Clock,
-    pub metrics: Option<PrometheusHandle>,
-    /// For whatever enters the store.
-    pub id_generator: Arc<TrackingIdGenerator>,
-    /// The conversations, of former generations too.
-    pub connections: ConnectionLimiter,
-    pub spool_memory: MemoryBudget,
-    pub alarms: AlarmRegistry,
-    /// What was told of them.
-    pub notifier_state: notifier::NotifierState,
-    /// What goes out and comes back.
-    pub upstream_activity: UpstreamActivity,
-    /// What knows whether the clock was set.
-    pub clock_watch: ClockWatch,
-    /// What knows whether a request comes to this process.
-    pub loopback_probe: LoopbackProbe,
-    /// Set when mail is no longer taken and sent.
-    pub mail_shutdown: CancellationToken,
-    /// Set when HTTP is no longer answered.
-    pub http_shutdown: CancellationToken,
-    /// What takes and sends mail.
-    pub mail_tasks: TaskTracker,
-    /// What answers over HTTP.
-    pub http_tasks: TaskTracker,
-}
 
 /// A generation at work.
 pub struct Generation {
@@ -109,29 +69,6 @@ pub struct StagedGeneration {
     admin_socket: Option<UnixListener>,
     admin_listener: Option<TcpListener>,
     http_listener: Option<TcpListener>,
-}
-
-impl DaemonContext {
-    /// For a store.
-    pub fn new(store: Store, clock: Clock, metrics: Option<PrometheusHandle>) -> Self {
-        Self {
-            store,
-            clock,
-            metrics,
-            id_generator: Arc::default(),
-            connections: ConnectionLimiter::default(),
-            spool_memory: MemoryBudget::default(),
-            alarms: AlarmRegistry::new(clock),
-            notifier_state: notifier::NotifierState::default(),
-            upstream_activity: UpstreamActivity::default(),
-            clock_watch: ClockWatch::new(clock),
-            loopback_probe: LoopbackProbe::default(),
-            mail_shutdown: CancellationToken::new(),
-            http_shutdown: CancellationToken::new(),
-            mail_tasks: TaskTracker::new(),
-            http_tasks: TaskTracker::new(),
-        }
-    }
 }
 
 impl StagedGeneration {
@@ -219,8 +156,6 @@ impl StagedGeneration {
             ground.http_tasks.spawn(webhook::serve(http, inbox, settings, tls, shutdown.http.clone()));
         }
         let servers = self.submission.tls_servers();
-        let watch = tls::watch_certificates(servers.clone(), ground.clock);
-        ground.mail_tasks.spawn(shutdown.background.clone().run_until_cancelled_owned(watch));
         if let Some(before) = before {
             before.shutdown.cancel_all();
         }
@@ -235,7 +170,12 @@ impl StagedGeneration {
         let background = spawn_background_tasks(
             ground,
             &self.config,
-            (self.reconciler, suppression_sync, servers, hand_in),
+            BackgroundDeps {
+                reconciler: self.reconciler,
+                suppression_sync,
+                tls_servers: servers,
+                submit: hand_in,
+            },
             idle,
             tasks,
         );
@@ -272,102 +212,6 @@ impl ShutdownTokens {
     }
 }
 
-/// What is done now and then, after the generation before has ended its own: two reporters would report twice.
-fn spawn_background_tasks(
-    ground: &DaemonContext,
-    config: &Config,
-    (reconciler, suppression_sync, tls_servers, submit): (
-        Reconciler,
-        SuppressionSync,
-        Vec<Arc<Server>>,
-        SubmitFn,
-    ),
-    stopping: CancellationToken,
-    before: Option<&ExclusiveTask>,
-) -> ExclusiveTask {
-    let (store, clock, retention) = (ground.store.clone(), ground.clock, config.retention);
-    let sync = config.suppression_sync_interval;
-    let (id_generator, hostname) = (ground.id_generator.clone(), config.hostname.clone());
-    let heartbeat = config.heartbeat.clone().map(|settings| Heartbeat {
-        store: store.clone(),
-        submit,
-        alarms: ground.alarms.clone(),
-        settings,
-    });
-    let give_up_after = config.upstreams.iter().map(|upstream| upstream.retry.give_up_after).max();
-    let auditor = ConsistencyChecker {
-        store: store.clone(),
-        clock,
-        alarms: ground.alarms.clone(),
-        max_message_age: give_up_after.unwrap_or_default(),
-    };
-    let upstreams = config.upstreams.iter();
-    let monitor = ThresholdMonitor {
-        store: store.clone(),
-        clock,
-        alarms: ground.alarms.clone(),
-        upstream_activity: ground.upstream_activity.clone(),
-        clock_watch: ground.clock_watch.clone(),
-        upstreams: upstreams
-            .map(|upstream| (upstream.transport.name.clone(), has_event_source(upstream, config)))
-            .collect(),
-        tls_servers,
-        thresholds: config.alarm_thresholds.clone(),
-    };
-    let notifier = AlarmNotifier {
-        store: store.clone(),
-        clock,
-        id_generator: id_generator.clone(),
-        hostname: hostname.clone(),
-        alarms: ground.alarms.clone(),
-        upstream_activity: ground.upstream_activity.clone(),
-        state: ground.notifier_state.clone(),
-        upstreams: config.upstreams.iter().map(|upstream| upstream.transport.name.clone()).collect(),
-        settings: config.alarm_notifications.clone(),
-    };
-    let feeder = |settings: &sink::SinkSettings| {
-        SinkWorker::new(store.clone(), clock, ground.alarms.clone(), settings.clone())
-    };
-    let feeders: Vec<_> = config.sinks.iter().map(feeder).collect();
-    let carrier = InboundDelivery {
-        store: store.clone(),
-        clock,
-        alarms: ground.alarms.clone(),
-        hostname: hostname.clone(),
-        targets: config.inbound_targets.clone(),
-    };
-    let gauges = QueueGauges {
-        store: store.clone(),
-        clock,
-        routes: Arc::new(upstream_selection(config)),
-        upstreams: config.upstreams.iter().map(|upstream| upstream.transport.name.clone()).collect(),
-    };
-    let reporter = DsnReporter { store: store.clone(), clock, id_generator, hostname };
-    let (told, watch) = (stopping.clone(), ground.clock_watch.clone());
-    let (alarms, there) = (ground.alarms.clone(), config.clone());
-    ExclusiveTask::spawn_after(&ground.mail_tasks, before, stopping, async move {
-        clear_stale_alarms(&alarms, &there);
-        let beats = async {
-            if let Some(heartbeat) = heartbeat {
-                heartbeat.run(told.clone()).await;
-            }
-        };
-        tokio::join!(
-            reporter.run(told.clone()),
-            auditor.run(told.clone()),
-            monitor.run(told.clone()),
-            gauges.run(told.clone()),
-            join_all(feeders.into_iter().map(|feeder| feeder.run(told.clone()))),
-            reconciler.run(told.clone()),
-            suppression_sync.run(sync, alarms, told.clone()),
-            notifier.run(told.clone()),
-            carrier.run(told.clone()),
-            beats,
-            run_maintenance(store, retention, watch, clock, told.clone())
-        );
-    })
-}
-
 /// Says which places cannot be listened on, and of the others that they can be.
 fn update_listener_alarms(alarms: &AlarmRegistry, sockets: &Sockets) {
     let missing = sockets.unbound();
@@ -384,31 +228,6 @@ fn update_listener_alarms(alarms: &AlarmRegistry, sockets: &Sockets) {
 fn access_policy(config: &Config) -> Option<AccessPolicy> {
     let (hosts, refusals) = (config.admin.hosts.clone(), RefusalLog::default());
     config.admin.token.clone().map(|token| AccessPolicy { token, hosts, refusals })
-}
-
-/// Ends the alarms about what a configuration has no more: nobody else would.
-fn clear_stale_alarms(alarms: &AlarmRegistry, config: &Config) {
-    let upstream = |name: &str| config.upstreams.iter().any(|upstream| upstream.transport.name == name);
-    for kind in [
-        AlarmKind::MissingEvents,
-        AlarmKind::Signature,
-        AlarmKind::RelayLatency,
-        AlarmKind::UpstreamStuck,
-        AlarmKind::SuppressionSync,
-        AlarmKind::EventPolls,
-        AlarmKind::SuppressedRecipients,
-    ] {
-        alarms.clear_unknown_subjects(kind, upstream);
-    }
-    alarms
-        .clear_unknown_subjects(AlarmKind::Clock, |subject| subject == MACHINE_SUBJECT || upstream(subject));
-    alarms.clear_unknown_subjects(AlarmKind::Sink, |name| config.sinks.iter().any(|sink| sink.name == name));
-    alarms.clear_unknown_subjects(AlarmKind::Inbound, |name| {
-        config.inbound_targets.iter().any(|target| target.name == name)
-    });
-    alarms.clear_unknown_subjects(AlarmKind::Heartbeat, |to| {
-        config.heartbeat.as_ref().is_some_and(|heartbeat| heartbeat.recipient.as_str() == to)
-    });
 }
 
 /// Where the records of the Odoos are shown that are told.

@@ -1,7 +1,7 @@
 //! Submission of mail by mailtrail itself: test mail and heartbeats.
 
 use crate::config::Config;
-use crate::daemon::generation::DaemonContext;
+use crate::daemon::context::DaemonContext;
 use crate::daemon::listeners::SubmissionSetup;
 use crate::daemon::queue::has_event_source;
 use mailtrail_mail::{Envelope, HeaderCleanup, Mailbox, TrackingId};

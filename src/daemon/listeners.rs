@@ -1,10 +1,10 @@
 //! Builds the SMTP listeners of a configuration.
 
 use crate::config::{CertificateFiles, Config, HttpTls};
-use crate::daemon::StartError;
-use crate::daemon::generation::DaemonContext;
+use crate::daemon::context::DaemonContext;
 use crate::daemon::queue::list_scope;
 use crate::daemon::sockets::{BoundSocket, Sockets};
+use crate::daemon::start_error::StartError;
 use mailtrail_net::tls::{Server, ServerFiles, TlsError};
 use mailtrail_net::{RefusalLog, tls};
 use mailtrail_relay::submission::{

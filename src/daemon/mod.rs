@@ -4,6 +4,8 @@
 //! sessions continue with the settings that they started with. A stop ends within `SHUTDOWN_TIMEOUT`, whatever clients
 //! and upstreams do: unfinished work is then as safe as after `kill -9`.
 
+mod background;
+mod context;
 mod exclusive_task;
 mod generation;
 mod internal_mail;
@@ -15,12 +17,14 @@ mod sockets;
 mod start_error;
 mod storage_full;
 mod store_maintenance;
+mod supervisor;
 
 pub(crate) use sockets::Sockets;
 pub use start_error::StartError;
 
 use crate::config::Config;
-use crate::daemon::generation::{DaemonContext, Generation, StagedGeneration};
+use crate::daemon::context::DaemonContext;
+use crate::daemon::generation::{Generation, StagedGeneration};
 use crate::daemon::sockets::UnboundAddress;
 use crate::daemon::storage_full::Refusing;
 use mailtrail_mail::Clock;
@@ -147,9 +151,12 @@ impl Daemon {
         &self.open_report
     }
 
-    /// Returns, with the reason, when the relay cannot go on.
+    /// Returns, with the reason and a remedy, if the relay cannot continue.
     pub async fn wait_failed(&self) -> String {
-        self.context.store.wait_failed().await
+        tokio::select! {
+            reason = self.context.store.wait_failed() => format!("the ledger failed: {reason}; a restart rebuilds it"),
+            reason = self.context.supervisor.wait_failed() => format!("{reason}; see the log, restart the relay"),
+        }
     }
 
     /// Accepts no new clients, lets running transactions and attempts end, and makes everything durable. New clients get
@@ -194,3 +201,83 @@ impl Daemon {
 /// Maximum wait for running attempts and sessions, and the records that they write.
 const MAIL_DRAIN_TIMEOUT: Duration = Duration::from_secs(24);
 const HTTP_DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mailtrail_relay::alarms::AlarmKind;
+    use std::collections::BTreeMap;
+    use std::path::Path;
+
+    const ALL_TASKS: &str = r#"
+[server]
+hostname = "localhost"
+data_dir = "DATA"
+[[listener]]
+address = "127.0.0.1:0"
+auth = "none"
+tls = "none"
+[[upstream]]
+name = "up"
+provider = "plain"
+host = "127.0.0.1"
+port = 1
+tls = "none"
+[[sink]]
+name = "events"
+kind = "file"
+path = "DATA/events.jsonl"
+[alarms]
+webhook_url = "http://127.0.0.1:1/"
+webhook_secret = "whsec_c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0"
+[heartbeat]
+to = "ops@example.com"
+from = "relay@example.com"
+"#;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn every_background_task_is_restarted_after_a_panic() {
+        let directory = tempfile::tempdir().unwrap();
+        let text = ALL_TASKS.replace("DATA", directory.path().to_str().unwrap());
+        let config = crate::config::parse(&text, Path::new("test.toml"), &BTreeMap::new()).unwrap();
+        let daemon = Daemon::start(&config, Clock::System, None).await.unwrap();
+        let (faults, alarms) = (&daemon.context.supervisor.faults, &daemon.context.alarms);
+        let expected = [
+            "alarm-notifier",
+            "certificates",
+            "consistency-checker",
+            "dsn-reporter",
+            "heartbeat",
+            "inbound-delivery",
+            "queue",
+            "queue-gauges",
+            "reconciler",
+            "sink-events",
+            "store-maintenance",
+            "suppression-sync",
+            "threshold-monitor",
+        ];
+        wait_until("all tasks", || faults.names() == expected).await;
+        // Without a provider's API these have nothing to do and return at once.
+        let idle = ["inbound-delivery", "reconciler", "suppression-sync"];
+        for name in expected.iter().filter(|name| !idle.contains(name)) {
+            let alarmed =
+                || alarms.list().iter().any(|alarm| alarm.kind == AlarmKind::Task && alarm.subject == **name);
+            assert!(!alarmed(), "{name}");
+            faults.panic_in(name);
+            wait_until(name, || faults.starts(name) == 2).await;
+            assert!(alarmed(), "{name}");
+        }
+        daemon.stop().await;
+    }
+
+    async fn wait_until(what: &str, is_true: impl Fn() -> bool) {
+        for _ in 0..3000 {
+            if is_true() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("not within 30 s: {what}");
+    }
+}

@@ -1,8 +1,8 @@
 //! Builds the tasks that use the providers' APIs: event polls, suppression sync and inbound retrieval.
 
 use crate::config::{Config, Upstream};
-use crate::daemon::StartError;
-use crate::daemon::generation::DaemonContext;
+use crate::daemon::context::DaemonContext;
+use crate::daemon::start_error::StartError;
 use mailtrail_net::provider_api::ProviderApi;
 use mailtrail_net::tls;
 use mailtrail_relay::reconcile::{PollSource, Reconciler};

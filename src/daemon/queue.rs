@@ -1,8 +1,9 @@
 //! The queue, which goes on unchanged as long as nothing about the upstreams changes.
 
 use crate::config::{Config, Upstream};
+use crate::daemon::context::DaemonContext;
 use crate::daemon::exclusive_task::ExclusiveTask;
-use crate::daemon::generation::DaemonContext;
+use crate::daemon::supervisor::BackgroundTask;
 use mailtrail_mail::fold_domain;
 use mailtrail_net::tls;
 use mailtrail_net::tls::TlsError;
@@ -15,6 +16,9 @@ use mailtrail_trail::{Route, suppression};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+
+/// Name of the queue's task.
+pub const QUEUE_TASK: &str = "queue";
 
 /// A queue at work.
 #[derive(Clone)]
@@ -84,13 +88,19 @@ impl StagedQueue {
     pub fn activate(self, ground: &DaemonContext, before: Option<&RunningQueue>) -> RunningQueue {
         let health = self.health();
         let Self { settings, queue, stopping } = self;
-        let alarms = ground.alarms.clone();
+        let (alarms, supervisor, until) =
+            (ground.alarms.clone(), ground.supervisor.clone(), stopping.clone());
+        // A restart continues with the same workers, so the scheduler is kept.
+        let queue = Arc::new(tokio::sync::Mutex::new(queue));
+        let task = BackgroundTask::new(QUEUE_TASK, queue, &stopping, |queue, _| async move {
+            queue.lock().await.run().await;
+        });
         let work = async move {
-            // What the queue before found out is not known of these settings.
+            // Alarms of the queue before may not apply to these settings.
             for kind in [AlarmKind::Breaker, AlarmKind::UpstreamAccount, AlarmKind::Tls, AlarmKind::Quota] {
                 alarms.clear_unknown_subjects(kind, |_| false);
             }
-            queue.run().await;
+            supervisor.run(task, &until).await;
         };
         let task =
             ExclusiveTask::spawn_after(&ground.mail_tasks, before.map(|before| &before.task), stopping, work);

@@ -3,7 +3,7 @@
 //! A socket outlives its service: it stays open when the configuration changes, and when a process passes its sockets
 //! on. Clients that connect in the meantime wait in the kernel's queue and are not refused.
 
-use crate::daemon::StartError;
+use crate::daemon::start_error::StartError;
 use mailtrail_mail::descriptors;
 use rustix::net::sockopt::socket_acceptconn;
 use std::fs::Permissions;

@@ -2,8 +2,8 @@
 //! SMTP listeners refuse clients with 421: without a store there is no session.
 
 use crate::config::Config;
-use crate::daemon::StartError;
 use crate::daemon::sockets::{BoundSocket, Sockets};
+use crate::daemon::start_error::StartError;
 use mailtrail_relay::submission;
 use std::time::Duration;
 use tokio::task::JoinSet;

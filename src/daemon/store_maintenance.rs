@@ -1,6 +1,6 @@
 //! Opening of the store, and its maintenance while the relay runs.
 
-use crate::daemon::StartError;
+use crate::daemon::start_error::StartError;
 use crate::daemon::storage_full::Refusing;
 use crate::logging::ProgressReporter;
 use mailtrail_mail::{Clock, ClockWatch};

@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// Generates the DSNs of the store's messages.
+#[derive(Clone)]
 pub struct DsnReporter {
     /// The store.
     pub store: Store,

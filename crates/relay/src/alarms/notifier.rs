@@ -32,6 +32,7 @@ struct Inner {
 
 /// Sends notifications about alarms.
 #[expect(missing_docs, reason = "the names say all")]
+#[derive(Clone)]
 pub struct AlarmNotifier {
     pub store: Store,
     pub clock: Clock,

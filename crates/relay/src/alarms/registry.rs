@@ -89,6 +89,8 @@ pub enum AlarmKind {
     Listener,
     /// A transactional message was not sent because of the suppression list.
     SuppressedRecipients,
+    /// A background task of the relay has failed.
+    Task,
 }
 
 impl AlarmKind {
@@ -122,6 +124,7 @@ impl AlarmKind {
             Self::Descriptors => "descriptors",
             Self::Listener => "listener",
             Self::SuppressedRecipients => "withheld",
+            Self::Task => "task",
         }
     }
 }
@@ -157,7 +160,8 @@ impl Alarm {
             | AlarmKind::Journal
             | AlarmKind::DeadLetters
             | AlarmKind::Descriptors
-            | AlarmKind::Listener => None,
+            | AlarmKind::Listener
+            | AlarmKind::Task => None,
         }
     }
 }
@@ -382,6 +386,7 @@ mod tests {
             AlarmKind::Descriptors,
             AlarmKind::Listener,
             AlarmKind::SuppressedRecipients,
+            AlarmKind::Task,
         ];
         let words: String = kinds.iter().map(|kind| format!("{}\n", kind.as_str())).collect();
         crate::golden::check("alarm-words.txt", &words);

@@ -64,6 +64,9 @@ pub(super) const fn remedy(kind: AlarmKind) -> &'static str {
         AlarmKind::Listener => {
             "`ss -ltnp` shows the program that has the address: end it, or change `address`"
         }
+        AlarmKind::Task => {
+            "keep the log with the panic and report the fault; a restart of mailtrail loses nothing"
+        }
         AlarmKind::SuppressedRecipients => {
             "`mailtrail log --status suppressed` shows recipients and reasons; `mailtrail suppress remove ADDRESS` permits \
              mail to an address again"

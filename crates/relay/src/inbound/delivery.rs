@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// Brings mail from outside to its targets.
+#[derive(Clone)]
 pub struct InboundDelivery {
     /// The store.
     pub store: Store,

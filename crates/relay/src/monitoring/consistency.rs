@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Periodic check of queue and messages in the ledger.
 #[expect(missing_docs, reason = "the names say all")]
+#[derive(Clone)]
 pub struct ConsistencyChecker {
     pub store: Store,
     pub clock: Clock,

@@ -23,6 +23,7 @@ pub struct HeartbeatSettings {
 
 /// Sender and evaluator of heartbeats.
 #[expect(missing_docs, reason = "the names say all")]
+#[derive(Clone)]
 pub struct Heartbeat {
     pub store: Store,
     pub submit: SubmitFn,

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Collector of the queue gauges.
 #[expect(missing_docs, reason = "the names say all")]
+#[derive(Clone)]
 pub struct QueueGauges {
     pub store: Store,
     pub clock: Clock,

@@ -54,6 +54,7 @@ impl Default for Thresholds {
 
 /// Monitor that compares measurements with thresholds.
 #[expect(missing_docs, reason = "the names say all")]
+#[derive(Clone)]
 pub struct ThresholdMonitor {
     pub store: Store,
     pub clock: Clock,

@@ -62,6 +62,8 @@ pub struct Scheduler {
     /// Whether messages may wait since a time that is still in the future.
     may_hold_future_messages: bool,
     next_future_check: Timestamp,
+    /// Whether the attempts of the process before have been recovered.
+    has_recovered: bool,
     stopping: CancellationToken,
 }
 
@@ -106,6 +108,7 @@ impl Scheduler {
             clock_watch,
             may_hold_future_messages: true,
             next_future_check: Timestamp::default(),
+            has_recovered: false,
             stopping,
         }
     }
@@ -115,11 +118,15 @@ impl Scheduler {
         self.pools.iter().map(|pool| pool.health.clone()).collect()
     }
 
-    /// Runs until shutdown; then drains the attempts in progress.
-    pub async fn run(mut self) {
+    /// Runs until shutdown; then drains the attempts in progress. After a panic it may be called again: workers and
+    /// their attempts have continued, so only the first run recovers interrupted attempts.
+    pub async fn run(&mut self) {
         self.stopping.run_until_cancelled(self.store.wait_ledger_open()).await;
-        self.pools.iter().for_each(|pool| pool.restore_state());
-        self.recover_interrupted().await;
+        if !self.has_recovered {
+            self.pools.iter().for_each(|pool| pool.restore_state());
+            self.recover_interrupted().await;
+            self.has_recovered = true;
+        }
         while !self.stopping.is_cancelled() {
             self.store.wait_idle().await;
             let pause = self.tick().unwrap_or_else(|error| {
@@ -609,9 +616,9 @@ mod tests {
             .unwrap();
         store.checkpoint().await;
         let lock = store.try_lock(id).unwrap();
-        let queue = test_scheduler(&store, clock, unreachable_upstream(None));
+        let mut queue = test_scheduler(&store, clock, unreachable_upstream(None));
         let stopping = queue.stopping.clone();
-        let work = tokio::spawn(queue.run());
+        let work = tokio::spawn(async move { queue.run().await });
         tokio::time::sleep(Duration::from_millis(100)).await;
         drop(lock);
         let trail = loop {

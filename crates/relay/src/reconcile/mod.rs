@@ -72,7 +72,7 @@ enum PollError {
 
 impl Reconciler {
     /// Polls until shutdown.
-    pub async fn run(self, stopping: CancellationToken) {
+    pub async fn run(&self, stopping: CancellationToken) {
         let all = self.sources.iter().map(|source| self.poll_loop(source));
         stopping.run_until_cancelled(futures_util::future::join_all(all)).await;
     }
