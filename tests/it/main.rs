@@ -19,7 +19,6 @@ mod submission {
 
 /// Mail that goes to upstreams, and what they and their APIs answer.
 mod relay {
-    mod connection_pool;
     mod delivery;
     mod dsn;
     mod host_addresses;
@@ -87,7 +86,6 @@ mod ops {
     mod full_disk;
     mod journald;
     mod kill;
-    mod monitoring;
     mod package;
     mod reload;
     mod resources;

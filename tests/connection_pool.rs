@@ -1,5 +1,6 @@
-//! Connections to the upstream: as many as there is mail for, none that is dead or old, and no bolder than it bears.
-//! Time passes in leaps.
+//! A process of its own, because its time bounds fail while other tests use the processors.
+//!
+//! Connection pool of an upstream: number, age and reuse of connections, and pipelining after failures. Time is manual.
 
 use mailtrail_trail::AttemptStatus;
 use std::time::Duration;

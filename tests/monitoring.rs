@@ -1,4 +1,7 @@
+//! A process of its own, because its time bounds fail while other tests use the processors.
+//!
 //! Monitoring of mail: the consistency checker and the heartbeat.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use bytes::Bytes;
 use mailtrail_mail::{Secret, TrackingId};
