@@ -21,6 +21,7 @@ mod suppression_sync;
 mod suppressions;
 mod tcp_guard;
 mod test_mail;
+mod test_mailer;
 mod trace;
 mod web;
 
@@ -55,5 +56,6 @@ pub use suppressions::{
     SuppressionResult, SuppressionView, UNKNOWN_TIME, find_hints, find_suppressions,
 };
 pub use tcp_guard::{AccessPolicy, MAX_TCP_CONNECTIONS, serve_tcp};
-pub use test_mail::{TestMailRequest, TestMailResponse, TestMailer};
+pub use test_mail::{TestMailRequest, TestMailResponse};
+pub use test_mailer::TestMailer;
 pub use trace::{MAX_SUBJECT_SCAN, TraceResult, find_queued, find_trails};

@@ -228,7 +228,7 @@ const BEING_SENT: &str = "is being sent right now";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::test_mail::TestMailer;
+    use crate::admin::test_mailer::TestMailer;
     use crate::alarms::AlarmRegistry;
     use crate::loopback_probe::LoopbackProbe;
     use crate::suppression_sync::SuppressionSync;

@@ -2,7 +2,7 @@
 
 use crate::admin::dto::{QueueLine, TrailView};
 use crate::admin::log::record_url;
-use crate::admin::test_mail::TestMailer;
+use crate::admin::test_mailer::TestMailer;
 use crate::alarms::AlarmRegistry;
 use crate::loopback_probe::LoopbackProbe;
 use crate::suppression_sync::SuppressionSync;

@@ -4,7 +4,7 @@ use crate::admin::audit_log;
 use crate::admin::error::{ApiError, error_response};
 use crate::admin::route_table::RouteTable;
 use crate::admin::state::{ApiState, Caller};
-use crate::internal_mail::{SubmitFn, compose_for_submission};
+use crate::internal_mail::compose_for_submission;
 use axum::Json;
 use axum::extract::{ConnectInfo, State};
 use axum::http::StatusCode;
@@ -12,18 +12,6 @@ use axum::response::{IntoResponse, Response};
 use mailtrail_mail::Mailbox;
 use mailtrail_trail::OperatorActionData;
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
-
-/// Dependencies of test mail.
-#[derive(Clone)]
-pub struct TestMailer {
-    /// Submits the message.
-    pub submit: SubmitFn,
-    /// Default sender.
-    pub default_sender: Option<Mailbox>,
-    /// Upstreams without returning events.
-    pub without_events: Arc<[String]>,
-}
 
 /// Request for a test mail.
 #[derive(Clone, Debug, Serialize, Deserialize)]

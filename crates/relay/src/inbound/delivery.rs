@@ -1,6 +1,7 @@
 use crate::alarms::{AlarmKind, AlarmRegistry, DEAD_LETTER_ALARM_WINDOW};
 use crate::inbound::message::InboundMessage;
-use crate::inbound::{TargetBackend, TargetResponse, TargetSettings};
+use crate::inbound::response::TargetResponse;
+use crate::inbound::target::{TargetBackend, TargetSettings};
 use futures_util::future::join_all;
 use mailtrail_mail::{Clock, Mailbox, Timestamp};
 use mailtrail_net::webhook_client;

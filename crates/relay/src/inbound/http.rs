@@ -1,5 +1,5 @@
-use crate::inbound::TargetResponse;
 use crate::inbound::message::{InboundMessage, corruption_of};
+use crate::inbound::response::TargetResponse;
 use futures_util::StreamExt;
 use mailtrail_net::{WebhookClient, WebhookEndpoint, WebhookSigner, webhook_client};
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};

@@ -1,5 +1,5 @@
-use crate::inbound::TargetResponse;
 use crate::inbound::message::{InboundMessage, corruption_of};
+use crate::inbound::response::TargetResponse;
 use mail_parser::{MessageParser, MimeHeaders};
 use mailtrail_net::odoo::{INBOUND_ACTION, OdooClient, OdooConnection, OdooError, find_action_id};
 use mailtrail_net::webhook_client;

@@ -1,5 +1,5 @@
-use crate::inbound::TargetResponse;
 use crate::inbound::message::{InboundMessage, corruption_of};
+use crate::inbound::response::TargetResponse;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use mailtrail_mail::{BodyType, Envelope};

@@ -1,7 +1,6 @@
 //! Sends messages over an upstream's HTTP API, one request at a time.
 
-use crate::queue::attempt::{Attempt, AttemptResult, local_diagnostic};
-use crate::queue::smtp_worker::ATTEMPT_NOT_RECORDED;
+use crate::queue::attempt::{ATTEMPT_NOT_RECORDED, Attempt, AttemptResult, local_diagnostic};
 use crate::queue::upstream_pool::UpstreamPool;
 use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt, stream};

@@ -652,3 +652,6 @@ const MESSAGE_STEP: &str = "message";
 const MAX_API_HEADER_BYTES: usize = 256 << 10;
 /// Maximum stored length of a reply in characters.
 const MAX_DIAGNOSTIC_CHARS: usize = 512;
+
+/// Diagnostic if the store cannot record the start of an attempt.
+pub const ATTEMPT_NOT_RECORDED: &str = "the attempt could not be noted on disk";

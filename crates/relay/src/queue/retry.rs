@@ -88,6 +88,9 @@ impl RetryPolicy {
     }
 }
 
+/// Delay before an outcome that could not be stored is stored again.
+pub const STORE_RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
 #[cfg(test)]
 mod tests {
     use super::*;

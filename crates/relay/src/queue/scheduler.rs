@@ -4,7 +4,8 @@
 use crate::alarms::AlarmRegistry;
 use crate::monitoring::UpstreamActivity;
 use crate::queue::attempt::local_diagnostic;
-use crate::queue::smtp_worker::STORE_RETRY_INTERVAL;
+use crate::queue::retry::STORE_RETRY_INTERVAL;
+use crate::queue::smtp_worker::SmtpWorker;
 use crate::queue::upstream_pool::{QueueDeps, UpstreamPool, UpstreamSpec};
 use mailtrail_mail::{Clock, ClockWatch, Timestamp, TrackingId};
 use mailtrail_net::transport::{Capacity, UpstreamHealth, UpstreamSelection};
@@ -67,6 +68,10 @@ pub struct Scheduler {
     stopping: CancellationToken,
 }
 
+fn run_worker(pool: Arc<UpstreamPool>) -> futures_util::future::BoxFuture<'static, ()> {
+    Box::pin(SmtpWorker::new(pool).run())
+}
+
 impl Scheduler {
     /// Creates a scheduler that has not started.
     pub fn new(parts: SchedulerDeps) -> Self {
@@ -92,7 +97,7 @@ impl Scheduler {
             activity,
             clock_watch: clock_watch.clone(),
         };
-        let pool = |spec| Arc::new(UpstreamPool::new(spec, deps.clone(), stopping.clone()));
+        let pool = |spec| Arc::new(UpstreamPool::new(spec, deps.clone(), stopping.clone(), run_worker));
         Self {
             pools: upstreams.into_iter().map(pool).collect(),
             store,

@@ -1,7 +1,7 @@
 //! One connection to the upstream and the messages sent over it.
 
 use crate::queue::api_worker::ApiWorker;
-use crate::queue::attempt::{Attempt, AttemptResult, ReplyContext};
+use crate::queue::attempt::{ATTEMPT_NOT_RECORDED, Attempt, AttemptResult, ReplyContext};
 use crate::queue::upstream_pool::UpstreamPool;
 use futures_util::StreamExt;
 use mailtrail_net::transport::{
@@ -12,7 +12,6 @@ use mailtrail_trail::{AttemptOutcome, AttemptStarted, AttemptStatus, END_OF_DATA
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 /// Worker that sends messages over one connection until it has been idle for a while.
@@ -396,10 +395,6 @@ impl SmtpWorker {
     }
 }
 
-/// Diagnostic if the store cannot record the start of an attempt.
-pub const ATTEMPT_NOT_RECORDED: &str = "the attempt could not be noted on disk";
 /// Recipients of an envelope that may be pipelined after a final dot: its commands and replies fit into any
 /// buffer on the path.
 const MAX_PIPELINED_RECIPIENTS: usize = 50;
-/// Delay before an outcome that could not be stored is stored again.
-pub const STORE_RETRY_INTERVAL: Duration = Duration::from_secs(1);

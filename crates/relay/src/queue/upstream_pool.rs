@@ -6,8 +6,8 @@ use crate::queue::attempt::{
     Attempt, AttemptResult, Fallback, Prepared, SuppressedRecipient, UpstreamRefusal,
 };
 use crate::queue::ready_queue::ReadyQueue;
-use crate::queue::retry::RetryPolicy;
-use crate::queue::smtp_worker::{STORE_RETRY_INTERVAL, SmtpWorker};
+use crate::queue::retry::{RetryPolicy, STORE_RETRY_INTERVAL};
+use futures_util::future::BoxFuture;
 use mailtrail_mail::{Clock, ClockWatch, Lane, Mailbox, Timestamp, TrackingId};
 use mailtrail_net::transport::{
     BreakerState, Capacity, Certainty, Load, Quota, Settings, TransportError, UpstreamHealth,
@@ -59,6 +59,9 @@ pub(super) struct QueueDeps {
     pub(super) clock_watch: ClockWatch,
 }
 
+/// Runs a worker of the pool until it has been idle for a while. Passed in, because workers depend on their pool.
+pub(super) type RunWorkerFn = fn(Arc<UpstreamPool>) -> BoxFuture<'static, ()>;
+
 /// State shared by the scheduler and the workers of one upstream.
 pub(super) struct UpstreamPool {
     pub(super) store: Store,
@@ -92,6 +95,7 @@ pub(super) struct UpstreamPool {
     outcome_tasks: TaskTracker,
     /// Cancelled when attempts have used up their drain timeout.
     abort_token: CancellationToken,
+    run_worker: RunWorkerFn,
 }
 
 /// Filter of suppressed recipients for one upstream.
@@ -126,7 +130,12 @@ impl SuppressionFilter {
 }
 
 impl UpstreamPool {
-    pub(super) fn new(spec: UpstreamSpec, deps: QueueDeps, stopping: CancellationToken) -> Self {
+    pub(super) fn new(
+        spec: UpstreamSpec,
+        deps: QueueDeps,
+        stopping: CancellationToken,
+        run_worker: RunWorkerFn,
+    ) -> Self {
         let QueueDeps {
             store,
             clock,
@@ -164,6 +173,7 @@ impl UpstreamPool {
             workers: TaskTracker::new(),
             outcome_tasks: TaskTracker::new(),
             abort_token: CancellationToken::new(),
+            run_worker,
         }
     }
 
@@ -305,8 +315,7 @@ impl UpstreamPool {
         let pool = self.clone();
         self.workers.spawn(async move {
             pool.ready_queue.worker_started();
-            let work =
-                pool.abort_token.clone().run_until_cancelled_owned(SmtpWorker::new(pool.clone()).run());
+            let work = pool.abort_token.clone().run_until_cancelled_owned((pool.run_worker)(pool.clone()));
             let worker = tokio::spawn(work).await;
             pool.health.remove_connection();
             // Messages that arrived while it was closing found no capacity for another.

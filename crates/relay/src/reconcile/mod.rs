@@ -7,42 +7,17 @@
 
 mod decode;
 mod poll;
+mod source;
+
+pub use source::{PollSettings, PollSource};
 
 use crate::alarms::{AlarmKind, AlarmRegistry};
 use crate::reconcile::poll::Poll;
+use crate::reconcile::source::PollError;
 use mailtrail_mail::Clock;
-use mailtrail_net::provider_api::{ApiError, ProviderApi};
-use mailtrail_store::{CommitError, ReadError, Store};
-use mailtrail_trail::provider::Provider;
+use mailtrail_store::Store;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
-
-/// Settings of polling a provider.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PollSettings {
-    /// Interval between polls. Default: 10 min; range 1 min..=1 day.
-    pub interval: Duration,
-    /// Time span of the first poll, and the maximum of any poll: the retention of the provider's plan.
-    /// Default: 3 days; range 1 h..=30 days.
-    pub lookback: Duration,
-}
-
-impl Default for PollSettings {
-    fn default() -> Self {
-        Self { interval: Duration::from_secs(600), lookback: Duration::from_secs(3 * 86_400) }
-    }
-}
-
-/// A polled provider.
-#[derive(Debug)]
-pub struct PollSource {
-    /// API client.
-    pub api: ProviderApi,
-    /// Provider of the events.
-    pub provider: Provider,
-    /// Poll settings.
-    pub settings: PollSettings,
-}
 
 /// Reconciles the store with the providers' events.
 pub struct Reconciler {
@@ -54,20 +29,6 @@ pub struct Reconciler {
     pub alarms: AlarmRegistry,
     /// Polled providers, each with its own task.
     pub sources: Vec<PollSource>,
-}
-
-/// Error that interrupts a poll. Events ingested before stay recorded.
-#[derive(Debug, thiserror::Error)]
-enum PollError {
-    #[error(transparent)]
-    Api(#[from] ApiError),
-    /// A torn page; it may be complete when it is requested again.
-    #[error("upstream {0}: events: a page cannot be read: its brackets or quotes do not fit together")]
-    Torn(String),
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    #[error(transparent)]
-    Commit(#[from] CommitError),
 }
 
 impl Reconciler {
@@ -146,6 +107,8 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(86_400);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mailtrail_net::provider_api::ApiError;
+    use mailtrail_store::CommitError;
 
     #[test]
     fn backoff_grows_and_respects_retry_after() {

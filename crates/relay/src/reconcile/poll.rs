@@ -1,4 +1,5 @@
-use crate::reconcile::{PollError, PollSource, decode};
+use crate::reconcile::decode;
+use crate::reconcile::source::{PollError, PollSource};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use mailtrail_mail::Timestamp;
 use mailtrail_net::provider_api::{EventPage, PageToken, TimeRange, UnreadableItem};

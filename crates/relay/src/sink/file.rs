@@ -1,7 +1,8 @@
-use crate::sink::DeliveryResult;
+use crate::sink::delivery_result::DeliveryResult;
 use crate::sink::event::SinkEvent;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
+use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 

@@ -1,7 +1,7 @@
 //! Signed JSON by POST, with the headers of Standard Webhooks 1.0: `webhook-id`, `webhook-timestamp`,
 //! `webhook-signature`.
 
-use crate::sink::DeliveryResult;
+use crate::sink::delivery_result::DeliveryResult;
 use crate::sink::event::SinkEvent;
 use mailtrail_net::{WebhookClient, WebhookEndpoint, webhook_client};
 use reqwest::StatusCode;

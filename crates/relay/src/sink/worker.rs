@@ -1,6 +1,8 @@
 use crate::alarms::{AlarmKind, AlarmRegistry, DEAD_LETTER_ALARM_WINDOW};
+use crate::sink::backend::SinkBackend;
+use crate::sink::delivery_result::DeliveryResult;
 use crate::sink::event::SinkEvent;
-use crate::sink::{DeliveryResult, SinkBackend, SinkFilter, SinkSettings};
+use crate::sink::settings::{SinkFilter, SinkSettings};
 use mailtrail_mail::{Clock, Timestamp};
 use mailtrail_net::webhook_client;
 use mailtrail_store::{DelayedDelivery, LogCursor, LogEntry, ReadError, SinkAck, Store};

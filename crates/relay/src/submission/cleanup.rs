@@ -1,52 +1,18 @@
 //! From what a client sent to what is kept: our header lines in front, forbidden ones out, everything else as it
 //! came; and what the mail says about itself, for the trail.
 
-use crate::submission::rounds::RelayHistory;
+use crate::submission::message_context::{HEADER_HEADROOM, MessageContext};
 use crate::submission::strip::{RemovedFields, convert_mbox_lines, rewrite_list_unsubscribe};
 use bytes::Bytes;
 use mail_parser::{HeaderName, MessageParser};
 use mailtrail_mail::{
-    BodyType, Envelope, HeaderCleanup, HeaderLine, HeaderSection, Mailbox, MessageId, OdooRecord, Timestamp,
-    TrackingId, decode_subject,
+    BodyType, Envelope, HeaderLine, HeaderSection, Mailbox, MessageId, OdooRecord, decode_subject,
 };
-use mailtrail_smtp::{Account, Reply};
+use mailtrail_smtp::Reply;
 use mailtrail_store::{MessageBody, SpillFile};
-use mailtrail_trail::provider::{Provider, TRACKING_ID_HEADER};
-use mailtrail_trail::{AcceptedMessage, Message, MessageAttributes, Routing};
+use mailtrail_trail::provider::TRACKING_ID_HEADER;
+use mailtrail_trail::{AcceptedMessage, Message, MessageAttributes};
 use std::net::IpAddr;
-
-/// What is known about a message beside its bytes.
-pub struct MessageContext<'a> {
-    /// The send's new id.
-    pub id: TrackingId,
-    /// When the message was complete.
-    pub now: Timestamp,
-    /// Our name.
-    pub hostname: &'a str,
-    /// Where the client is.
-    pub peer: IpAddr,
-    /// The name it gave.
-    pub client_name: &'a str,
-    /// How the mail came (RFC 3848).
-    pub protocol: &'static str,
-    /// The user, if logged in.
-    pub account: Option<&'a Account>,
-    /// What is changed in its header.
-    pub cleanup: &'a HeaderCleanup,
-    /// The providers that the mail may go to.
-    pub providers: &'a [Provider],
-    /// Which mail goes where.
-    pub routing: &'a Routing,
-    /// Whether senders get reports.
-    pub dsn_enabled: bool,
-    /// Whether duplicates are looked for.
-    pub needs_fingerprint: bool,
-    /// Its earlier rounds through this relay.
-    pub relay_history: &'a RelayHistory,
-}
-
-/// Bytes that are left free in front of a message while it is read, so that our lines need no second buffer.
-pub const HEADER_HEADROOM: usize = 2048;
 
 /// Makes the send and its message, or refuses one that cannot be passed on, passed too many servers, or has an author
 /// that the user may not claim to be. `buffer` holds [`HEADER_HEADROOM`] unused bytes and then the message, or of a large one its first
@@ -269,6 +235,12 @@ const MAX_TAGS: usize = 10;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::submission::rounds::RelayHistory;
+    use mailtrail_mail::HeaderCleanup;
+    use mailtrail_mail::Timestamp;
+    use mailtrail_smtp::Account;
+    use mailtrail_trail::Routing;
+    use mailtrail_trail::provider::Provider;
     use std::sync::LazyLock;
 
     static NO_ROUTING: LazyLock<Routing> = LazyLock::new(Routing::default);

@@ -1,9 +1,10 @@
 //! The one place where a client's socket is read and written.
 
 use crate::submission::authenticator::LoginResult;
+use crate::submission::client_stream::ClientStream;
 use crate::submission::enqueue::ClientInfo;
-use crate::submission::listener::{SubmissionService, any_contains};
-use crate::submission::spool::{Spool, SpooledMessage};
+use crate::submission::service::{SubmissionService, any_contains};
+use crate::submission::spool::{READ_CHUNK_BYTES, Spool, SpooledMessage};
 use bytes::BufMut;
 use mailtrail_mail::{Envelope, Mailbox};
 use mailtrail_net::Refusal;
@@ -17,8 +18,6 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
 
-/// A client's stream, in clear or within TLS.
-pub trait ClientStream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> ClientStream for T {}
 
 /// One client's conversation.
@@ -592,8 +591,6 @@ impl ReadBuffer {
     }
 }
 
-/// Bytes read at a time.
-pub const READ_CHUNK_BYTES: usize = 16 << 10;
 /// Bytes of replies from which on they are sent before more commands are answered.
 const OUTPUT_FLUSH_BYTES: usize = 16 << 10;
 /// The first byte of TLS, a handshake record (RFC 8446 section 5.1); no command begins so.
@@ -613,7 +610,7 @@ mod tests {
     use super::*;
     use crate::alarms::AlarmRegistry;
     use crate::submission::authenticator::Authenticator;
-    use crate::submission::listener::ConnectionLimiter;
+    use crate::submission::connection_limiter::ConnectionLimiter;
     use crate::submission::quota::UserQuotas;
     use crate::submission::rate_limit::RateLimiter;
     use crate::submission::settings::{Listener, ListenerTls, LoginPolicy};

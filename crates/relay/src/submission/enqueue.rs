@@ -1,10 +1,10 @@
 //! Where a whole message is kept, and the `250` is earned.
 
 use crate::submission::cleanup;
-use crate::submission::cleanup::{HEADER_HEADROOM, MessageContext};
 use crate::submission::deduplicator::EnqueueError;
-use crate::submission::listener::SubmissionService;
+use crate::submission::message_context::{HEADER_HEADROOM, MessageContext};
 use crate::submission::rounds::RelayHistory;
+use crate::submission::service::SubmissionService;
 use mailtrail_mail::{Envelope, HeaderSection, Mailbox, Timestamp, TrackingId};
 use mailtrail_smtp::{Account, Reply};
 use mailtrail_store::{CommitError, MessageBody, ReadError, SpillFile};

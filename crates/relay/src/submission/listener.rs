@@ -1,126 +1,20 @@
 //! The sockets that clients connect to.
 
-use crate::submission::authenticator::Authenticator;
-use crate::submission::connection::{ClientStream, Connection, SessionEnd, count_rejection};
-use crate::submission::deduplicator::Deduplicator;
+use crate::submission::connection::{Connection, SessionEnd, count_rejection};
 use crate::submission::proxy_protocol;
-use crate::submission::quota::UserQuotas;
-use crate::submission::rate_limit::RateLimiter;
+use crate::submission::service::{SubmissionService, TLS_HANDSHAKE_TIMEOUT, any_contains};
 use crate::submission::settings::{Listener, ListenerTls};
-use crate::submission::spool::MemoryBudget;
-use ipnet::IpNet;
-use mailtrail_mail::{Clock, TrackingIdGenerator, descriptors};
-use mailtrail_net::tls::Server;
-use mailtrail_net::{Refusal, RefusalLog, tls};
-use mailtrail_smtp::{Account, Limits, Reply, Session, SessionPolicy};
-use mailtrail_store::Store;
-use mailtrail_trail::Routing;
-use mailtrail_trail::provider::Provider;
-use mailtrail_trail::suppression::RecipientFilter;
-use std::collections::HashMap;
+use mailtrail_mail::descriptors;
+use mailtrail_net::Refusal;
+use mailtrail_smtp::{Reply, Session};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
-
-/// What all conversations of one listener share.
-pub struct SubmissionService {
-    /// What the listener asks.
-    pub policy: Arc<SessionPolicy>,
-    /// The bounds.
-    pub limits: Limits,
-    /// Where it is and whom it serves.
-    pub listener: Listener,
-    /// Who may log in.
-    pub authenticator: Arc<Authenticator>,
-    /// For STARTTLS and implicit TLS.
-    pub tls: Option<Arc<Server>>,
-    /// How much may be sent.
-    pub rate_limiter: Arc<RateLimiter>,
-    /// To how many.
-    pub quotas: Arc<UserQuotas>,
-    /// Where mail is kept.
-    pub store: Store,
-    /// The time.
-    pub clock: Clock,
-    /// Where ids come from.
-    pub id_generator: Arc<TrackingIdGenerator>,
-    /// The providers that mail may go to.
-    pub providers: Vec<Provider>,
-    /// Which mail goes where.
-    pub routing: Arc<Routing>,
-    /// Which recipients are refused, if any are.
-    pub recipient_filter: Option<Arc<RecipientFilter>>,
-    /// Whether senders get reports.
-    pub dsn_enabled: bool,
-    /// The guard against duplicates, if there is one.
-    pub deduplicator: Option<Arc<Deduplicator>>,
-    /// For messages on their way in.
-    pub memory_budget: MemoryBudget,
-    /// What is said of clients that are refused.
-    pub refusals: RefusalLog,
-    /// Those who are here.
-    pub connections: ConnectionLimiter,
-    /// Set when we stop.
-    pub stopping: CancellationToken,
-}
-
-impl SubmissionService {
-    /// Speaks TLS with a client, and finds out whose certificate it has.
-    pub async fn accept_tls<S: ClientStream + 'static>(
-        &self,
-        stream: S,
-        peer: IpAddr,
-    ) -> io::Result<(Box<dyn ClientStream>, Option<Arc<Account>>)> {
-        let Some(tls) = &self.tls else { return Err(io::ErrorKind::Unsupported.into()) };
-        let secured = timeout(TLS_HANDSHAKE_TIMEOUT, tls.acceptor().accept(stream)).await;
-        let secured = secured.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        let secured = secured.inspect_err(|error| self.log_failed_handshake(peer, error))?;
-        let certificates = secured.get_ref().1.peer_certificates().unwrap_or_default();
-        let certified =
-            certificates.first().and_then(|own| self.authenticator.find_account_by_certificate(own));
-        Ok((Box::new(secured), certified))
-    }
-}
-
-impl SubmissionService {
-    fn log_failed_handshake(&self, peer: IpAddr, error: &io::Error) {
-        let refusal = match tls::classify_failure(error) {
-            // That port begins in clear.
-            Refusal::ClearOnTlsPort if self.listener.tls != ListenerTls::Implicit => Refusal::TlsHandshake,
-            refusal => refusal,
-        };
-        self.refusals.record_refusal(peer, refusal, error);
-    }
-
-    /// Waits for the beginning of TLS; false where none came. A health check connects and leaves; a client without TLS
-    /// waits for a greeting.
-    async fn wait_for_client_hello(&self, stream: &TcpStream, peer: IpAddr) -> io::Result<bool> {
-        let begun = Instant::now();
-        let peeked = timeout(TLS_HANDSHAKE_TIMEOUT, stream.peek(&mut [0])).await;
-        let peeked = peeked.unwrap_or(Ok(0))?;
-        if peeked == 0 && begun.elapsed() >= HEALTH_CHECK_TIMEOUT {
-            self.refusals.record_refusal(peer, Refusal::TlsTimeout, &"");
-        }
-        Ok(peeked > 0)
-    }
-}
-
-/// The conversations of all listeners.
-#[derive(Clone, Debug, Default)]
-pub struct ConnectionLimiter {
-    per_ip: Arc<Mutex<HashMap<IpAddr, usize>>>,
-    sessions: TaskTracker,
-    /// Those of them that began since [`Self::outlast`] was called last.
-    recent_sessions: Arc<Mutex<TaskTracker>>,
-    /// Set when we stop and no session may begin another message.
-    pub(super) draining: CancellationToken,
-}
 
 /// A socket with what it serves.
 pub struct BoundListener {
@@ -238,11 +132,6 @@ async fn run_session(
     Connection::new(stream, peer, front, session).run().await
 }
 
-/// Whether one of the networks holds the address.
-pub fn any_contains(networks: &[IpNet], ip: IpAddr) -> bool {
-    networks.iter().any(|network| network.contains(&ip))
-}
-
 async fn reject_client(mut stream: TcpStream, reply: Reply) {
     count_rejection(&reply);
     let mut words = Vec::new();
@@ -251,70 +140,7 @@ async fn reject_client(mut stream: TcpStream, reply: Reply) {
     let _ = timeout(REJECT_WRITE_TIMEOUT, stream.write_all(&words)).await;
 }
 
-impl ConnectionLimiter {
-    fn spawn_session(&self, conversation: impl Future<Output = ()> + Send + 'static) {
-        let latest = self.recent_sessions.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        self.sessions.spawn(latest.track_future(conversation));
-    }
-
-    /// Waits until the sessions that are there now have ended by themselves, but no longer than `longest`. Others may
-    /// begin meanwhile, which are not waited for.
-    pub async fn wait_for_current(&self, longest: Duration) {
-        let present =
-            std::mem::take(&mut *self.recent_sessions.lock().unwrap_or_else(PoisonError::into_inner));
-        present.close();
-        // What is left then is for `leave`.
-        let _ = timeout(longest, present.wait()).await;
-    }
-
-    /// Waits, when we stop, until all conversations have ended, but not for ever. Who is in the middle of a series may
-    /// go on for a while, and afterwards end the message that it is within.
-    pub async fn drain(&self) {
-        self.sessions.close();
-        if timeout(DRAIN_GRACE, self.sessions.wait()).await.is_err() {
-            self.draining.cancel();
-            let _ = timeout(DRAIN_TIMEOUT, self.sessions.wait()).await;
-        }
-    }
-
-    fn acquire(&self, ip: IpAddr, limits: &Limits) -> Option<ConnectionPermit> {
-        let mut connections = self.per_ip.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: usize = connections.values().sum();
-        let here = connections.get(&ip).copied().unwrap_or_default();
-        if all >= limits.max_connections || here >= limits.max_connections_per_ip {
-            return None;
-        }
-        connections.insert(ip, here + 1);
-        Some(ConnectionPermit { limiter: self.clone(), ip })
-    }
-}
-
-/// Permit of one connection; released on drop.
-struct ConnectionPermit {
-    limiter: ConnectionLimiter,
-    ip: IpAddr,
-}
-
-impl Drop for ConnectionPermit {
-    fn drop(&mut self) {
-        let mut connections = self.limiter.per_ip.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(here) = connections.get_mut(&self.ip) {
-            *here -= 1;
-            if *here == 0 {
-                connections.remove(&self.ip);
-            }
-        }
-    }
-}
-
-/// Within which a health check leaves.
-const HEALTH_CHECK_TIMEOUT: Duration = Duration::from_secs(3);
-const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long clients wait for a descriptor before they are refused. Odoo fails a refused mail for good, and gives up by
 /// itself after a minute; idle connections of the HTTP listeners, which may have taken the descriptors, end after 30 s.
 const SHORTAGE_PATIENCE: Duration = Duration::from_secs(45);
 const REJECT_WRITE_TIMEOUT: Duration = Duration::from_millis(200);
-/// For series that go on while we stop: to Odoo a session that ends in the middle is a mail that failed for good.
-const DRAIN_GRACE: Duration = Duration::from_secs(20);
-/// For the messages that sessions are within then.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);

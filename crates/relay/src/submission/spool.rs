@@ -7,8 +7,7 @@
 //! The most that so many sessions can hold is therefore [`BUDGET`] and, each, [`HEADROOM`] + [`FREE`] + [`CHUNK`] +
 //! 2 × [`PIECE`], which are 194 KiB.
 
-use crate::submission::cleanup::HEADER_HEADROOM;
-use crate::submission::connection::READ_CHUNK_BYTES;
+use crate::submission::message_context::HEADER_HEADROOM;
 use mailtrail_mail::HeaderSection;
 use mailtrail_smtp::Reply;
 use mailtrail_store::{SpillFile, Store};
@@ -196,6 +195,9 @@ const MAX_IN_MEMORY_BYTES: usize = 1 << 20;
 const TOTAL_BUDGET_BYTES: usize = 64 << 20;
 /// Bytes that one read may decode to: twice what was read, if all are bare line ends, and a dot held back before.
 const MAX_DECODED_READ_BYTES: usize = 2 * READ_CHUNK_BYTES + 4;
+
+/// Bytes read at a time.
+pub const READ_CHUNK_BYTES: usize = 16 << 10;
 
 #[cfg(test)]
 mod tests {

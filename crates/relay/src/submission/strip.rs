@@ -1,7 +1,7 @@
 //! What is changed in the header of a client's mail: what would harm goes out, what says nothing is replaced, what nobody
 //! could read is written plainly. Each change is said in the trail, and every other byte stays as it came.
 
-use crate::submission::cleanup::{HEADER_HEADROOM, MessageContext};
+use crate::submission::message_context::{HEADER_HEADROOM, MessageContext};
 use mailtrail_mail::{
     HeaderField, HeaderSection, decode_list_unsubscribe, is_usable_author, is_usable_date,
     is_usable_message_id,

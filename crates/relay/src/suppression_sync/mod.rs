@@ -16,139 +16,25 @@
 
 mod plan;
 mod run;
+mod sync;
+
+pub use sync::{SyncAction, SyncChange, SyncError, SyncOptions, SyncPeer, SyncUpdate};
 
 use crate::alarms::{AlarmKind, AlarmRegistry};
 use crate::suppression_sync::run::SyncRun;
+use crate::suppression_sync::sync::SyncInner;
 use mailtrail_mail::Clock;
-use mailtrail_net::provider_api::{ApiError, ProviderApi};
-use mailtrail_store::{CommitError, ReadError, Store};
-use mailtrail_trail::suppression::{Reason, SuppressionSettings};
+use mailtrail_store::Store;
+use mailtrail_trail::suppression::SuppressionSettings;
 use mailtrail_trail::{OperatorAction, OperatorActionData};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// Synchroniser of the lists. Clones share the state.
 #[derive(Clone)]
 pub struct SuppressionSync(Arc<SyncInner>);
-
-struct SyncInner {
-    store: Store,
-    clock: Clock,
-    settings: SuppressionSettings,
-    peers: Vec<SyncPeer>,
-}
-
-/// Upstream whose provider has suppression lists.
-pub struct SyncPeer {
-    /// Client of the provider's API.
-    pub api: ProviderApi,
-    /// Whether the lists are synchronised periodically.
-    pub automatic: bool,
-    /// Lock held during a sync.
-    pub sync_lock: Mutex<()>,
-}
-
-/// Options of a sync.
-#[derive(Clone, Debug, Default)]
-pub struct SyncOptions {
-    /// Operator that requested it; empty for a periodic sync.
-    pub operator: String,
-    /// Reason given; may be empty.
-    pub reason: String,
-    /// Whether to report the changes without making them.
-    pub dry_run: bool,
-}
-
-/// Progress of a sync.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SyncUpdate {
-    /// Number of provider entries read so far.
-    EntriesRead(u64),
-    /// Number of unreadable entries, with the first one and the reason.
-    EntriesUnreadable(u64, String),
-    /// The provider accepts no more requests for this duration.
-    RateLimited(Duration),
-    /// A change that is made or, in a dry run, would be.
-    Changed(SyncChange),
-}
-
-/// A change for one address.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SyncChange {
-    /// Address.
-    pub address: String,
-    /// Reason of the entry.
-    pub reason: Reason,
-    /// The change.
-    pub action: SyncAction,
-    /// Reason for which it was rejected, if it was.
-    pub rejection: Option<String>,
-}
-
-/// Change for an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum SyncAction {
-    /// Listed by the provider: added to our list.
-    Imported,
-    /// No longer listed by the provider: ended on our list.
-    Expired,
-    /// Added here by an operator: added to the provider's list.
-    Exported,
-    /// Removed here by an operator: removed from the provider's list.
-    RemovedRemotely,
-}
-
-impl SyncAction {
-    /// Returns the word used in tables, JSON and metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Imported => "taken-in",
-            Self::Expired => "ended",
-            Self::Exported => "added-there",
-            Self::RemovedRemotely => "removed-there",
-        }
-    }
-}
-
-/// Error that interrupts a sync. Its changes so far stay, and the next sync continues from there.
-#[derive(Debug, thiserror::Error)]
-pub enum SyncError {
-    /// No provider API is configured.
-    #[error(
-        "upstream {0}: its provider has no lists that could be asked for: that needs provider = \"mailgun\" with domain, \
-         or \"brevo\", and the account's api_key"
-    )]
-    NoProviderApi(String),
-    /// Another sync of the upstream is in progress.
-    #[error("upstream {0}: a sync is under way already; it is carried out to its end")]
-    InProgress(String),
-    /// The provider's lists exceed the supported size.
-    #[error(
-        "upstream {0}: the provider lists more than {MAX_REMOTE_ENTRIES} addresses, which are more than are compared"
-    )]
-    TooManyEntries(String),
-    /// Error of the provider's API.
-    #[error(transparent)]
-    Api(#[from] ApiError),
-    /// The store cannot be read.
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    /// The store cannot be written.
-    #[error(transparent)]
-    Commit(#[from] CommitError),
-    /// A task that reads the store panicked.
-    #[error("the suppression list cannot be looked at: see the daemon's log")]
-    TaskPanicked,
-}
-
-impl SyncPeer {
-    /// Creates a peer for a provider's API.
-    pub fn new(api: ProviderApi, automatic: bool) -> Self {
-        Self { api, automatic, sync_lock: Mutex::default() }
-    }
-}
 
 impl SuppressionSync {
     /// Creates the synchronisation of `peers` with our list; `settings` define the meaning of our entries.
@@ -239,8 +125,6 @@ impl SuppressionSync {
     }
 }
 
-/// Maximum number of entries in a provider's lists; each takes about 100 bytes of memory during a sync.
-const MAX_REMOTE_ENTRIES: usize = 2_000_000;
 /// Capacity of the progress channel.
 const UPDATE_CHANNEL_CAPACITY: usize = 256;
 /// Initial delay: lets queued work drain first and limits API calls during crash loops.

@@ -1,7 +1,7 @@
 use crate::suppression_sync::plan::{
     LocalEvidence, RemoteEntryAction, expire_evidence, export_entry, list_for, reason_of, scope_of,
 };
-use crate::suppression_sync::{
+use crate::suppression_sync::sync::{
     MAX_REMOTE_ENTRIES, SyncAction, SyncChange, SyncError, SyncOptions, SyncUpdate,
 };
 use futures_util::{StreamExt, TryStreamExt, stream};

@@ -1,8 +1,10 @@
 //! The connections that reports come over.
 
 use crate::webhook::connection_limit::{HttpConnectionLimiter, HttpConnectionPermit};
+use crate::webhook::peer::Peer;
+use crate::webhook::router::router;
+use crate::webhook::service::WebhookService;
 use crate::webhook::settings::WebhookSettings;
-use crate::webhook::{WebhookService, router};
 use axum::Router;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -12,7 +14,6 @@ use mailtrail_mail::descriptors;
 use mailtrail_net::tls::{Server, classify_failure};
 use mailtrail_net::{Refusal, RefusalLog};
 use std::io;
-use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,15 +28,6 @@ use tower::ServiceExt;
 
 /// What is spoken within TLS, as ALPN names it (RFC 7301).
 pub const ALPN_PROTOCOLS: &[&[u8]] = &[b"http/1.1"];
-
-/// Where a request came from.
-#[derive(Clone, Copy, Debug)]
-pub struct Peer {
-    /// The address of the connection.
-    pub address: IpAddr,
-    /// Whether there are as many connections as may be: it is told to come again.
-    pub is_over_limit: bool,
-}
 
 /// Answers what comes over `socket` until it is to be `quiet`, within TLS where there is a server for it; requests under
 /// way are answered to their end. Of all connections that may be at once each may go on as long as it likes. Some more

@@ -1,7 +1,7 @@
 //! What `doctor` asks itself through an address that a provider was given.
 
 use crate::loopback_probe::LoopbackProbe;
-use crate::webhook::WebhookService;
+use crate::webhook::service::WebhookService;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::middleware::Next;

@@ -1,6 +1,7 @@
 use crate::sink::event::SinkEvent;
+use crate::sink::odoo::preflight::client_or_connect;
 use crate::sink::odoo::status::{affected_recipients, changes_status};
-use crate::sink::odoo::{BatchResult, OdooSink, client_or_connect, unknown_message_text};
+use crate::sink::odoo::{BatchResult, OdooSink, unknown_message_text};
 use bytes::Bytes;
 use futures_util::stream;
 use mailtrail_mail::{Mailbox, TrackingId, domain_to_unicode, fold_address};

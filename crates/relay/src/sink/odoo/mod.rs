@@ -16,55 +16,21 @@
 
 mod dsn;
 mod preflight;
+mod settings;
 mod status;
 
 pub use preflight::run_preflight;
-pub use status::{OdooStatusOptions, UnsubscribeAction};
+pub use settings::{EVENTS_ACTION, OdooMode, OdooSettings, OdooStatusOptions, UnsubscribeAction};
 
-use crate::sink::DeliveryResult;
+use crate::sink::delivery_result::DeliveryResult;
 use crate::sink::event::SinkEvent;
-use crate::sink::odoo::preflight::Readiness;
+use crate::sink::odoo::preflight::{Readiness, client_or_connect};
 use crate::sink::odoo::status::OdooEvent;
 use mailtrail_mail::{Clock, Timestamp};
-use mailtrail_net::odoo::{OdooClient, OdooError, OdooInstance, ServerAction, run_action};
-use mailtrail_net::{odoo, webhook_client};
+use mailtrail_net::odoo::{OdooClient, OdooError, run_action};
 use mailtrail_smtp::Reply;
 use serde_json::json;
 use std::time::Duration;
-
-/// Settings of an Odoo sink.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OdooSettings {
-    /// URL and credentials.
-    pub login: odoo::OdooConnection,
-    /// Odoo instance whose mail is reported.
-    pub instance: OdooInstance,
-    /// Reporting mode.
-    pub mode: OdooMode,
-    /// Id of the server action; `None`: it is found by its name.
-    pub action_id: Option<u64>,
-    /// Reported statuses.
-    pub status_options: OdooStatusOptions,
-    /// Our host name, for DSNs.
-    pub hostname: String,
-}
-
-/// Mode of reporting to Odoo.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OdooMode {
-    /// Server action.
-    Action,
-    /// DSNs through the mail gateway, for failures only.
-    Dsn,
-}
-
-/// Server action that shows events.
-pub const EVENTS_ACTION: ServerAction = ServerAction {
-    key: "events",
-    name: "mailtrail: what became of the mail",
-    code: include_str!("action.py"),
-    version: 2,
-};
 
 pub(super) struct OdooSink {
     settings: OdooSettings,
@@ -290,17 +256,6 @@ impl BatchResult {
             retry_reason: self.first_deferred.map(|(_, why)| why),
         }
     }
-}
-
-/// Returns the client, created on first use.
-fn client_or_connect<'a>(
-    client: &'a mut Option<OdooClient>,
-    settings: &OdooSettings,
-) -> Result<&'a mut OdooClient, String> {
-    if client.is_none() {
-        *client = Some(webhook_client::build_odoo_client(&settings.login)?);
-    }
-    client.as_mut().ok_or_else(|| "no connection to Odoo can be made".to_owned())
 }
 
 fn unknown_message_text(message_id: &str) -> String {

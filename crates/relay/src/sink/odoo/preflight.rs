@@ -1,5 +1,6 @@
-use crate::sink::odoo::{EVENTS_ACTION, OdooMode, OdooSettings, client_or_connect};
+use crate::sink::odoo::settings::{EVENTS_ACTION, OdooMode, OdooSettings};
 use mailtrail_net::odoo::{OdooClient, OdooError, find_action_id, run_action};
+use mailtrail_net::webhook_client;
 use serde_json::{Value, json};
 
 /// State of an Odoo database that is ready.
@@ -109,4 +110,15 @@ fn with_remedy(fault: &OdooError) -> String {
         ),
         fault => fault.to_string(),
     }
+}
+
+/// Returns the client, created on first use.
+pub fn client_or_connect<'a>(
+    client: &'a mut Option<OdooClient>,
+    settings: &OdooSettings,
+) -> Result<&'a mut OdooClient, String> {
+    if client.is_none() {
+        *client = Some(webhook_client::build_odoo_client(&settings.login)?);
+    }
+    client.as_mut().ok_or_else(|| "no connection to Odoo can be made".to_owned())
 }

@@ -1,59 +1,10 @@
 use crate::sink::event::SinkEvent;
-use crate::sink::odoo::OdooSettings;
+use crate::sink::odoo::settings::{OdooSettings, OdooStatusOptions, UnsubscribeAction};
 use mailtrail_mail::{Timestamp, domain_to_unicode};
 use mailtrail_trail::{
     AttemptStatus, EventKind, QueueVerb, Recipient, RecipientState, Trail, TrailEventKind,
 };
 use serde::Serialize;
-
-/// Statuses shown in Odoo.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OdooStatusOptions {
-    /// Relayed mail is `pending`, which Odoo displays as "Sent".
-    pub relayed: bool,
-    /// Delivered mail is `sent`, which Odoo displays as "Delivered".
-    pub delivered: bool,
-    /// Permanently refused mail is `bounce`, and is counted as one.
-    pub bounced: bool,
-    /// Expired or unsent mail is `exception`.
-    pub failed: bool,
-    /// A mailing's trace is set to opened.
-    pub opened: bool,
-    /// A mailing's trace is set to clicked.
-    pub clicked: bool,
-    /// Complaining recipients are blacklisted.
-    pub complained: bool,
-    /// Handling of unsubscribed recipients.
-    pub unsubscribed: Option<UnsubscribeAction>,
-    /// Failures, complaints and unsubscriptions add a note to the record.
-    pub note: bool,
-}
-
-/// Handling of unsubscribed recipients.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UnsubscribeAction {
-    /// Opt-out from the mailing's lists; for mail to no list, as `Blacklist`.
-    OptOut,
-    /// Exclusion from all mailings.
-    Blacklist,
-}
-
-impl Default for OdooStatusOptions {
-    /// Returns all options except notes.
-    fn default() -> Self {
-        Self {
-            relayed: true,
-            delivered: true,
-            bounced: true,
-            failed: true,
-            opened: true,
-            clicked: true,
-            complained: true,
-            unsubscribed: Some(UnsubscribeAction::OptOut),
-            note: false,
-        }
-    }
-}
 
 /// Event for the server action, about one recipient.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -187,16 +138,6 @@ fn notification_status(state: RecipientState, effects: &OdooStatusOptions) -> Op
         | RecipientState::Unknown
         | RecipientState::Held
         | RecipientState::Cancelled => None,
-    }
-}
-
-impl UnsubscribeAction {
-    /// Returns the word used in the configuration and in the action.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::OptOut => "opt-out",
-            Self::Blacklist => "blacklist",
-        }
     }
 }
 

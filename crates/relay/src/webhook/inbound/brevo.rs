@@ -4,7 +4,7 @@
 use crate::webhook::inbound::mime_builder::{Attachment, MailParts};
 use crate::webhook::inbound::{InboundReceiver, IntakeError, ParsedMail, assemble_message, parse_mailboxes};
 use crate::webhook::outcome::RequestOutcome;
-use crate::webhook::{IngestError, RequestContext, WebhookService};
+use crate::webhook::service::{IngestError, RequestContext, WebhookService};
 use axum::body::Body;
 use mail_parser::MessageParser;
 use mailtrail_mail::Mailbox;

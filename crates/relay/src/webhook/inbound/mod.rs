@@ -8,80 +8,29 @@ mod disposition;
 mod form_stream;
 mod loop_detection;
 mod mime_builder;
+mod receiver;
+
+pub use receiver::{InboundReceiver, InboundRules};
 
 use crate::webhook::body::{BodyError as Unheld, has_content_coding};
 use crate::webhook::inbound::form_stream::{FormError, FormUpload};
 use crate::webhook::inbound::mime_builder::{Attachment, MailParts, build_mime};
+use crate::webhook::inbound::receiver::MAX_CONCURRENT;
 use crate::webhook::outcome::RequestOutcome;
+use crate::webhook::service::{IngestError, RequestContext, WebhookService};
 use crate::webhook::source::SourceKind;
-use crate::webhook::{IngestError, RequestContext, WebhookService};
 use axum::body::Body;
 use bytes::Bytes;
-use mailtrail_mail::{
-    HeaderSection, Mailbox, MessageId, Secret, Timestamp, TrackingId, TrackingIdGenerator, decode_subject,
-};
-use mailtrail_net::provider_api::{ApiError, ProviderApi};
+use mailtrail_mail::{HeaderSection, Mailbox, MessageId, Secret, Timestamp, TrackingId, decode_subject};
+use mailtrail_net::provider_api::ApiError;
 use mailtrail_smtp::Decoder;
 use mailtrail_store::{MessageBody, ReadError, Store};
 use mailtrail_trail::InboundReceived;
 use mailtrail_trail::provider::{TRACKING_ID_HEADER, lenient, mailgun};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
-
-/// What holds for mail from outside, as configured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InboundRules {
-    /// Bytes of a mail, or of its parts. Default 40 MiB, 64 KiB to 200 MiB.
-    pub max_size: u64,
-    /// A mail with the same Message-ID and recipient that came so shortly before is the same one; zero: none is. Default
-    /// 1 day.
-    pub dedup_window: Duration,
-    /// Whether machines' answers are delivered. Default no.
-    pub auto_replies: bool,
-}
-
-impl Default for InboundRules {
-    fn default() -> Self {
-        Self { max_size: 40 << 20, dedup_window: Duration::from_secs(86_400), auto_replies: false }
-    }
-}
-
-/// What takes in mail from outside.
-pub struct InboundReceiver {
-    rules: InboundRules,
-    /// By upstream.
-    provider_apis: BTreeMap<String, ProviderApi>,
-    id_generator: Arc<TrackingIdGenerator>,
-    receive_permits: Semaphore,
-    /// For what holds a whole mail in memory.
-    assembly_permits: Semaphore,
-}
-
-impl InboundReceiver {
-    /// By these rules; `accounts` are the upstreams' own, where their keys are known.
-    pub fn new(
-        rules: InboundRules,
-        provider_apis: BTreeMap<String, ProviderApi>,
-        id_generator: Arc<TrackingIdGenerator>,
-    ) -> Self {
-        Self {
-            rules,
-            provider_apis,
-            id_generator,
-            receive_permits: Semaphore::new(MAX_CONCURRENT),
-            assembly_permits: Semaphore::new(1),
-        }
-    }
-
-    /// Bytes of a mail, as far as memory reaches.
-    fn max_bytes(&self) -> usize {
-        usize::try_from(self.rules.max_size).unwrap_or(usize::MAX)
-    }
-}
 
 /// A mail as it came.
 struct ParsedMail {
@@ -375,8 +324,6 @@ fn normalize_crlf(message: &[u8]) -> Vec<u8> {
 }
 
 const REPLAYED_TEXT: &str = "the signature was used before with another body: a replay";
-/// Mails that come in at once; each may hold half a MiB in memory.
-const MAX_CONCURRENT: usize = 16;
 /// Bytes of a mail that was made anew that are kept in memory until it is written.
 const MAX_IN_MEMORY_BYTES: usize = 256 << 10;
 /// For a whole mail.
