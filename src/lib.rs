@@ -17,7 +17,7 @@
 //! # Where events find their sends
 //!
 //! Correlation is no task with a cursor of its own. It happens when a record of the journal is applied to the ledger
-//! (`crates/store/src/ledger/apply.rs`), as a pure function of the rows and the record. The ledger is therefore a function of the
+//! (`crates/store/src/ledger/apply/`), as a pure function of the rows and the record. The ledger is therefore a function of the
 //! journal's order alone: a replay after a crash, or a rebuild from nothing, joins the same events to the same sends
 //! and counts nothing twice. An event that comes before its send is kept as an orphan, and the record that accepts
 //! the send adopts it. Whatever the order in which events come, they end at the same sends and leave the same marks

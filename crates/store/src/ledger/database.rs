@@ -1,8 +1,9 @@
 //! The ledger on disk: opening, applying records, flushing and checkpoints.
 
+use crate::ledger::apply::apply_record;
 use crate::ledger::memtable::Memtable;
 use crate::ledger::write_batch::WriteBatch;
-use crate::ledger::{apply, keys, rows};
+use crate::ledger::{keys, rows};
 use crate::position::Position;
 use crate::record::JournalRecord;
 use crate::shortage::{is_shortage, is_sled_shortage};
@@ -60,7 +61,7 @@ impl LedgerHandle {
 /// Reason why a ledger cannot be opened; it is then rebuilt.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
-    /// Error of sled.
+    /// Error that sled returned.
     #[error("sled cannot open it: {0}")]
     Sled(#[from] sled::Error),
     /// sled panicked on damaged files.
@@ -121,7 +122,7 @@ impl Ledger {
     ) -> sled::Result<()> {
         let mut overlay = WriteBatch::new(&self.memtable);
         for record in records {
-            apply::apply_record(&mut overlay, &record.record, record.position, record.body_length)?;
+            apply_record(&mut overlay, &record.record, record.position, record.body_length)?;
         }
         overlay.commit(Some(position));
         Ok(())

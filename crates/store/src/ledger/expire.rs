@@ -1,14 +1,17 @@
 //! Removes rows past retention, and accounts for the data that the journal may drop with them.
 
 use crate::ledger::database::Ledger;
-use crate::ledger::keys;
-use crate::ledger::memtable::prefix_range;
-use crate::ledger::rows::{MessageRow, decode_row, encode_row};
+use crate::ledger::rows::MessageRow;
+use crate::ledger::table::{Table, TableRow};
+use crate::ledger::tables::{
+    DeadLetters, EventDedup, MessageIdIndex, Messages, OdooRecordIndex, Orphans, PendingDsns, RecipientIndex,
+    Recipients, ReplayedEvents, SegmentGarbage, TrailEvents, WebhookTokens,
+};
 use crate::ledger::write_batch::WriteBatch;
 use crate::position::Position;
 use mailtrail_mail::{Timestamp, TrackingId};
 use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::ops::Bound::{Included, Unbounded};
 
 impl Ledger {
     /// Returns finished messages from `from` on that were accepted and last attempted before `before`, and
@@ -21,13 +24,11 @@ impl Ledger {
         limit: usize,
         is_gone: &mut dyn FnMut(Position, Timestamp) -> bool,
     ) -> sled::Result<(Vec<TrackingId>, Option<TrackingId>)> {
-        let start = from.map_or_else(|| vec![b'm'], keys::message_key);
+        let start = from.map_or(Unbounded, Included);
         let mut expired = Vec::new();
-        for (number, row) in
-            self.memtable().range((Bound::Included(start.into()), prefix_range(b"m").1)).enumerate()
-        {
-            let (key, value) = row?;
-            let Some(id) = keys::parse_tracking_id(&key) else { continue };
+        for (number, found) in Messages::range(self.memtable(), start, Unbounded).enumerate() {
+            let found = found?;
+            let Some(id) = found.key() else { continue };
             if id.timestamp() >= before {
                 break;
             }
@@ -37,7 +38,7 @@ impl Ledger {
             let mut may_go = |row: MessageRow| {
                 row.is_expired(before) && (row.body_length == 0 || is_gone(row.position, row.last_changed()))
             };
-            if decode_row(&value).is_some_and(&mut may_go) {
+            if found.row().is_some_and(&mut may_go) {
                 expired.push(id);
             }
         }
@@ -48,30 +49,29 @@ impl Ledger {
     pub fn expire_messages(&self, messages: &[TrackingId], before: Timestamp) -> sled::Result<()> {
         let mut rows = WriteBatch::new(self.memtable());
         for &id in messages {
-            let Some(value) = rows.get(&keys::message_key(id))? else { continue };
-            let Some(row) = decode_row::<MessageRow>(&value).filter(|row| row.is_expired(before)) else {
-                continue;
-            };
-            for (number, recipient) in (0u16..).zip(self.load_recipients(id, &row).unwrap_or_default()) {
-                rows.delete(keys::index_key(keys::address_prefix(&recipient.address.to_folded()), id));
+            let row = Messages::get(&rows, id)?;
+            let Some(row) = row.filter(|row| row.is_expired(before)) else { continue };
+            for (index, recipient) in (0u16..).zip(self.load_recipients(id, &row).unwrap_or_default()) {
+                RecipientIndex::delete(&mut rows, (&recipient.address.to_folded(), id));
                 if row.only_recipient.is_none() {
-                    rows.delete(keys::recipient_key(id, number));
+                    Recipients::delete(&mut rows, (id, index));
                 }
             }
-            for prefix in [keys::trail_prefix(id), keys::pending_dsn_prefix(id)] {
-                for row in self.memtable().scan_prefix(&prefix) {
-                    rows.delete(row?.0);
-                }
+            for found in TrailEvents::of_message(self.memtable(), id) {
+                rows.delete(found?.encoded_key().clone());
+            }
+            for found in PendingDsns::of_message(self.memtable(), id) {
+                rows.delete(found?.encoded_key().clone());
             }
             if let Some(message) = row.message.into_domain() {
                 for record in &message.odoo_records {
-                    rows.delete(keys::index_key(keys::odoo_record_prefix(&record.to_string()), id));
+                    OdooRecordIndex::delete(&mut rows, (&record.to_string(), id));
                 }
                 if let Some(message_id) = &message.message_id {
-                    rows.delete(keys::index_key(keys::message_id_prefix(message_id.as_str()), id));
+                    MessageIdIndex::delete(&mut rows, (message_id.as_str(), id));
                 }
             }
-            rows.delete(keys::message_key(id));
+            Messages::delete(&mut rows, id);
         }
         rows.commit(None);
         Ok(())
@@ -80,27 +80,29 @@ impl Ledger {
     /// Returns up to `limit` keys of deduplication rows from days before `before`'s.
     pub fn expired_dated_keys(&self, before: Timestamp, limit: usize) -> sled::Result<Vec<Vec<u8>>> {
         let mut expired = Vec::new();
-        for prefix in keys::DATED_PREFIXES {
-            for row in self.memtable().scan_prefix(&[prefix]) {
-                let (key, _) = row?;
-                if expired.len() == limit
-                    || keys::parse_day(&key).is_none_or(|day| day >= before.day_number())
-                {
-                    break;
-                }
-                expired.push(key.to_vec());
-            }
-        }
+        let is_old = |day: u16| day < before.day_number();
+        collect_while(
+            EventDedup::scan(self.memtable()),
+            |row| row.key().is_some_and(is_old),
+            limit,
+            &mut expired,
+        )?;
+        collect_while(
+            WebhookTokens::scan(self.memtable()),
+            |row| row.key().is_some_and(is_old),
+            limit,
+            &mut expired,
+        )?;
         Ok(expired)
     }
 
     /// Returns up to `limit` keys of orphaned events received before `before`.
     pub fn expired_orphans(&self, before: Timestamp, limit: usize) -> sled::Result<Vec<Vec<u8>>> {
         let mut expired = Vec::new();
-        for row in self.memtable().scan_prefix(b"u") {
-            let (key, _) = row?;
-            if keys::parse_tracking_id(&key).is_none_or(|report| report.timestamp() < before) {
-                expired.push(key.to_vec());
+        for found in Orphans::scan(self.memtable()) {
+            let found = found?;
+            if found.key().is_none_or(|event_id| event_id.timestamp() < before) {
+                expired.push(found.encoded_key().to_vec());
             }
             if expired.len() == limit {
                 break;
@@ -112,21 +114,23 @@ impl Ledger {
     /// Returns up to `limit` keys of dead letters and of replayed events received before `before`.
     pub fn expired_dead_letters(&self, before: Timestamp, limit: usize) -> sled::Result<Vec<Vec<u8>>> {
         let mut expired = Vec::new();
-        for prefix in keys::DEAD_LETTER_PREFIXES {
-            for row in self.memtable().scan_prefix(prefix) {
-                let (key, _) = row?;
-                if expired.len() == limit
-                    || keys::parse_tracking_id(&key).is_none_or(|id| id.timestamp() >= before)
-                {
-                    break;
-                }
-                expired.push(key.to_vec());
-            }
-        }
+        let is_old = |id: TrackingId| id.timestamp() < before;
+        collect_while(
+            DeadLetters::scan(self.memtable()),
+            |row| row.key().is_some_and(is_old),
+            limit,
+            &mut expired,
+        )?;
+        collect_while(
+            ReplayedEvents::scan(self.memtable()),
+            |row| row.key().is_some_and(is_old),
+            limit,
+            &mut expired,
+        )?;
         Ok(expired)
     }
 
-    /// Deletes rows.
+    /// Deletes rows by their keys.
     pub fn delete_keys(&self, keys: Vec<Vec<u8>>) {
         let mut rows = WriteBatch::new(self.memtable());
         keys.into_iter().for_each(|key| rows.delete(key));
@@ -135,10 +139,9 @@ impl Ledger {
 
     /// Returns the bytes of finished messages in each segment of the journal.
     pub fn garbage_by_segment(&self) -> sled::Result<BTreeMap<u32, u64>> {
-        let rows = self.memtable().scan_prefix(b"g").map(|row| {
-            let (key, value) = row?;
-            let segment = key.get(1..5).and_then(|bytes| bytes.try_into().ok()).map(u32::from_be_bytes);
-            Ok(segment.zip(decode_row(&value)))
+        let rows = SegmentGarbage::scan(self.memtable()).map(|found| {
+            let found = found?;
+            Ok(found.key().zip(found.row()))
         });
         rows.filter_map(Result::transpose).collect()
     }
@@ -146,11 +149,10 @@ impl Ledger {
     /// Subtracts bytes that the journal dropped.
     pub fn subtract_garbage(&self, segment: u32, bytes: u64) -> sled::Result<()> {
         let mut rows = WriteBatch::new(self.memtable());
-        let key = keys::garbage_key(segment);
-        let known: u64 = rows.get(&key)?.as_deref().and_then(decode_row).unwrap_or_default();
+        let known = SegmentGarbage::get(&rows, segment)?.unwrap_or_default();
         match known.saturating_sub(bytes) {
-            0 => rows.delete(key),
-            rest => rows.put(key, encode_row(&rest)),
+            0 => SegmentGarbage::delete(&mut rows, segment),
+            rest => SegmentGarbage::put(&mut rows, segment, &rest),
         }
         rows.commit(None);
         Ok(())
@@ -167,14 +169,19 @@ impl Ledger {
     }
 }
 
-impl MessageRow {
-    /// Returns whether the message is finished and was last changed before `before`.
-    pub fn is_expired(&self, before: Timestamp) -> bool {
-        self.queue_entry.is_none() && self.last_changed() < before
+/// Adds the keys of the first rows that are `expired`, until `keys` holds `limit`.
+fn collect_while<T: Table>(
+    rows: impl Iterator<Item = sled::Result<TableRow<T>>>,
+    expired: impl Fn(&TableRow<T>) -> bool,
+    limit: usize,
+    keys: &mut Vec<Vec<u8>>,
+) -> sled::Result<()> {
+    for row in rows {
+        let row = row?;
+        if keys.len() == limit || !expired(&row) {
+            break;
+        }
+        keys.push(row.encoded_key().to_vec());
     }
-
-    /// Returns the time of acceptance or of the last attempt.
-    fn last_changed(&self) -> Timestamp {
-        self.message.id().timestamp().max(Timestamp::from_millis(self.changed_at))
-    }
+    Ok(())
 }

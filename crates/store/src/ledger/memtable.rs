@@ -6,7 +6,8 @@
 //! position change in one step: a reader of the position finds every row up to it afterwards. One thread
 //! changes rows, any number read them. No lock is held while sled is read.
 
-use crate::ledger::{keys, rows};
+use crate::ledger::encoding::{decode_row, encode_row};
+use crate::ledger::keys;
 use crate::position::Position;
 use sled::IVec;
 use std::collections::btree_map::Entry;
@@ -61,7 +62,7 @@ struct Pending {
     oldest_change: Option<Instant>,
 }
 
-/// Range of keys.
+/// Range of encoded keys.
 pub type KeyRange = (Bound<IVec>, Bound<IVec>);
 
 impl Memtable {
@@ -98,7 +99,7 @@ impl Memtable {
         if let Some(position) = self.read_pending().position {
             return Ok(Some(position));
         }
-        Ok(self.tree.get(keys::POSITION_KEY)?.as_deref().and_then(rows::decode_row))
+        Ok(self.tree.get(keys::POSITION_KEY)?.as_deref().and_then(decode_row))
     }
 
     /// Returns the rows of a range in ascending order.
@@ -160,7 +161,7 @@ impl Memtable {
                 }
             }
             if let Some(position) = changes.position {
-                batch.insert(keys::POSITION_KEY, rows::encode_row(&position));
+                batch.insert(keys::POSITION_KEY, encode_row(&position));
             }
         }
         self.is_flushing.send_replace(true);
@@ -262,14 +263,14 @@ pub fn prefix_range(prefix: &[u8]) -> KeyRange {
     while end.last() == Some(&u8::MAX) {
         end.pop();
     }
-    let behind = match end.last_mut() {
+    let after = match end.last_mut() {
         Some(last) => {
             *last += 1;
             Excluded(end.into())
         }
         None => Unbounded,
     };
-    (Included(prefix.into()), behind)
+    (Included(prefix.into()), after)
 }
 
 /// Rows of a range. The memtable's part is copied in chunks, each before sled is read for the same keys, so a

@@ -1,17 +1,16 @@
 //! Row types. The rows are rebuilt from the journal when [`SCHEMA_VERSION`] changes, so no old form is kept.
 
-use crate::ledger::keys;
 use crate::position::Position;
 use crate::record::{
     AttemptStatusV1, DiagnosticV1, MessageV5, ProviderEventV1, QueueVerbV1, dsn_action_from_flag,
     event_kind_code, event_kind_from_code,
 };
-use mailtrail_mail::{Lane, MessageId, Timestamp, TrackingId};
+use mailtrail_mail::{MessageId, Timestamp};
 use mailtrail_trail::{
     CorrelatedBy, DsnAction, EventMark, EventMarks, InboundStep, MarkKind, OperatorActionKind, QueueKey,
     Recipient, ReportedFailure, TrailEvent, TrailEventKind, TrailSource, Transmission,
 };
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 
 /// Version of all row types and keys. A journal that older versions cannot read requires a new version, too.
 /// Without it, an older version would not notice while the ledger is up to date; with it, it reads the
@@ -114,7 +113,7 @@ enum TrailEventKindRow {
     DeadLettered,
     EventReplayed,
     SuppressionChanged(bool),
-    /// Index in [`Step::ALL`].
+    /// Index in [`InboundStep::ALL`].
     Inbound(u8),
     AddressErased,
     /// Index in the list of operator action kinds.
@@ -143,31 +142,20 @@ impl From<QueueKeyRow> for QueueKey {
     }
 }
 
-/// Encodes a row.
-pub fn encode_row(row: &impl Serialize) -> Vec<u8> {
-    postcard::to_stdvec(row).expect("plain data in memory always encodes")
-}
-
-/// Decodes a row; the inverse of [`encode_row`]. `None` for a damaged row.
-pub fn decode_row<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
-    postcard::from_bytes(bytes).ok()
-}
-
-impl QueueEntryRow {
-    /// Returns the key of the entry's queue row.
-    pub fn key(&self, lane: Lane, id: TrackingId) -> Vec<u8> {
-        keys::queue_key(
-            keys::queue_prefix(lane, &self.queue_key),
-            Timestamp::from_millis(self.next_attempt),
-            id,
-        )
-    }
-}
-
 impl MessageRow {
     /// Returns the time of the next attempt while the message is open.
     pub fn next_attempt(&self) -> Option<Timestamp> {
         self.queue_entry.as_ref().map(|queued| Timestamp::from_millis(queued.next_attempt))
+    }
+
+    /// Returns whether the message is finished and was last changed before `before`.
+    pub fn is_expired(&self, before: Timestamp) -> bool {
+        self.queue_entry.is_none() && self.last_changed() < before
+    }
+
+    /// Returns the time of acceptance or of the last attempt.
+    pub fn last_changed(&self) -> Timestamp {
+        self.message.id().timestamp().max(Timestamp::from_millis(self.changed_at))
     }
 
     /// Compares the full Message-ID; the index has only a short hash.

@@ -1,22 +1,17 @@
 //! Lookups of sink positions, delayed deliveries and permanent rejections.
 
 use crate::ledger::database::Ledger;
-use crate::ledger::keys;
-use crate::ledger::rows::decode_row;
+use crate::ledger::table::Table;
+use crate::ledger::tables::{DelayedDeliveries, SinkCursors, SinkDeadLetters};
 use crate::log_cursor::LogCursor;
-use crate::position::Position;
 use crate::sink_cursor::{DelayedDelivery, SinkAck};
 use mailtrail_mail::Timestamp;
 
 impl Ledger {
     /// Returns a sink's position and the time of its acknowledgement.
     pub fn sink_position(&self, sink: &str) -> sled::Result<Option<(LogCursor, Timestamp)>> {
-        let row = self
-            .memtable()
-            .get(&keys::sink_cursor_key(sink))?
-            .as_deref()
-            .and_then(decode_row::<(Position, u64)>);
-        Ok(row.map(|(place, at)| (LogCursor(place), Timestamp::from_millis(at))))
+        let row = SinkCursors::get(self.memtable(), sink)?;
+        Ok(row.map(|(position, at)| (LogCursor(position), Timestamp::from_millis(at))))
     }
 
     /// Returns whether this is the last acknowledgement of its sink.
@@ -27,7 +22,7 @@ impl Ledger {
     /// Returns whether any delivery that was delayed by this acknowledgement is still pending.
     pub fn has_pending_delay(&self, ack: &SinkAck) -> sled::Result<bool> {
         for delayed in &ack.delayed {
-            if self.memtable().get(&keys::delayed_delivery_key(&ack.sink, *delayed))?.is_some() {
+            if DelayedDeliveries::contains(self.memtable(), (&ack.sink, *delayed))? {
                 return Ok(true);
             }
         }
@@ -42,8 +37,8 @@ impl Ledger {
         limit: usize,
     ) -> sled::Result<Vec<DelayedDelivery>> {
         let mut found = Vec::new();
-        for row in self.memtable().scan_prefix(&keys::delayed_delivery_prefix(sink)).take(limit) {
-            match keys::parse_delayed_delivery_key(&row?.0) {
+        for row in DelayedDeliveries::of_sink(self.memtable(), sink).take(limit) {
+            match row?.key() {
                 Some(delayed) if delayed.retry_at <= now => found.push(delayed),
                 _ => break,
             }
@@ -53,9 +48,7 @@ impl Ledger {
 
     /// Counts a sink's delayed deliveries.
     pub fn count_delayed(&self, sink: &str) -> sled::Result<usize> {
-        self.memtable()
-            .scan_prefix(&keys::delayed_delivery_prefix(sink))
-            .try_fold(0, |count, row| row.map(|_| count + 1))
+        DelayedDeliveries::of_sink(self.memtable(), sink).try_fold(0, |count, row| row.map(|_| count + 1))
     }
 
     /// Returns a sink's rejected entries: record, index of the entry, time and reason.
@@ -65,12 +58,10 @@ impl Ledger {
         limit: usize,
     ) -> sled::Result<Vec<(LogCursor, u16, Timestamp, String)>> {
         let mut refused = Vec::new();
-        for row in self.memtable().scan_prefix(&keys::sink_dead_letter_prefix(sink)).take(limit) {
-            let (key, value) = row?;
-            if let (Some((cursor, part)), Some((at, why))) =
-                (keys::parse_sink_dead_letter_key(&key), decode_row::<(u64, String)>(&value))
-            {
-                refused.push((cursor, part, Timestamp::from_millis(at), why));
+        for found in SinkDeadLetters::of_sink(self.memtable(), sink).take(limit) {
+            let found = found?;
+            if let Some(((cursor, index), (at, reason))) = found.key().zip(found.row()) {
+                refused.push((cursor, index, Timestamp::from_millis(at), reason.into_owned()));
             }
         }
         Ok(refused)

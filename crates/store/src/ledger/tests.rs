@@ -4,6 +4,8 @@ use crate::ledger::database::Ledger;
 use crate::ledger::keys;
 use crate::ledger::memtable::{Memtable, RowChange, RowChanges, prefix_range};
 use crate::ledger::rows::QueueKeyRow;
+use crate::ledger::table::Table;
+use crate::ledger::tables::{Attempts, MessageIdIndex, Messages, QueueEntries};
 use crate::ledger::write_batch::WriteBatch;
 use crate::position::Position;
 use crate::record::{JournalRecord, Record};
@@ -148,14 +150,19 @@ fn short_lived_rows_are_never_written() {
     ledger.apply_records(&sample_records()[..4], position(4)).unwrap();
     ledger.flush().unwrap();
     let (queue, sending) = (
-        keys::queue_key(default_queue_prefix(), tracking_id(0).timestamp(), tracking_id(0)),
-        keys::attempt_key(tracking_id(0)),
+        QueueEntries::key((
+            Lane::Transactional,
+            &QueueKeyRow::Route(None),
+            tracking_id(0).timestamp(),
+            tracking_id(0),
+        )),
+        Attempts::key(tracking_id(0)),
     );
     for key in [queue, sending] {
         assert!(!ledger.memtable().contains_key(&key).unwrap());
         assert!(!disk_rows(&ledger).contains_key(&*key));
     }
-    assert!(disk_rows(&ledger).contains_key(&*keys::message_key(tracking_id(0))));
+    assert!(disk_rows(&ledger).contains_key(&*Messages::key(tracking_id(0))));
 }
 
 /// New rows may accumulate, since most change again or are removed; changes of existing rows are flushed
@@ -293,8 +300,8 @@ fn colliding_message_id_hash_matches_nothing() {
         let ledger = Ledger::open(directory.path()).unwrap();
         ledger.apply_records(&sample_records(), position(99)).unwrap();
         let mut rows = WriteBatch::new(ledger.memtable());
-        rows.put(keys::index_key(keys::message_id_prefix("8@example.com"), tracking_id(2)), Vec::new());
-        rows.put(keys::index_key(keys::message_id_prefix("0@example.com"), tracking_id(2)), Vec::new());
+        MessageIdIndex::put(&mut rows, ("8@example.com", tracking_id(2)), &());
+        MessageIdIndex::put(&mut rows, ("0@example.com", tracking_id(2)), &());
         rows.commit(None);
         if flushed {
             ledger.flush().unwrap();
@@ -348,7 +355,7 @@ async fn verify_reports_messages_missing_in_the_ledger() {
         tokio::task::block_in_place(look)
     };
     assert!(verify(timestamp_at(1)).is_intact());
-    store.0.ledger().unwrap().tree().remove(keys::message_key(tracking_id(1))).unwrap();
+    store.0.ledger().unwrap().tree().remove(Messages::key(tracking_id(1))).unwrap();
     let found = verify(timestamp_at(1)).inconsistencies;
     assert_eq!(found.len(), 2, "{found:?}");
     assert!(found[0].contains("1 sends of the journal") && found[1].contains("in the queue"), "{found:?}");
@@ -382,11 +389,6 @@ fn sample_records() -> Vec<JournalRecord> {
         .zip(records)
         .map(|(number, record)| JournalRecord { record, position: position(number), body_length: 10 })
         .collect()
-}
-
-/// Returns the queue of messages for any upstream.
-fn default_queue_prefix() -> Vec<u8> {
-    keys::queue_prefix(Lane::Transactional, &QueueKeyRow::Route(None))
 }
 
 /// Returns the results of all queries as text.
