@@ -1,6 +1,6 @@
 use crate::hint_record::ReceivedHint;
-use crate::message::{EventSource, ReceivedEvent};
 use crate::provider_event::ProviderEvent;
+use crate::received_event::{EventSource, ReceivedEvent};
 use mailtrail_mail::{Timestamp, TrackingId};
 use sha2::{Digest, Sha256};
 

@@ -1,9 +1,11 @@
 //! Delivery status notifications (RFC 3464) in the form that Odoo's mail gateway parses: one recipient in
 //! each.
 
-use crate::message::{DsnAction, Message, ReportedRecipient};
+use crate::message::{Message, ReportedRecipient};
 use crate::provider::TRACKING_ID_HEADER;
-use crate::recipient::{Recipient, RecipientState};
+use crate::queue_action::DsnAction;
+use crate::recipient::Recipient;
+use crate::recipient_state::RecipientState;
 use mail_builder::MessageBuilder;
 use mail_builder::headers::address::Address;
 use mail_builder::headers::content_type::ContentType;

@@ -15,11 +15,15 @@ mod operator_action;
 mod poll_cursor;
 pub mod provider;
 mod provider_event;
+mod queue_action;
+mod received_event;
 mod recipient;
+mod recipient_state;
 pub mod routing;
 mod stats;
 pub mod step;
 pub mod suppression;
+mod trail;
 mod trail_event;
 
 pub use contact_hint::{ContactHint, ContactHintKind};
@@ -32,17 +36,18 @@ pub use inbound::{
     missing_files_text,
 };
 pub use message::{
-    AcceptedMessage, AttemptOutcome, AttemptStarted, BreakerOverride, DsnAction, DuplicateSubmission,
-    EventSource, Message, QueueAction, QueueKey, QueueVerb, ReceivedEvent, RecipientResult,
-    ReportedRecipient, Trail,
+    AcceptedMessage, AttemptOutcome, AttemptStarted, DuplicateSubmission, Message, QueueKey, RecipientResult,
+    ReportedRecipient,
 };
 pub use operator_action::{OperatorAction, OperatorActionData, OperatorActionKind};
 pub use poll_cursor::PollCursor;
 pub use provider_event::{Diagnostic, EventKind, ProviderEvent};
-pub use recipient::{
-    AttemptStatus, EventMark, EventMarks, MarkKind, Recipient, RecipientState, ReportedFailure, Transmission,
-};
+pub use queue_action::{BreakerOverride, DsnAction, QueueAction, QueueVerb};
+pub use received_event::{CorrelatedBy, EventSource, ReceivedEvent};
+pub use recipient::{EventMark, EventMarks, MarkKind, Recipient, ReportedFailure, Transmission};
+pub use recipient_state::{AttemptStatus, RecipientState};
 pub use routing::{HeaderMatch, Match, MessageAttributes, Route, Routing};
 pub use stats::{DeliveryStats, StatsGroup};
 pub use step::{CAPABILITY_CHECK, END_OF_DATA, MESSAGES_MIME, RCPT_TO};
-pub use trail_event::{CorrelatedBy, InboundStep, TrailEvent, TrailEventKind, TrailSource};
+pub use trail::Trail;
+pub use trail_event::{InboundStep, TrailEvent, TrailEventKind, TrailSource};

@@ -1,9 +1,7 @@
-use crate::provider_event::{Diagnostic, ProviderEvent};
-use crate::recipient::{AttemptStatus, Recipient, RecipientState};
-use crate::trail_event::TrailEvent;
-use mailtrail_mail::{
-    BodyType, DsnParameters, Lane, Mailbox, MessageId, Notify, OdooRecord, Timestamp, TrackingId,
-};
+use crate::provider_event::Diagnostic;
+use crate::queue_action::DsnAction;
+use crate::recipient_state::AttemptStatus;
+use mailtrail_mail::{BodyType, DsnParameters, Lane, Mailbox, MessageId, OdooRecord, Timestamp, TrackingId};
 use std::net::IpAddr;
 
 /// One accepted SMTP transaction.
@@ -117,27 +115,6 @@ pub struct ReportedRecipient {
     pub action: DsnAction,
 }
 
-/// Reason why a sender gets a DSN.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DsnAction {
-    /// The message cannot be delivered.
-    Failed,
-    /// The message was delivered, and the client requested a DSN for that.
-    Delivered,
-}
-
-impl DsnAction {
-    /// Returns the DSN action for a recipient in that state, if its sender gets a DSN (RFC 3461 section 4.1).
-    pub fn for_state(state: RecipientState, notify: Option<Notify>) -> Option<Self> {
-        let (dsn_action, is_requested) = match state {
-            RecipientState::Delivered => (Self::Delivered, notify.is_some_and(|notify| notify.success)),
-            state if state.is_failure() => (Self::Failed, notify.is_none_or(|notify| notify.failure)),
-            _ => return None,
-        };
-        is_requested.then_some(dsn_action)
-    }
-}
-
 /// A message as it enters the store.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AcceptedMessage {
@@ -216,127 +193,4 @@ pub struct RecipientResult {
     pub status: AttemptStatus,
     /// Reply of the upstream, or the reason why there is none.
     pub diagnostic: Diagnostic,
-}
-
-/// Operator action on a message.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct QueueAction {
-    /// The message.
-    pub id: TrackingId,
-    /// Time of the action.
-    pub at: Timestamp,
-    /// Requested action.
-    pub verb: QueueVerb,
-    /// Requesting operator.
-    pub operator: String,
-    /// Reason of the action.
-    pub reason: String,
-}
-
-impl QueueAction {
-    /// Returns the operator and the reason as a diagnostic.
-    pub fn to_diagnostic(&self) -> Diagnostic {
-        let Self { operator, reason, .. } = self;
-        Diagnostic { name: operator.clone(), text: Some(reason.clone()), ..Diagnostic::default() }
-    }
-}
-
-/// Action of an operator on all open recipients of a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum QueueVerb {
-    /// Attempts delivery now.
-    Retry,
-    /// Holds the message.
-    Hold,
-    /// Releases a held message.
-    Release,
-    /// Bounces the message; the sender gets a DSN.
-    Bounce,
-    /// Deletes the message without a DSN.
-    Delete,
-}
-
-impl QueueVerb {
-    /// All verbs.
-    pub const ALL: [Self; 5] = [Self::Retry, Self::Hold, Self::Release, Self::Bounce, Self::Delete];
-
-    /// Returns the keyword for commands, tables and JSON.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Retry => "retry",
-            Self::Hold => "hold",
-            Self::Release => "release",
-            Self::Bounce => "bounce",
-            Self::Delete => "delete",
-        }
-    }
-
-    /// Returns the past tense, which trails use.
-    pub const fn past_tense(self) -> &'static str {
-        match self {
-            Self::Retry => "retried",
-            Self::Hold => "held",
-            Self::Release => "released",
-            Self::Bounce => "failed",
-            Self::Delete => "cancelled",
-        }
-    }
-}
-
-/// Operator override of an upstream's circuit breaker.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BreakerOverride {
-    /// The upstream.
-    pub upstream: String,
-    /// Time of the override.
-    pub at: Timestamp,
-    /// Whether the breaker is kept open until an operator closes it.
-    pub open: bool,
-    /// Requesting operator.
-    pub operator: String,
-    /// Reason of the override.
-    pub reason: String,
-}
-
-/// A verified provider event.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ReceivedEvent {
-    /// Upstream of the sending provider.
-    pub upstream: String,
-    /// Time of receipt.
-    pub received_at: Timestamp,
-    /// Source of the event.
-    pub source: EventSource,
-    /// One-time token and time of the signature, if signed, and a digest of the body that came with it.
-    pub token: Option<(String, Timestamp, [u8; 16])>,
-    /// The decoded event.
-    pub event: ProviderEvent,
-}
-
-/// Source of a provider event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EventSource {
-    /// A webhook request of the provider.
-    Webhook,
-    /// Polling: fetched by the relay because no webhook delivered it.
-    Poll,
-}
-
-/// All data about one message.
-#[derive(Clone, Debug)]
-pub struct Trail {
-    /// The message.
-    pub message: Message,
-    /// Recipients in the order of the envelope.
-    pub recipients: Vec<Recipient>,
-    /// Events, oldest first.
-    pub events: Vec<TrailEvent>,
-    /// Attempts made.
-    pub attempts: u32,
-    /// Time of the next attempt; for a held message, the time before it was held.
-    pub next_attempt: Option<Timestamp>,
-    /// Queue of the message while it is open.
-    pub queue_key: Option<QueueKey>,
-    /// Whether an attempt is in progress.
-    pub is_sending: bool,
 }

@@ -1,5 +1,6 @@
 use crate::provider_event::EventKind;
-use crate::recipient::{Recipient, RecipientState};
+use crate::recipient::Recipient;
+use crate::recipient_state::RecipientState;
 
 /// Recipients counted by state, each in exactly one of the groups from `open` to `cancelled`, and
 /// additionally by provider events.
@@ -145,8 +146,8 @@ impl StatsGroup {
 mod tests {
     use super::*;
     use crate::provider_event::{Diagnostic, ProviderEvent};
-    use crate::recipient::AttemptStatus;
-    use crate::trail_event::CorrelatedBy;
+    use crate::received_event::CorrelatedBy;
+    use crate::recipient_state::AttemptStatus;
     use mailtrail_mail::Timestamp;
 
     fn sample_recipient(status: AttemptStatus, kinds: &[(EventKind, bool)]) -> Recipient {

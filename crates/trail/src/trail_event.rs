@@ -1,13 +1,12 @@
 use crate::dead_letter::{DeadLetter, EventReplay};
 use crate::erasure::Erasure;
 use crate::inbound::{InboundOutcome, InboundReceived, InboundState, InboundTransition, missing_files_text};
-use crate::message::{
-    AttemptOutcome, BreakerOverride, DsnAction, DuplicateSubmission, EventSource, Message, QueueAction,
-    QueueVerb, RecipientResult, ReportedRecipient,
-};
+use crate::message::{AttemptOutcome, DuplicateSubmission, Message, RecipientResult, ReportedRecipient};
 use crate::operator_action::{OperatorAction, OperatorActionData, OperatorActionKind};
 use crate::provider_event::{Diagnostic, EventKind, ProviderEvent};
-use crate::recipient::AttemptStatus;
+use crate::queue_action::{BreakerOverride, DsnAction, QueueAction, QueueVerb};
+use crate::received_event::{CorrelatedBy, EventSource};
+use crate::recipient_state::AttemptStatus;
 use mailtrail_mail::{Timestamp, TrackingId};
 use std::collections::BTreeSet;
 
@@ -412,25 +411,6 @@ impl TrailSource {
             Self::Poll => "poll",
             Self::Relay => "mailtrail",
             Self::Operator => "operator",
-        }
-    }
-}
-
-/// Key by which an event was correlated with its message, most reliable first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CorrelatedBy {
-    /// Our tracking id.
-    TrackingId,
-    /// Message-ID and recipient.
-    MessageId,
-}
-
-impl CorrelatedBy {
-    /// Returns the keyword for tables and JSON.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::TrackingId => "tracking-id",
-            Self::MessageId => "message-id",
         }
     }
 }

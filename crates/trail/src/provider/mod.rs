@@ -5,10 +5,13 @@
 //! fail because a provider says something new.
 
 pub mod activecampaign;
+mod allowed_requests;
 mod batch;
 pub mod brevo;
+mod decode_error;
 mod form;
 pub mod generic;
+mod kind;
 pub mod lenient;
 pub mod mailgun;
 mod retry_after;
@@ -19,21 +22,13 @@ pub use form::Form;
 pub use retry_after::parse_retry_after;
 
 use crate::provider_event::ProviderEvent;
+pub use allowed_requests::SAFE_REQUESTS_KEYWORD;
+pub use decode_error::DecodeError;
+pub use kind::Provider;
 use mailtrail_mail::{HeaderField, HeaderLine, Timestamp, TrackingId};
 use serde_json::Value;
 use std::fmt;
 use std::str::FromStr;
-
-/// Whose words and stamps an upstream needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Provider {
-    /// Mailgun.
-    Mailgun,
-    /// Brevo.
-    Brevo,
-    /// Any SMTP server: nothing but our own id is stamped, no events come back.
-    Plain,
-}
 
 impl Provider {
     /// Every provider.
@@ -127,20 +122,6 @@ fn decode_json_event(
     decode(&data).ok_or(DecodeError::NoEvent)
 }
 
-/// A genuine report that cannot be understood.
-#[derive(Debug, thiserror::Error)]
-pub enum DecodeError {
-    /// It is no JSON document.
-    #[error("the body is not JSON: {0}")]
-    Malformed(#[source] serde_json::Error),
-    /// It holds no event where one belongs.
-    #[error("the body holds no event")]
-    NoEvent,
-    /// Reports of this provider are not known.
-    #[error("reports of the provider {0} are not understood by this version")]
-    UnsupportedProvider(Provider),
-}
-
 impl fmt::Display for Provider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
@@ -199,19 +180,8 @@ impl FromStr for Region {
     }
 }
 
-/// Whether a request's name is among those; a final `*` stands for any rest.
-fn is_allowed_request(request: &str, allowed: &[String]) -> bool {
-    let names = allowed.iter().filter(|name| *name != SAFE_REQUESTS_KEYWORD);
-    names.into_iter().any(|pattern| match pattern.strip_suffix('*') {
-        Some(start) => sanitize::strip_prefix_ignoring_case(request, start).is_some(),
-        None => request.eq_ignore_ascii_case(pattern),
-    })
-}
-
 /// The field that carries our own id on every message we send.
 pub const TRACKING_ID_HEADER: &str = "X-Mailtrail-Id";
-/// Stands in a list of allowed requests for all that are safe, while what they say is.
-pub const SAFE_REQUESTS_KEYWORD: &str = "safe";
 
 #[cfg(test)]
 mod tests {

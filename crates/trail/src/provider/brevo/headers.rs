@@ -1,5 +1,5 @@
+use crate::provider::allowed_requests::is_allowed_request;
 use crate::provider::brevo::tracking_header::{TRACKING_HEADER, parse_tracking_id};
-use crate::provider::is_allowed_request;
 use crate::provider::sanitize::strip_prefix_ignoring_case;
 use mailtrail_mail::HeaderField;
 

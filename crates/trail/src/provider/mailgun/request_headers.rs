@@ -1,6 +1,6 @@
+use crate::provider::allowed_requests::{SAFE_REQUESTS_KEYWORD, is_allowed_request};
 use crate::provider::mailgun::tracking_header::{TRACKING_VARIABLE, VARIABLES_HEADER};
 use crate::provider::sanitize::strip_prefix_ignoring_case;
-use crate::provider::{SAFE_REQUESTS_KEYWORD, is_allowed_request};
 use mailtrail_mail::{HeaderField, Timestamp};
 use serde_json::Value;
 use std::time::Duration;
