@@ -4,6 +4,11 @@
 //! folder, with the reason in its first line. Harnesses and mock servers are in `testkit`.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
+/// The structure of the code.
+mod code {
+    mod module_cycles;
+}
+
 /// Mail that clients submit: SMTP, TLS, authentication, limits.
 mod submission {
     mod client_programs;

@@ -1,6 +1,5 @@
 //! States of a recipient: the result of the relay, and the state shown to users.
 
-
 /// Status of a recipient after the relay's own attempts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttemptStatus {
