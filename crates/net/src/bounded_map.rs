@@ -22,12 +22,12 @@ impl<K, V> Default for BoundedMap<K, V> {
 }
 
 impl<K: Eq + Hash + Copy, V: Expires> BoundedMap<K, V> {
-    /// What is remembered.
+    /// Returns the value, whether or not it has expired.
     pub fn get(&self, key: &K) -> Option<&V> {
         self.0.get(key)
     }
 
-    /// The entry, made anew where there is none. For it the one that fades first may be forgotten.
+    /// Returns the value, inserted if it is missing. If the map is full, the entry that expires first is removed.
     pub fn get_or_insert_with(&mut self, key: K, now: Instant, new: impl FnOnce() -> V) -> &mut V {
         if self.0.len() >= MAX_ENTRIES && !self.0.contains_key(&key) {
             self.0.retain(|_, value| value.expires_at() > now);

@@ -1,6 +1,6 @@
 use std::net::{IpAddr, Ipv6Addr};
 
-/// Whoever is counted as one: an IPv4 address, or the /64 of an IPv6 address, which one machine may have to itself.
+/// Unit of per-client limits: an IPv4 address, or the /64 of an IPv6 address, which one machine may own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ClientNetwork(IpAddr);
 

@@ -1,4 +1,4 @@
-//! Why a request came to nothing, in words that name no address.
+//! Formats errors of HTTP requests without the request URL.
 
 use std::error::Error;
 

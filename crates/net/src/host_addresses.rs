@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::sleep;
 
-/// What is known about the addresses of one host.
+/// Recent results of the addresses of one host.
 #[derive(Debug, Default)]
 pub struct HostAddresses {
     history: Mutex<AddressHistory>,
@@ -26,8 +26,8 @@ struct AddressHistory {
 }
 
 impl HostAddresses {
-    /// Looks a host up. Addresses that served come first, those that failed last; in between the families take turns
-    /// (RFC 8305 section 4).
+    /// Resolves a host. Addresses that worked come first, those that failed last; in between, the address families
+    /// alternate (RFC 8305 section 4).
     pub async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         Ok(self.sort_by_preference(lookup_host((host, port)).await?.collect()))
     }
@@ -71,7 +71,7 @@ impl HostAddresses {
         }
     }
 
-    /// An address served.
+    /// Records a successful connection.
     pub fn record_success(&self, ip: IpAddr) {
         let mut experience = self.history();
         experience.failed.retain(|known| *known != ip);
@@ -104,8 +104,8 @@ fn interleave_families(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     (0..longer).flat_map(turn).flatten().copied().collect()
 }
 
-/// Looks up the addresses of an HTTP client. The client tries those of a family one after another and waits long for one
-/// that is dead, so one that takes connections is found before and comes first.
+/// Resolver of HTTP clients. The client tries the addresses of a family one after another and waits long for a dead
+/// one, so an address that accepts a connection is found first and put in front.
 #[derive(Clone, Debug)]
 pub struct PreferredResolver {
     addresses: Arc<HostAddresses>,
@@ -118,7 +118,7 @@ impl PreferredResolver {
         Self { addresses, port: url.port_or_known_default().unwrap_or_default() }
     }
 
-    /// Looks a name up, for those of its addresses that are `admitted`.
+    /// Resolves a name to its addresses that are `admitted`.
     pub async fn find(&self, name: &Name, admitted: fn(IpAddr) -> bool) -> io::Result<Addrs> {
         let mut found = self.addresses.resolve(name.as_str(), self.port).await?;
         found.retain(|address| admitted(address.ip()));
@@ -150,7 +150,8 @@ mod tests {
     use tokio::net::{TcpListener, TcpSocket};
     use tokio::time::timeout;
 
-    /// An address that takes no connection and refuses none, for as long as what is returned lives: its queue is full.
+    /// An address that neither accepts nor refuses a connection while the returned values live, because its backlog is
+    /// full.
     async fn unresponsive_listener(ip: [u8; 4], port: u16) -> (SocketAddr, TcpListener, Vec<TcpStream>) {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind((ip, port).into()).unwrap();

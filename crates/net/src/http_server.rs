@@ -1,5 +1,5 @@
-//! HTTP on a listener with bounds: so many connections at once, and a time within which each must ask. What is one too
-//! many waits in the kernel's queue until another ends.
+//! HTTP server on a listener, with a maximum number of connections and a timeout for the first request. Further
+//! connections wait in the kernel's backlog.
 
 use axum::Router;
 use hyper::body::Incoming;
@@ -22,12 +22,12 @@ use tower::ServiceExt;
 
 /// What connections are taken from.
 pub trait HttpListener: Send + 'static {
-    /// A connection.
+    /// Accepted stream.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
-    /// What is known of its other end.
+    /// Information about the peer.
     type Peer: Send;
 
-    /// The next connection.
+    /// Accepts the next connection.
     fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Self::Peer)>> + Send;
 }
 
@@ -54,8 +54,8 @@ impl HttpListener for UnixListener {
     }
 }
 
-/// Answers what comes over `listener` until it is to be `quiet`; requests under way are answered to their end. Each
-/// request carries what `introduce` makes of the connection's other end.
+/// Serves `listener` until `quiet`; requests in progress are completed. Each request carries the result of `introduce`
+/// for its peer.
 pub async fn serve<L: HttpListener, I: Clone + Send + Sync + 'static>(
     listener: L,
     most: usize,
@@ -81,7 +81,7 @@ pub async fn serve<L: HttpListener, I: Clone + Send + Sync + 'static>(
             Err(error) => descriptors::backoff_after_accept_error(&error).await,
         }
     }
-    // What waits there is not to wait for us.
+    // Closed at once, so that waiting clients see the end of the listener.
     drop(listener);
     connections.close();
     connections.wait().await;

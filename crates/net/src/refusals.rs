@@ -1,5 +1,5 @@
-//! What the log says of clients that are refused before anything is known of them. They choose how often they come, so of
-//! each network and reason one line a minute is written.
+//! Log of clients that are rejected before they are identified. They control the frequency, so one line per minute is
+//! written for each network and reason.
 
 use crate::client_network::ClientNetwork;
 use std::borrow::Cow;
@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Why a client is refused.
+/// Reason for which a client is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// Its address is not among those that may connect.
@@ -23,7 +23,7 @@ pub enum Refusal {
     ProxiedUser,
     /// There are as many connections as may be.
     TooManyConnections,
-    /// The same, at the listener of webhooks.
+    /// Connection limit of the webhook listener.
     TooManyHttpConnections,
     /// TLS where SMTP begins in clear.
     TlsOnClearPort,
@@ -33,7 +33,7 @@ pub enum Refusal {
     HttpOnTlsPort,
     /// Anything but TLS where that comes first.
     ClearOnTlsPort,
-    /// TLS below 1.2.
+    /// A TLS version below 1.2.
     TlsVersion,
     /// No cipher suite, curve or signature in common.
     TlsAlgorithms,
@@ -45,7 +45,7 @@ pub enum Refusal {
     TlsAborted,
     /// The handshake did not end in time.
     TlsTimeout,
-    /// The same, at the listener of webhooks.
+    /// Timeout at the webhook listener.
     HttpsTimeout,
     /// The handshake failed otherwise.
     TlsHandshake,
@@ -59,7 +59,7 @@ pub enum Refusal {
     TlsNotOffered,
     /// A sender that the user may not have.
     SenderNotAllowed,
-    /// XCLIENT from an address that may not say it.
+    /// XCLIENT from an address without permission.
     XclientNotAllowed,
     /// Another protocol than SMTP.
     NotSmtp,
@@ -67,9 +67,9 @@ pub enum Refusal {
     UnknownPath,
     /// A path with another method than POST.
     MethodNotAllowed,
-    /// What is no HTTP.
+    /// Invalid HTTP framing or syntax.
     HttpFraming,
-    /// An API request whose Host names another machine.
+    /// API request with an unknown Host.
     ApiHost,
     /// An API request of a page that another machine serves.
     ApiOrigin,
@@ -78,7 +78,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// The word for metrics.
+    /// Returns the label value for metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Network | Self::ProxiedNetwork => "network",
@@ -229,7 +229,7 @@ struct LogWindow {
 }
 
 impl RefusalLog {
-    /// Counts a refusal and says why, unless that was said within a minute. `detail` must hold no secret.
+    /// Counts a refusal and logs it, unless it was logged within a minute. `detail` must not contain a secret.
     pub fn record_refusal(&self, address: IpAddr, refusal: Refusal, detail: &dyn Display) {
         metrics::counter!("mailtrail_client_refusals_total", "reason" => refusal.as_str()).increment(1);
         if self.should_log(address, refusal.as_str()) {
@@ -265,7 +265,7 @@ impl RefusalLog {
         true
     }
 
-    /// Closes windows as they end, and says what was left out in each.
+    /// Closes each window at its end and logs the number of suppressed lines.
     async fn close_windows(self) {
         while let Some(next) = self.close_ended_windows() {
             tokio::time::sleep_until(next).await;
@@ -304,7 +304,7 @@ impl LogWindow {
 }
 
 const LOG_WINDOW: Duration = Duration::from_secs(60);
-/// Lines of a minute, whoever comes from wherever.
+/// Maximum number of lines per minute over all networks.
 const MAX_OPEN_WINDOWS: usize = 1000;
 
 #[cfg(test)]

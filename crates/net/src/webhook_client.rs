@@ -1,4 +1,4 @@
-//! HTTP endpoints that others run and operators name: how they are reached, and how what is posted there is signed.
+//! Signed POST requests to endpoints that the operator configures, to public addresses only unless permitted.
 
 use crate::host_addresses::PreferredResolver;
 use crate::{error_chain, odoo, tls};
@@ -17,9 +17,9 @@ use tokio_util::sync::CancellationToken;
 /// Where something is posted, with the headers of Standard Webhooks 1.0.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WebhookEndpoint {
-    /// The endpoint.
+    /// URL of the endpoint.
     pub url: Url,
-    /// What it is signed with, two during a rotation; every one signs.
+    /// Signing secrets, two during a rotation; each adds a signature.
     pub secrets: Vec<Secret>,
     /// Whether the endpoint may be at a private, local or otherwise not public address.
     pub allow_private_address: bool,
@@ -39,13 +39,14 @@ impl WebhookClient {
         Self { endpoint, client: None }
     }
 
-    /// Begins the signature of what has that id and is posted now.
+    /// Starts the signature of a message with this id and the current time.
     pub fn start_signature(&self, id: &str) -> WebhookSigner {
         let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         WebhookSigner::new(&self.endpoint.secrets, id, &seconds.to_string())
     }
 
-    /// A request with the three headers; the body that was signed is still to come. The error says why there is none.
+    /// Builds a request with the three headers; the caller adds the signed body. The error is the reason for which
+    /// there is no client.
     pub fn build_request(&mut self, signing: WebhookSigner) -> Result<RequestBuilder, String> {
         let client = match self.client.take() {
             Some(client) => client,
@@ -59,7 +60,7 @@ impl WebhookClient {
     }
 }
 
-/// A client that follows nobody elsewhere and uses no proxy; without `allow_private` it finds public addresses only.
+/// Builds a client without redirects and proxies; without `allow_private` it resolves to public addresses only.
 fn build_http_client(settings: &WebhookEndpoint) -> Result<Client, String> {
     let WebhookEndpoint { url, allow_private_address, timeout, .. } = settings;
     if !allow_private_address
@@ -83,20 +84,19 @@ fn build_http_client(settings: &WebhookEndpoint) -> Result<Client, String> {
     builder.build().map_err(|error| error.to_string())
 }
 
-/// A client of an Odoo that has not logged in. The error says why there is none.
+/// Builds a client of an Odoo that has not logged in. The error is the reason for which there is none.
 pub fn build_odoo_client(settings: &odoo::OdooConnection) -> Result<odoo::OdooClient, String> {
     let tls = tls::build_client_config(settings.ca_file.as_deref()).map_err(|error| error.to_string())?;
     odoo::OdooClient::new(settings.clone(), tls).map_err(|fault| fault.to_string())
 }
 
-/// Returns when a delivery that is under way while we stop, or while another configuration waits for its turn, takes
-/// too long.
+/// Returns when a delivery takes too long during shutdown, or while another configuration waits for its turn.
 pub async fn shutdown_grace_elapsed(stopping: &CancellationToken) {
     stopping.cancelled().await;
     tokio::time::sleep(SHUTDOWN_GRACE).await;
 }
 
-/// Why nobody answered; the innermost cause says most.
+/// Returns the innermost cause of a request error.
 pub fn request_error_text(error: reqwest::Error) -> String {
     format!("it cannot be reached: {}", error_chain::root_cause(&error.without_url()))
 }
@@ -128,7 +128,7 @@ impl WebhookSigner {
         self.macs.iter_mut().for_each(|mac| mac.update(piece));
     }
 
-    /// The field's value.
+    /// Value of the signature header.
     pub fn finish(&self) -> String {
         let sign = |mac: &Hmac<Sha256>| {
             format!("v1,{}", BASE64_STANDARD.encode(mac.clone().finalize().into_bytes()))
@@ -142,7 +142,7 @@ fn ip_literal(url: &Url) -> Option<IpAddr> {
     url.host_str()?.trim_start_matches('[').trim_end_matches(']').parse().ok()
 }
 
-/// Finds public addresses only, whatever the name says: it is looked at when it is used.
+/// Resolver that returns public addresses only, checked at each connection.
 struct PublicAddressResolver(PreferredResolver);
 
 impl Resolve for PublicAddressResolver {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 /// A server action that `mailtrail setup odoo` makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServerAction {
-    /// The word for it in the group's comment.
+    /// Keyword of the action in the group's comment.
     pub key: &'static str,
     /// Its name in Odoo.
     pub name: &'static str,
@@ -29,7 +29,7 @@ pub const INBOUND_ACTION: ServerAction = ServerAction {
     version: 1,
 };
 
-/// The group whose members may run the actions.
+/// Name of the group whose members may run the actions.
 pub const GROUP_NAME: &str = "mailtrail: tells what became of the mail";
 
 /// Writes the group's comment: the numbers of the actions that are there.
@@ -55,12 +55,12 @@ pub async fn find_action_id(client: &mut OdooClient, key: &str) -> Result<Option
     Ok(numbers.next())
 }
 
-/// Runs a server action with what it is to find in its context.
+/// Runs a server action with `context`.
 pub async fn run_action(client: &mut OdooClient, number: u64, context: Value) -> Result<Value, OdooError> {
     client.call_method("ir.actions.server", "run", json!([[number]]), json!({ "context": context })).await
 }
 
-/// What stands in front of the numbers.
+/// Text in front of the ids.
 const GROUP_COMMENT_PREFIX: &str = "Made by `mailtrail setup odoo`, which finds its server actions here: ";
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ impl OdooClient {
         Ok(Self { http, connection, uid: None })
     }
 
-    /// Odoo's version: `18.0-20250421`.
+    /// Returns the version of Odoo, such as `18.0-20250421`.
     pub async fn fetch_version(&self) -> Result<String, OdooError> {
         let version = self.call_json_rpc("version", "common", json!(["version"])).await?;
         Ok(version["server_version"].as_str().unwrap_or_default().to_owned())
@@ -55,9 +55,9 @@ impl OdooClient {
         self.drop_session_on_denial(answer)
     }
 
-    /// Hands a message of `size` bytes to Odoo's mail gateway, `mail.thread.message_process`, byte for byte. Returns the
-    /// number of the record that it is about; `None` where Odoo adds nothing, or does not say to what (it cannot write
-    /// every value, and finds that out after the commit).
+    /// Submits a message of `size` bytes to Odoo's mail gateway, `mail.thread.message_process`, byte for byte. Returns
+    /// the id of the record; `None` if Odoo adds nothing or does not report it (it cannot marshal every value, and
+    /// notices after the commit).
     pub async fn process_message(
         &mut self,
         size: u64,
@@ -146,7 +146,7 @@ impl OdooClient {
         }
     }
 
-    /// The user's id; asks for it once.
+    /// Returns the user's id, requested once.
     async fn log_in(&mut self) -> Result<u64, OdooError> {
         if let Some(uid) = self.uid {
             return Ok(uid);
@@ -159,7 +159,7 @@ impl OdooClient {
         Ok(uid)
     }
 
-    /// Who was refused has to log in again.
+    /// Discards the session after a denial, so that the next call logs in again.
     fn drop_session_on_denial<T>(&mut self, answer: Result<T, OdooError>) -> Result<T, OdooError> {
         if matches!(answer, Err(OdooError::LoginRejected(_))) {
             self.uid = None;
@@ -242,7 +242,7 @@ impl OdooClient {
     }
 }
 
-/// A JSON-RPC request.
+/// Builds a JSON-RPC request.
 fn json_rpc_request(service: &str, method: &Value, arguments: Option<&[Value]>) -> Value {
     json!({
         "jsonrpc": "2.0", "method": "call", "id": 1,
@@ -258,7 +258,8 @@ fn not_odoo(what: &str, status: StatusCode, body: &str) -> OdooError {
     }
 }
 
-/// The exception that an XML-RPC fault is about, and its words: the code tells of rights, and otherwise the line does.
+/// Splits an XML-RPC fault into exception and text. The code identifies access errors; other exceptions are named in
+/// the text.
 fn parse_exception(code: i64, text: &str) -> (&str, &str) {
     match (code, text.split_once(": ")) {
         (3, _) => ("AccessDenied", text),
@@ -268,7 +269,7 @@ fn parse_exception(code: i64, text: &str) -> (&str, &str) {
     }
 }
 
-/// Stands where the base64 of a message goes; it is the last text of its kind in a request.
+/// Placeholder for the base64 of the message; the last text of this kind in a request.
 const MESSAGE_PLACEHOLDER: &str = "mailtrail:message";
 /// Bytes of an answer; fifty results take a hundredth of it.
 const MAX_RESPONSE_BYTES: usize = 1 << 20;

@@ -1,26 +1,26 @@
-/// Why Odoo did not do what it was asked, and what helps.
+/// Error of a request to Odoo, with a remedy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OdooError {
     /// The client cannot be made.
     #[error("no connection to Odoo can be made: {0}")]
     ClientSetup(String),
-    /// Nothing was sent.
+    /// No connection.
     #[error("Odoo cannot be reached: {0}; check url, and whether Odoo runs")]
     Unreachable(String),
     /// It may have been done.
     #[error("Odoo gave no whole answer to {operation}: {cause}; it may have been done")]
     NoResponse {
-        /// What was asked for.
+        /// Requested operation.
         operation: String,
-        /// What came instead.
+        /// Cause, without the URL.
         cause: String,
     },
-    /// What was to be handed over cannot be read.
+    /// The message to submit cannot be read.
     #[error("what was to be handed to Odoo cannot be read: {cause}")]
     BodyUnreadable {
         /// What kind of error that was.
         kind: std::io::ErrorKind,
-        /// The error.
+        /// Text of the I/O error.
         cause: String,
     },
     /// Something else answers at that address.
@@ -28,9 +28,9 @@ pub enum OdooError {
         "{operation} was answered with {response}, which is not Odoo's API; check url, and that the proxy passes /jsonrpc and /xmlrpc/2"
     )]
     NotOdoo {
-        /// What was asked for.
+        /// Requested operation.
         operation: String,
-        /// The status and the beginning of what came.
+        /// Status and first part of the response.
         response: String,
     },
     /// There is no such database.
@@ -42,43 +42,43 @@ pub enum OdooError {
     /// The user lacks a right.
     #[error("Odoo denies {operation} to {user:?}: {text}")]
     AccessDenied {
-        /// What was asked for.
+        /// Requested operation.
         operation: String,
-        /// The login.
+        /// Login of the user.
         user: String,
-        /// Odoo's words.
+        /// Text of Odoo's error.
         text: String,
     },
-    /// Another time it may be done: it was in somebody's way.
+    /// A conflict with another transaction; may be retried.
     #[error("Odoo is busy: {0}")]
     Busy(String),
     /// There is no such record.
     #[error("Odoo has no such record for {operation}: {text}")]
     NotFound {
-        /// What was asked for.
+        /// Requested operation.
         operation: String,
-        /// Odoo's words.
+        /// Text of Odoo's error.
         text: String,
     },
     /// It was refused, or broke.
     #[error("Odoo refused {operation}: {exception}: {text}")]
     Rejected {
-        /// What was asked for.
+        /// Requested operation.
         operation: String,
-        /// The exception.
+        /// Name of the exception.
         exception: String,
-        /// Odoo's words.
+        /// Text of Odoo's error.
         text: String,
     },
 }
 
 impl OdooError {
-    /// Whether what was asked for is itself the reason, and not the time, the network, the login or its rights.
+    /// Returns whether the request itself is the cause, not the time, the network, the login or its access rights.
     pub fn is_permanent(&self) -> bool {
         matches!(self, Self::Rejected { .. })
     }
 
-    /// What an exception of Odoo's means; `name` is the exception with its module, as far as that is known.
+    /// Converts an exception of Odoo; `name` is its qualified name, as far as known.
     pub(super) fn from_exception(what: &str, user: &str, database: &str, name: &str, text: &str) -> Self {
         let (operation, text) = (what.to_owned(), to_short_line(text));
         let any = |words: &[&str]| words.iter().any(|word| name.contains(word) || text.contains(word));
@@ -109,20 +109,20 @@ impl OdooError {
     }
 }
 
-/// Words in one line of a bearable length.
+/// Reduces a text to one line of limited length.
 pub(super) fn to_short_line(text: &str) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     if line.chars().count() <= MAX_ERROR_TEXT {
         return line;
     }
-    // Odoo says at the beginning what went wrong, Python at the end.
+    // Odoo puts the cause at the beginning, Python at the end.
     let characters: Vec<char> = line.chars().collect();
     let (beginning, end) =
         (&characters[..MAX_ERROR_TEXT / 2], &characters[characters.len() - MAX_ERROR_TEXT / 2..]);
     beginning.iter().chain(['…'].iter()).chain(end).collect()
 }
 
-/// Characters of Odoo's words that are kept.
+/// Maximum characters of Odoo's error text.
 const MAX_ERROR_TEXT: usize = 1000;
 
 #[cfg(test)]

@@ -7,13 +7,13 @@ use reqwest::Url;
 pub struct OdooInstance {
     /// Where people find Odoo.
     pub url: Url,
-    /// Odoo's release, 16 to 19, which says how the addresses of records look.
+    /// Release of Odoo, 16 to 19, which determines the URLs of records.
     pub release: u8,
-    /// Clients' labels.
+    /// Labels of the clients that are this Odoo.
     pub client_labels: Vec<String>,
     /// Domains of envelope senders, as [`fold_domain`] writes them.
     pub sender_domains: Vec<String>,
-    /// Hosts behind the `@` of Message-IDs.
+    /// Domains of its Message-IDs.
     pub message_id_hosts: Vec<String>,
 }
 

@@ -28,14 +28,14 @@ use std::time::Duration;
 pub struct OdooConnection {
     /// Where Odoo answers: scheme, host and port, and a path where a proxy puts it under one.
     pub url: Url,
-    /// The database's name.
+    /// Name of the database.
     pub database: String,
-    /// The login.
+    /// Login of the user.
     pub username: String,
     /// The login's API key, or password.
     pub api_key: Secret,
     /// How long an answer may take. Default 60 s: Odoo waits for its own locks.
     pub timeout: Duration,
-    /// Whose certificates are trusted besides the public ones.
+    /// CA certificates that are trusted in addition to the public ones.
     pub ca_file: Option<PathBuf>,
 }

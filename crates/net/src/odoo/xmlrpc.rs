@@ -1,4 +1,4 @@
-//! XML-RPC, as little of it as `message_process` needs: its call with raw bytes in its middle, and what comes back.
+//! The part of XML-RPC that `message_process` needs: its call with raw bytes, and the response.
 
 use crate::odoo::error::to_short_line;
 use base64::Engine as _;
@@ -10,7 +10,7 @@ use quick_xml::escape::{escape, resolve_xml_entity};
 use quick_xml::events::Event;
 use std::io;
 
-/// What an answer says.
+/// Decoded response.
 #[derive(Debug, PartialEq, Eq)]
 pub enum XmlRpcResponse {
     /// The text of a number, a truth (0 or 1), or a string.
@@ -21,8 +21,8 @@ pub enum XmlRpcResponse {
     Invalid,
 }
 
-/// `execute_kw(database, uid, key, 'mail.thread', 'message_process', [False, bytes])`, in two halves: between them
-/// stands the base64 of the bytes.
+/// `execute_kw(database, uid, key, 'mail.thread', 'message_process', [False, bytes])`, in two halves with the base64 of
+/// the bytes between them.
 pub fn message_process_call(database: &str, uid: u64, key: &str) -> [String; 2] {
     let string = |text: &str| format!("<param><value><string>{}</string></value></param>", escape(text));
     let parameters = [
@@ -41,12 +41,12 @@ pub fn message_process_call(database: &str, uid: u64, key: &str) -> [String; 2] 
     [head, tail.to_owned()]
 }
 
-/// Bytes that the base64 of so many takes.
+/// Size of the base64 of `size` bytes.
 pub fn base64_size(size: u64) -> u64 {
     size.div_ceil(3) * 4
 }
 
-/// The base64 of what comes in pieces, as one text.
+/// Encodes a stream as one base64 text.
 pub fn base64_stream(pieces: impl Stream<Item = io::Result<Bytes>>) -> impl Stream<Item = io::Result<Bytes>> {
     let ended = stream::iter([None]);
     pieces.map(Some).chain(ended).scan(Vec::new(), |rest, piece| {
@@ -61,7 +61,7 @@ pub fn base64_stream(pieces: impl Stream<Item = io::Result<Bytes>>) -> impl Stre
     })
 }
 
-/// Reads an answer.
+/// Parses a response.
 pub fn parse_response(text: &str) -> XmlRpcResponse {
     let mut reader = Reader::from_str(text);
     let mut said = ResponseParser::default();
@@ -82,7 +82,7 @@ pub fn parse_response(text: &str) -> XmlRpcResponse {
     }
 }
 
-/// What was read of an answer so far.
+/// State of parsing a response.
 #[derive(Default)]
 struct ResponseParser {
     path: Vec<String>,

@@ -14,8 +14,8 @@ use reqwest::{Method, RequestBuilder, Url};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// A page of `GET /v3/smtp/statistics/events`, the last events first: the spans that can be asked for are days of the
-/// account's time zone, and mostly a few minutes are wanted.
+/// Fetches a page of `GET /v3/smtp/statistics/events`, the latest events first: the API selects by days in the
+/// account's time zone, and mostly a few minutes are needed.
 pub(super) async fn fetch_events(
     http: &ApiHttpClient,
     span: TimeRange,
@@ -25,7 +25,7 @@ pub(super) async fn fetch_events(
     let mut url = http.build_url(["v3", "smtp", "statistics", "events"]);
     let day = |at: Timestamp| at.to_string()[..10].to_owned();
     url.query_pairs_mut()
-        // The account's day may have begun before ours.
+        // The day may begin earlier in the account's time zone.
         .append_pair("startDate", &day(span.start.saturating_sub(ONE_DAY)))
         .append_pair("endDate", &day(span.end))
         .append_pair("limit", &EVENTS_PER_PAGE.to_string())
@@ -39,7 +39,7 @@ pub(super) async fn fetch_events(
         None if listing.response.is_object() && listing.response["events"].is_null() => Vec::new(),
         None => return Err(http.unexpected(STATISTICS_LABEL, "it has no events")),
     };
-    // Behind the events that can be read of a page may be others, at least one.
+    // A torn page may contain more events than the readable ones, at least one.
     let (is_full, step) = match listing.is_torn {
         true => (true, events.len().max(1)),
         false => (events.len() + unreadable.len() == EVENTS_PER_PAGE, EVENTS_PER_PAGE),
@@ -67,8 +67,8 @@ fn event_time(event: &Value) -> Option<Timestamp> {
     parse_time(&event["date"])
 }
 
-/// An event of the statistics as a webhook writes it, with the webhooks' word for what happened. What stamped it is not
-/// told here, and its time has seconds only.
+/// Converts an event of the statistics to the form of a webhook, with the webhook's event name. It has no timestamp of
+/// the sender, and its time has whole seconds.
 fn normalize_event(event: &Value) -> Value {
     let word = event["event"].as_str().unwrap_or_default();
     let word =
@@ -127,7 +127,7 @@ pub(super) async fn fetch_suppressions(
     Ok((entries, unread, more.then(|| PageToken((offset + CONTACTS_PER_PAGE).to_string()))))
 }
 
-/// Which list a reason means, if it is known.
+/// Returns the list of a reason code, if it is known.
 fn list_of_reason(code: &str) -> Option<SuppressionList> {
     match code {
         "hardBounce" => Some(SuppressionList::Bounces),
@@ -144,7 +144,7 @@ fn parse_entry(contact: &Value) -> Result<(SuppressionList, SuppressionEntry), &
         list_of_reason(reason["code"].as_str().unwrap_or_default()).ok_or("its reason is not known")?;
     let address = contact["email"].as_str().filter(|email| !email.is_empty()).ok_or("it has no address")?;
     let sender = contact["senderEmail"].as_str().filter(|sender| !sender.is_empty());
-    // Who unsubscribed from one sender is sent what others send.
+    // Unsubscribing from one sender does not affect other senders.
     let from = || vec![sender.unwrap_or("*").to_owned()];
     let entry = SuppressionEntry {
         address: address.to_owned(),
@@ -156,7 +156,7 @@ fn parse_entry(contact: &Value) -> Result<(SuppressionList, SuppressionEntry), &
     Ok((list, entry))
 }
 
-/// Unblocks an address, whatever blocked it; whether it was blocked.
+/// Unblocks an address for every reason. Returns whether it was blocked.
 pub(super) async fn remove_suppression(http: &ApiHttpClient, address: &str) -> Result<bool, ApiError> {
     let url = http.build_url(["v3", "smtp", "blockedContacts", address]);
     match http.get_json(BLOCKED_CONTACTS_LABEL, authorized_request(http, Method::DELETE, url)).await {
@@ -166,7 +166,7 @@ pub(super) async fn remove_suppression(http: &ApiHttpClient, address: &str) -> R
     }
 }
 
-/// An attachment of a mail that came in, by the `DownloadToken` that the webhook names; at most so many bytes.
+/// Fetches an attachment of an inbound message by the `DownloadToken` of the webhook, with a maximum size.
 pub(super) async fn fetch_attachment(
     http: &ApiHttpClient,
     token: &str,
@@ -176,7 +176,7 @@ pub(super) async fn fetch_attachment(
     http.get_bytes(ATTACHMENT_LABEL, authorized_request(http, Method::GET, url), most).await
 }
 
-/// Looks for a domain in `GET /v3/senders/domains`.
+/// Finds a domain in `GET /v3/senders/domains`.
 pub(super) async fn find_domain(http: &ApiHttpClient, name: &str) -> Result<Option<SendingDomain>, ApiError> {
     let url = http.build_url(["v3", "senders", "domains"]);
     let answer = http.get_json(DOMAINS_LABEL, authorized_request(http, Method::GET, url)).await?;
@@ -192,7 +192,7 @@ pub(super) async fn find_domain(http: &ApiHttpClient, name: &str) -> Result<Opti
     }))
 }
 
-/// Who is told which kind of event.
+/// Returns the registered webhooks by event.
 pub(super) async fn fetch_webhooks(http: &ApiHttpClient) -> Result<Vec<RegisteredWebhook>, ApiError> {
     let hooks = fetch_raw_webhooks(http).await?;
     let webhooks = hooks.iter().flat_map(|hook| {
@@ -203,7 +203,7 @@ pub(super) async fn fetch_webhooks(http: &ApiHttpClient) -> Result<Vec<Registere
     Ok(webhooks.collect())
 }
 
-/// `GET /v3/webhooks?type=transactional`.
+/// Fetches `GET /v3/webhooks?type=transactional`.
 pub(super) async fn fetch_raw_webhooks(http: &ApiHttpClient) -> Result<Vec<Value>, ApiError> {
     let mut url = http.build_url(["v3", "webhooks"]);
     url.query_pairs_mut().append_pair("type", "transactional");
@@ -214,7 +214,7 @@ pub(super) async fn fetch_raw_webhooks(http: &ApiHttpClient) -> Result<Vec<Value
     }
 }
 
-/// Changes webhooks.
+/// Applies a planned change.
 pub(super) async fn apply_change(http: &ApiHttpClient, change: &WebhookChange) -> Result<(), ApiError> {
     let authorised = |method, url| authorized_request(http, method, url);
     webhook_registration::apply_change(http, WEBHOOKS_LABEL, change, authorised).await.map(drop)
@@ -224,7 +224,7 @@ fn authorized_request(http: &ApiHttpClient, method: Method, url: Url) -> Request
     http.request(method, url).header("api-key", http.key().expose())
 }
 
-/// The statistics' words and those of webhooks, where they differ.
+/// Event names of the statistics and of webhooks, where they differ.
 const EVENT_WORDS: [(&str, &str); 7] = [
     ("requests", "request"),
     ("softBounces", "soft_bounce"),
@@ -241,7 +241,7 @@ const ATTACHMENT_LABEL: &str = "an attachment";
 const BLOCKED_CONTACTS_LABEL: &str = "blocked contacts";
 const DOMAINS_LABEL: &str = "the domains";
 pub(super) const WEBHOOKS_LABEL: &str = "webhooks";
-/// The kinds of event that a webhook can be asked for; `sent` is another word for `request`.
+/// Events that a webhook can be registered for; `sent` is another name of `request`.
 pub(super) const EVENT_TYPES: [&str; 12] = [
     "request",
     "delivered",

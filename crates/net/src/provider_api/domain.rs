@@ -3,19 +3,19 @@
 pub struct SendingDomain {
     /// Whether the provider sends its mail.
     pub is_active: bool,
-    /// The provider's word for how it stands.
+    /// State in the provider's terms.
     pub state: String,
-    /// What the provider wants to find in the DNS; empty where it does not say.
+    /// DNS records that the provider expects; empty if it does not report them.
     pub dns_records: Vec<DnsRecord>,
 }
 
 /// A record that belongs into the DNS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DnsRecord {
-    /// `TXT` or `CNAME`.
+    /// Type: `TXT` or `CNAME`.
     pub kind: String,
-    /// Whose.
+    /// Domain name of the record.
     pub name: String,
-    /// What it says.
+    /// Expected value.
     pub value: String,
 }

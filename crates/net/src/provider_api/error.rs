@@ -1,123 +1,64 @@
 use std::time::Duration;
 
-/// Why an account does not answer.
+/// Error of a request to a provider's API, with a remedy.
+#[expect(missing_docs, reason = "the names say all")]
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ApiError {
-    /// Nobody there, or the way is broken.
+    /// No connection, or it broke.
     #[error(
         "upstream {upstream}: {operation}: the provider's API cannot be reached: {cause}; is api_base_url right, and may this \
          machine reach it?"
     )]
-    Unreachable {
-        /// Whose.
-        upstream: String,
-        /// What was asked for.
-        operation: &'static str,
-        /// Why.
-        cause: String,
-    },
+    Unreachable { upstream: String, operation: &'static str, cause: String },
     /// The key is wrong, or may not do this.
     #[error(
         "upstream {upstream}: {operation}: the provider's API refused the api_key ({status}: {diagnostic}); give the account's key \
          of this region: a domain sending key may send and nothing else"
     )]
-    Unauthorized {
-        /// Whose.
-        upstream: String,
-        /// What was asked for.
-        operation: &'static str,
-        /// The HTTP status.
-        status: u16,
-        /// The provider's words.
-        diagnostic: String,
-    },
-    /// What was asked for is not there.
+    Unauthorized { upstream: String, operation: &'static str, status: u16, diagnostic: String },
+    /// The requested object does not exist.
     #[error(
         "upstream {upstream}: {operation}: the provider's API does not know it (404: {diagnostic}); are domain and region right?"
     )]
-    NotFound {
-        /// Whose.
-        upstream: String,
-        /// What was asked for.
-        operation: &'static str,
-        /// The provider's words.
-        diagnostic: String,
-    },
-    /// Too many requests.
+    NotFound { upstream: String, operation: &'static str, diagnostic: String },
+    /// Rate limit of the provider.
     #[error(
         "upstream {upstream}: {operation}: the provider's API takes no more requests for now ({diagnostic})"
     )]
     RateLimited {
-        /// Whose.
         upstream: String,
-        /// What was asked for.
         operation: &'static str,
-        /// The provider's words.
         diagnostic: String,
-        /// How long to wait, where it says so.
         retry_after: Option<Duration>,
     },
-    /// Any other refusal.
+    /// Any other error status.
     #[error("upstream {upstream}: {operation}: the provider's API answered {status}: {diagnostic}")]
-    Rejected {
-        /// Whose.
-        upstream: String,
-        /// What was asked for.
-        operation: &'static str,
-        /// The HTTP status.
-        status: u16,
-        /// The provider's words.
-        diagnostic: String,
-    },
+    Rejected { upstream: String, operation: &'static str, status: u16, diagnostic: String },
     /// An answer that no API of this provider gives.
     #[error(
         "upstream {upstream}: {operation}: the answer is not of the provider's API ({diagnostic}); is api_base_url right, and \
          domain?"
     )]
-    UnexpectedResponse {
-        /// Whose.
-        upstream: String,
-        /// What was asked for.
-        operation: &'static str,
-        /// What is strange.
-        diagnostic: String,
-    },
-    /// As many addresses as may be are told a kind of event.
+    UnexpectedResponse { upstream: String, operation: &'static str, diagnostic: String },
+    /// The maximum number of URLs is registered for an event.
     #[error(
         "upstream {upstream}: webhooks: {event} is told to {urls} already, and the provider takes {max_urls} addresses at most; \
          take one of them out at the provider"
     )]
-    TooManyWebhooks {
-        /// Whose.
-        upstream: String,
-        /// The provider's word for the kind of event.
-        event: String,
-        /// How many.
-        max_urls: usize,
-        /// Those that are there.
-        urls: String,
-    },
-    /// Nothing is known that a webhook could prove itself with.
+    TooManyWebhooks { upstream: String, event: String, max_urls: usize, urls: String },
+    /// No webhook credentials are configured.
     #[error(
         "upstream {upstream}: webhooks: there is nothing that they could prove themselves with; make a token with openssl \
          rand -hex 32 > FILE and give webhook_token_file"
     )]
-    NoCredentials {
-        /// Whose.
-        upstream: String,
-    },
+    NoCredentials { upstream: String },
     /// The provider cannot do that.
     #[error("upstream {upstream}: {operation}: the provider's API has no call for it")]
-    Unsupported {
-        /// Whose.
-        upstream: String,
-        /// What was asked for.
-        operation: &'static str,
-    },
+    Unsupported { upstream: String, operation: &'static str },
 }
 
 impl ApiError {
-    /// How long the provider wants to be left alone, where it says so.
+    /// Delay requested by the provider, if any.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::RateLimited { retry_after: wait, .. } => *wait,

@@ -1,4 +1,4 @@
-//! One request and its answer, whoever is asked.
+//! Requests to a provider's API, independent of the provider.
 
 use crate::error_chain;
 use crate::host_addresses::PreferredResolver;
@@ -26,7 +26,8 @@ pub(super) struct ApiHttpClient {
 }
 
 impl ApiHttpClient {
-    /// A client without connection. Proxies of the environment are not used, and nobody is led elsewhere with the key.
+    /// Creates a client without connecting. It uses no proxy of the environment and follows no redirect, because
+    /// requests carry the key.
     pub(super) fn new(
         upstream: String,
         base_url: Url,
@@ -35,7 +36,7 @@ impl ApiHttpClient {
         clock: Clock,
     ) -> Result<Self, ApiError> {
         let client = Client::builder()
-            // Without it the client asks for a process-wide default, which nothing here sets.
+            // Otherwise the client would require a process-wide default, which is not set.
             .tls_backend_preconfigured((**tls.config()).clone())
             .no_proxy()
             .redirect(redirect::Policy::none())
@@ -65,7 +66,7 @@ impl ApiHttpClient {
         if let Ok(mut path) = url.path_segments_mut() {
             path.clear().extend(segments);
         }
-        // A plus may stand there as it is, and some servers read a blank.
+        // Some servers decode a literal plus sign in a path as a space.
         let path = url.path().replace('+', "%2B");
         url.set_path(&path);
         url
@@ -106,8 +107,8 @@ impl ApiHttpClient {
         self.parse_json(what, &body)
     }
 
-    /// An answer with a list, item by item: one that cannot be read leaves the others. What is left of a list whose
-    /// brackets or quotes do not fit together is no answer.
+    /// Fetches a list, item by item: an unreadable item does not affect the others. A list with unbalanced brackets or
+    /// quotes is an error.
     pub(super) async fn get_json_list(
         &self,
         what: &'static str,
@@ -118,7 +119,7 @@ impl ApiHttpClient {
         if listing.is_torn { Err(self.unexpected(what, TORN)) } else { Ok(listing) }
     }
 
-    /// The same, with what is left of such a list.
+    /// Like `get_json_list`, but also returns the readable part of a torn list.
     pub(super) async fn ask_page(
         &self,
         what: &'static str,
@@ -156,7 +157,7 @@ impl ApiHttpClient {
         }
     }
 
-    /// The answer, of at most so many bytes.
+    /// Fetches a response with a maximum size.
     pub(super) async fn get_bytes(
         &self,
         operation: &'static str,
@@ -216,7 +217,7 @@ impl ApiHttpClient {
         }
     }
 
-    /// In headers, in a field, or in the words.
+    /// Reads the delay from the headers, a field, or the text.
     fn retry_after(&self, headers: &HeaderMap, json: &Value, words: &str) -> Option<Duration> {
         let header = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse().ok();
         let seconds = header(RETRY_AFTER.as_str())
@@ -228,7 +229,7 @@ impl ApiHttpClient {
     }
 }
 
-/// What an error says, in one short line.
+/// Reduces the error text of a response to one short line.
 fn error_text(json: &Value, body: &[u8]) -> String {
     let named = ["message", "Reason", "Description"].into_iter().find_map(|name| json[name].as_str());
     let text = named.map_or_else(|| String::from_utf8_lossy(body).into_owned(), str::to_owned);
@@ -251,7 +252,7 @@ pub(super) struct ListResponse {
     pub(super) response: Value,
     /// The items that can be read; `None` where there is no list.
     pub(super) items: Option<Vec<Value>>,
-    /// The others.
+    /// Unreadable items.
     pub(super) unreadable: Vec<UnreadableItem>,
     /// Whether its brackets or quotes do not fit together, so that others may be missing.
     pub(super) is_torn: bool,
@@ -266,12 +267,12 @@ impl ListResponse {
         Self { response, items, unreadable: Vec::new(), is_torn: false }
     }
 
-    /// What is left of a body whose list begins at `start`.
+    /// Reads the items of a torn body whose list begins at `start`.
     fn torn(body: &Bytes, start: usize, field: &str, error: &serde_json::Error) -> Self {
         let mut listing =
             Self { response: Value::Null, items: Some(Vec::new()), unreadable: Vec::new(), is_torn: true };
         let mut found = provider::salvage(&body[start..], field);
-        // The list may be closed all the same.
+        // The list may end correctly after the torn item.
         if let Some(rest) = found.junk.pop_if(|last| last.starts_with(b"]")) {
             listing.response = lenient::parse_value(&[&body[..start], rest].concat()).unwrap_or_default();
         }
@@ -293,5 +294,5 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
 /// Bytes of an answer: 5,000 events of Brevo's, or 300 of Mailgun's, take a tenth of it.
 const MAX_RESPONSE_BYTES: usize = 32 << 20;
-/// Characters of a refusal's words that are kept.
+/// Maximum characters of an error text.
 const MAX_ERROR_TEXT: usize = 200;

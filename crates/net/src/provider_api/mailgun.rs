@@ -94,15 +94,15 @@ fn build_page(items: Vec<Value>, mut unreadable: Vec<UnreadableItem>, next: Opti
     }
 }
 
-/// An event of the logs as webhooks and the Events API write it. Its time has milliseconds only, so the same event may
-/// come with two times: its identity has the day alone.
+/// Converts an event of the logs to the form of webhooks and of the Events API. Its time has milliseconds, so an event
+/// may appear with two times; its identity uses the day only.
 fn normalize_event(event: Value) -> Value {
     let Value::Object(event) = event else { return event };
     let mut reshaped = Map::new();
     for (name, value) in event {
         match (name.as_str(), value) {
             ("@timestamp", Value::String(at)) => {
-                // What is no time stays as it is, and the event gets that of the poll.
+                // An invalid time is kept as it is, and the event gets the time of the poll.
                 let written = Timestamp::parse_any(&at).map(|at| at.as_millis() as f64 / 1e3);
                 reshaped.insert("timestamp".into(), written.map_or(Value::String(at), Value::from));
             }
@@ -124,7 +124,7 @@ fn normalize_event(event: Value) -> Value {
     reshaped.into()
 }
 
-/// A page of a list. The end is an empty page, or one whose next is the last.
+/// Fetches a page of a list. The last page is an empty one, or the one before it.
 pub(super) async fn fetch_suppressions(
     http: &ApiHttpClient,
     domain: &str,
@@ -210,13 +210,14 @@ pub(super) async fn remove_suppression(
     let url = http.build_url(["v3", domain, list.as_str(), address]);
     match http.get_json(list.as_str(), authorized_request(http, Method::DELETE, url)).await {
         Ok(_) => Ok(true),
-        // So it says of a domain that it does not know, too, but in other words.
+        // An unknown domain gives the same status, but another text.
         Err(ApiError::NotFound { diagnostic, .. }) if !diagnostic.starts_with("Domain") => Ok(false),
         Err(fault) => Err(fault),
     }
 }
 
-/// A mail that Mailgun stored, as it came, from the `message-url` of its notification; at most so many bytes.
+/// Fetches an inbound message that Mailgun has stored, unchanged, from the `message-url` of its notification, with a
+/// maximum size.
 pub(super) async fn fetch_stored_message(
     http: &ApiHttpClient,
     url: &str,
@@ -224,7 +225,7 @@ pub(super) async fn fetch_stored_message(
 ) -> Result<String, ApiError> {
     let url = http.same_domain(STORED_MESSAGE_LABEL, url)?;
     let request = authorized_request(http, Method::GET, url).header(ACCEPT, "message/rfc2822");
-    // Escapes take more room than what they stand for.
+    // Escape sequences are longer than their characters.
     let answer = http.get_bytes(STORED_MESSAGE_LABEL, request, most.saturating_mul(2)).await?;
     let stored: StoredMessage = lenient::parse_borrowed(&answer, &mut String::new())
         .map_err(|_| http.unexpected(STORED_MESSAGE_LABEL, "it has no body-mime"))?;
@@ -237,7 +238,7 @@ struct StoredMessage {
     body: String,
 }
 
-/// `GET /v4/domains/<name>`.
+/// Fetches `GET /v4/domains/<name>`.
 pub(super) async fn fetch_domain(
     http: &ApiHttpClient,
     name: &str,
@@ -315,7 +316,7 @@ pub(super) const EVENT_TYPES: [&str; 8] = [
     "opened",
     "clicked",
 ];
-/// Addresses that are told one kind.
+/// Maximum number of webhook URLs per event.
 pub(super) const MAX_URLS_PER_EVENT: usize = 3;
 /// Entries that one request adds at most.
 pub(super) const MAX_ENTRIES_PER_REQUEST: usize = 1000;

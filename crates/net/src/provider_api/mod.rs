@@ -32,25 +32,25 @@ use tokio_rustls::TlsConnector;
 pub struct ProviderApiSettings {
     /// The upstream's name, for messages.
     pub upstream: String,
-    /// Whose account it is.
+    /// Provider with its parameters.
     pub provider: ProviderKind,
     /// Where the API begins: scheme, host, port.
     pub base_url: Url,
-    /// The account's key.
+    /// API key of the account.
     pub api_key: Secret,
 }
 
-/// Whose account.
+/// Provider of an API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProviderKind {
-    /// Mailgun's.
+    /// Mailgun, for one domain.
     Mailgun {
-        /// The sending domain.
+        /// Sending domain.
         domain: String,
-        /// Which of its two APIs tells events.
+        /// API that events are polled from.
         events_api: EventsApi,
     },
-    /// Brevo's.
+    /// Brevo, for the whole account.
     Brevo,
 }
 
@@ -72,7 +72,7 @@ fn parse_time(value: &Value) -> Option<Timestamp> {
     }
 }
 
-/// An account that can be asked.
+/// Client of a provider's API.
 #[derive(Debug)]
 pub struct ProviderApi {
     http: ApiHttpClient,
@@ -82,13 +82,13 @@ pub struct ProviderApi {
 /// Events from `begin` to `end`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimeRange {
-    /// The first moment.
+    /// Start, inclusive.
     pub start: Timestamp,
-    /// The last one.
+    /// End, inclusive.
     pub end: Timestamp,
 }
 
-/// Where the next page is; only the provider knows what it says.
+/// Position of the next page, opaque to the relay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PageToken(String);
 
@@ -97,12 +97,12 @@ pub struct PageToken(String);
 pub struct EventPage {
     /// In the shape of the provider's webhooks.
     pub events: Vec<Value>,
-    /// What is no event, or none that can be used.
+    /// Items that are not usable events.
     pub unreadable: Vec<UnreadableItem>,
     /// Everything of the span that happened before is in this page or in those before it; `None` where the last come
     /// first.
     pub complete_until: Option<Timestamp>,
-    /// What comes next; `None` at the end.
+    /// Next page; `None` at the end.
     pub next: Option<PageToken>,
     /// Whether the page's brackets or quotes do not fit together: events may be missing, and so may `next`.
     pub is_torn: bool,
@@ -111,9 +111,9 @@ pub struct EventPage {
 /// An item of a page that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnreadableItem {
-    /// As it came.
+    /// Raw bytes of the item.
     pub raw: Bytes,
-    /// Why not.
+    /// Reason for which it is unreadable.
     pub reason: String,
 }
 
@@ -128,9 +128,9 @@ impl UnreadableItem {
 pub struct SuppressionPage {
     /// In the provider's order, each with the list that it is on.
     pub entries: Vec<(SuppressionList, SuppressionEntry)>,
-    /// Entries that cannot be read: they may be anybody's.
+    /// Unreadable entries, which may belong to any address.
     pub unreadable: Vec<UnreadableItem>,
-    /// What comes next; `None` at the end.
+    /// Next page; `None` at the end.
     pub next: Option<ListCursor>,
 }
 
@@ -142,7 +142,7 @@ pub struct ListCursor {
 }
 
 impl ProviderKind {
-    /// Where the provider's API begins where the configuration does not say it.
+    /// Default base URL of Brevo's API.
     pub const BREVO_BASE_URL: &'static str = "https://api.brevo.com";
 }
 
@@ -156,13 +156,13 @@ impl ProviderApi {
         Ok(Self { http: ApiHttpClient::new(upstream, base_url, api_key, tls, clock)?, provider })
     }
 
-    /// The upstream's name.
+    /// Name of the upstream.
     pub fn upstream(&self) -> &str {
         self.http.upstream()
     }
 
-    /// How long to wait from one request to the next, so that others who use the account find room, too: Mailgun takes
-    /// 300 a minute, Brevo 300 an hour.
+    /// Interval between requests that leaves capacity to other users of the account: Mailgun accepts 300 per minute,
+    /// Brevo 300 per hour.
     pub fn request_interval(&self) -> Duration {
         match self.provider {
             ProviderKind::Mailgun { .. } => Duration::from_millis(300),
@@ -170,8 +170,8 @@ impl ProviderApi {
         }
     }
 
-    /// The events of a span: the first page, or the `next` one. Events appear late: what is younger than half an hour
-    /// is not complete.
+    /// Fetches events of a time range: the first page, or the `next` one. Events appear late: the last half hour is not
+    /// complete.
     pub async fn fetch_events(
         &self,
         span: TimeRange,
@@ -275,7 +275,7 @@ impl ProviderApi {
             ProviderKind::Brevo => brevo::fetch_webhooks(&self.http).await,
         }
     }
-    /// What is missing so that every kind of event is told to an address of ours; nothing is changed yet.
+    /// Plans the changes that register every event for our URL; nothing is changed yet.
     pub async fn plan_registration(
         &self,
         wanted: DesiredWebhook<'_>,
@@ -293,7 +293,7 @@ impl ProviderApi {
         }
     }
 
-    /// What is to be taken out so that nothing is told to an address of ours any more; nothing is changed yet.
+    /// Plans the changes that remove our URL from every event; nothing is changed yet.
     pub async fn plan_removal(&self, ours: &Url) -> Result<Vec<WebhookChange>, ApiError> {
         match &self.provider {
             ProviderKind::Mailgun { domain, .. } => {

@@ -1,21 +1,21 @@
 use mailtrail_mail::Timestamp;
 
-/// Why a provider sends an address nothing.
+/// Suppression list of a provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SuppressionList {
-    /// It bounced.
+    /// Addresses that bounced.
     Bounces,
     /// Its owner reported spam.
     Complaints,
-    /// Its owner unsubscribed.
+    /// Addresses that unsubscribed.
     Unsubscribes,
 }
 
 impl SuppressionList {
-    /// All of them.
+    /// All lists, in the order of reading.
     pub const ALL: [Self; 3] = [Self::Bounces, Self::Complaints, Self::Unsubscribes];
 
-    /// The one behind it, in the order of [`List::ALL`].
+    /// Returns the next list in the order of [`Self::ALL`].
     pub(super) fn next(self) -> Option<Self> {
         Self::ALL.into_iter().skip_while(|list| *list != self).nth(1)
     }
@@ -35,12 +35,12 @@ impl SuppressionList {
 pub struct SuppressionEntry {
     /// As the provider wrote it.
     pub address: String,
-    /// Since when, where that is known.
+    /// Time of the entry, if known.
     pub since: Option<Timestamp>,
     /// A bounce's SMTP code, where it has one.
     pub code: Option<String>,
-    /// The provider's words for why.
+    /// Provider's reason.
     pub reason: Option<String>,
-    /// What was unsubscribed from; `*` is everything. Empty on the other lists.
+    /// Tags of the unsubscription; `*` means all. Empty on the other lists.
     pub tags: Vec<String>,
 }

@@ -1,12 +1,12 @@
 use crate::provider_api::webhook_registration::{redacted, same_target};
 use reqwest::Url;
 
-/// An address that is told one kind of event.
+/// A registered webhook: one URL for one event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegisteredWebhook {
-    /// The provider's word for the kind of event, as registrations have it.
+    /// Provider's name of the event, as in registrations.
     pub event: String,
-    /// The address; a password may stand in it.
+    /// URL; may contain a password.
     pub url: String,
 }
 
@@ -19,12 +19,12 @@ impl RegisteredWebhook {
         })
     }
 
-    /// Whether it leads to that address, with whatever login.
+    /// Returns whether it leads to `url`, ignoring the login.
     pub fn targets_url(&self, url: &Url) -> bool {
         same_target(&self.url, url)
     }
 
-    /// The address without the secrets that may stand in it: login and query.
+    /// URL without login and query, which may be secrets.
     pub fn redacted_url(&self) -> String {
         self.url.parse().map_or_else(|_| "(no address)".to_owned(), |url| redacted(&url))
     }

@@ -1,5 +1,5 @@
-//! What a provider is asked to tell us, compared with what is registered there: the changes that are missing. Addresses
-//! that lead elsewhere are read, and never changed.
+//! Plans the registration of webhooks: the difference between the wanted and the registered webhooks. Webhooks that
+//! lead elsewhere are read but never changed.
 
 use crate::provider_api::error::ApiError;
 use crate::provider_api::http::ApiHttpClient;
@@ -9,7 +9,7 @@ use mailtrail_trail::provider::brevo::WebhookAuth;
 use reqwest::{Method, Url};
 use serde_json::{Value, json};
 
-/// A webhook of ours, as it should be.
+/// A wanted webhook.
 #[derive(Clone, Copy, Debug)]
 pub struct DesiredWebhook<'a> {
     /// Where it leads, without a login.
@@ -18,35 +18,35 @@ pub struct DesiredWebhook<'a> {
     pub auth: &'a WebhookAuth,
 }
 
-/// What is done to one webhook of ours.
+/// Change of one webhook.
 pub struct WebhookChange {
-    /// What.
+    /// Kind of the change.
     pub kind: WebhookChangeKind,
     /// The provider's number for it, where it has one.
     pub id: Option<u64>,
     /// Where it leads, without a login.
     pub url: String,
-    /// What is told there that was not before, or what else is another; empty where nothing changes.
+    /// Added events, or other changed properties; empty if nothing changes.
     pub details: Vec<String>,
     request: Option<ChangeRequest>,
 }
 
-/// What becomes of a webhook.
+/// Kind of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WebhookChangeKind {
-    /// There was none.
+    /// Did not exist.
     Created,
-    /// It lacked something.
+    /// Was incomplete.
     Updated,
     /// It is as it should be.
     Unchanged,
-    /// It was there.
+    /// Existed and is removed.
     Removed,
     /// It was not there.
     Absent,
 }
 
-/// How the provider is told. It may hold a secret, so it cannot print itself.
+/// Request that makes the change. Has no `Debug`, because it may hold a secret.
 struct ChangeRequest {
     method: Method,
     url: Url,
@@ -60,7 +60,7 @@ enum RequestBody {
 }
 
 impl WebhookChangeKind {
-    /// The word for it.
+    /// Returns the word used in the output.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Created => "created",
@@ -78,7 +78,7 @@ impl WebhookChange {
     }
 }
 
-/// An address without the secrets that may stand in it: login and query.
+/// URL without login and query, which may be secrets.
 pub(super) fn redacted(url: &Url) -> String {
     let mut url = url.clone();
     url.set_query(None);
@@ -87,7 +87,7 @@ pub(super) fn redacted(url: &Url) -> String {
     url.into()
 }
 
-/// Whether an address leads where ours does, with whatever login. A final slash makes no difference to the listener.
+/// Returns whether a URL leads to ours, ignoring the login and a final slash.
 pub(super) fn same_target(registered: &str, ours: &Url) -> bool {
     let place = |url: &Url| {
         let shown = redacted(url);
@@ -96,7 +96,7 @@ pub(super) fn same_target(registered: &str, ours: &Url) -> bool {
     registered.parse().is_ok_and(|url| place(&url) == place(ours))
 }
 
-/// What Mailgun lacks: every kind of event told to our address.
+/// Plans the registration at Mailgun: every event for our URL.
 pub(super) fn plan_mailgun(
     http: &ApiHttpClient,
     domain: &str,
@@ -105,7 +105,7 @@ pub(super) fn plan_mailgun(
 ) -> Result<Vec<WebhookChange>, ApiError> {
     let known = webhooks.iter().find(|webhook| same_target(&webhook.url, ours));
     let address = known.map_or(ours.as_str(), |known| &known.url);
-    // The others of ours differ in their login or a final slash.
+    // Our other webhooks differ in login or final slash.
     let ours_too = webhooks.iter().filter(|webhook| same_target(&webhook.url, ours));
     let told: Vec<_> = ours_too.map(|webhook| &*webhook.event).collect();
     let missing: Vec<_> = mailgun::EVENT_TYPES.into_iter().filter(|kind| !told.contains(kind)).collect();
@@ -141,7 +141,7 @@ pub(super) fn plan_mailgun(
     Ok(vec![WebhookChange::new(act, ours, missing.into_iter().map(str::to_owned).collect(), Some(request))])
 }
 
-/// What takes our address out of Mailgun's.
+/// Plans the removal at Mailgun.
 pub(super) fn plan_mailgun_removal(
     http: &ApiHttpClient,
     domain: &str,
@@ -164,12 +164,12 @@ pub(super) fn plan_mailgun_removal(
     or_absent(removed.collect(), ours)
 }
 
-/// The kinds of event that an address is told.
+/// Events that are registered for a URL.
 fn events_of<'a>(webhooks: &'a [RegisteredWebhook], address: &'a str) -> impl Iterator<Item = &'a str> {
     webhooks.iter().filter(move |webhook| webhook.url == address).map(|webhook| &*webhook.event)
 }
 
-/// What Brevo lacks: every kind of event told to our address, one at a time, with our proof.
+/// Plans the registration at Brevo: every event for our URL, unbatched, with our credentials.
 pub(super) fn plan_brevo(
     http: &ApiHttpClient,
     hooks: &[Value],
@@ -228,7 +228,7 @@ fn plan_brevo_update(
     })
 }
 
-/// What takes our address out of Brevo's.
+/// Plans the removal at Brevo.
 pub(super) fn plan_brevo_removal(
     http: &ApiHttpClient,
     hooks: &[Value],
@@ -293,7 +293,7 @@ impl<'a> WebhookCredential<'a> {
         }
     }
 
-    /// Our address with what of the proof stands in it.
+    /// Our URL, with the login if the credentials are part of it.
     fn url_with_login(&self, url: &Url) -> Url {
         let mut url = url.clone();
         if let Self::Login { name, password } = self {
@@ -338,7 +338,7 @@ fn filter_headers<'a>(name: &'a str, headers: &'a Value, other: bool) -> impl It
     headers.as_array().into_iter().flatten().filter(named)
 }
 
-/// Does what a change asks for; nothing where nothing is to be done.
+/// Applies a change, if there is something to do.
 pub(super) async fn apply_change(
     http: &ApiHttpClient,
     what: &'static str,

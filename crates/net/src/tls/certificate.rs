@@ -1,4 +1,4 @@
-//! What certificates say about themselves.
+//! Reads identities and expiry of certificates.
 
 use crate::tls::{TlsError, read_certificates};
 use mailtrail_mail::Timestamp;
@@ -25,8 +25,8 @@ pub(super) fn first_expiry(certificates: &[CertificateDer<'_>]) -> Option<Timest
     expiries.min()
 }
 
-/// What a certificate can be known by: its fingerprint, then the DNS names and mail addresses that it is made out
-/// to, all as [`normalize_identity`] writes them.
+/// Identities of a certificate: its fingerprint, then its DNS names and mail addresses, all normalized by
+/// [`normalize_identity`].
 pub fn certificate_identities(certificate: &CertificateDer<'_>) -> Vec<String> {
     let digest = Sha256::digest(certificate);
     let mut marks =

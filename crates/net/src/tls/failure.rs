@@ -2,7 +2,7 @@ use crate::refusals::Refusal;
 use rustls::{AlertDescription, Error, InvalidMessage, PeerIncompatible};
 use std::io::{self, ErrorKind};
 
-/// Why a handshake of a client failed, as far as its error says.
+/// Classifies a failed handshake of a client by its error.
 pub fn classify_failure(error: &io::Error) -> Refusal {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
         Some(Error::AlertReceived(alert)) => classify_alert(*alert),
@@ -10,7 +10,7 @@ pub fn classify_failure(error: &io::Error) -> Refusal {
             PeerIncompatible::Tls12NotOffered
             | PeerIncompatible::Tls12NotOfferedOrEnabled
             | PeerIncompatible::SupportedVersionsExtensionRequired
-            // Of TLS 1.2 and newer; asked for before the version is looked at.
+            // Required since TLS 1.2, and checked before the version.
             | PeerIncompatible::SignatureAlgorithmsExtensionRequired
             | PeerIncompatible::ServerDoesNotSupportTls12Or13,
         ))
@@ -27,7 +27,7 @@ pub fn classify_failure(error: &io::Error) -> Refusal {
     }
 }
 
-/// What a client says about itself (RFC 8446 section 6.2).
+/// Classifies an alert that the client sent (RFC 8446 section 6.2).
 fn classify_alert(alert: AlertDescription) -> Refusal {
     match alert {
         AlertDescription::UnknownCA
@@ -37,7 +37,7 @@ fn classify_alert(alert: AlertDescription) -> Refusal {
         | AlertDescription::CertificateExpired
         | AlertDescription::CertificateUnknown
         | AlertDescription::AccessDenied
-        // A signature is wrong: the client trusts another authority of the same name.
+        // An invalid signature: the client trusts another CA of the same name.
         | AlertDescription::DecryptError
         | AlertDescription::UnrecognisedName => Refusal::CertificateDistrusted,
         AlertDescription::ProtocolVersion => Refusal::TlsVersion,

@@ -49,15 +49,15 @@ impl fmt::Debug for CertifiedKey {
     }
 }
 
-/// Why there is no TLS; the operator's to mend, and the text says how.
+/// Error of setting up TLS, with a remedy for the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file or directory cannot be read or written.
     #[error("{}: {source}; check that it exists and that this user may use it", path.display())]
     File {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// Underlying I/O error.
         source: io::Error,
     },
     /// A file holds no PEM that is of use here.
@@ -65,19 +65,19 @@ pub enum TlsError {
         "{}: {source}; it must be PEM, with a section BEGIN {expected}", path.display()
     )]
     Pem {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// What was looked for.
+        /// Expected kind of PEM section.
         expected: &'static str,
-        /// Why.
+        /// Underlying PEM error.
         source: pem::Error,
     },
     /// A certificate that cannot anchor trust.
     #[error("{}: {source}; give the certificate (X.509 v3) of the authority or of the server itself", path.display())]
     TrustAnchor {
-        /// Which file.
+        /// Path of the certificate.
         path: PathBuf,
-        /// Why.
+        /// Underlying TLS error.
         source: rustls::Error,
     },
     /// Certificate and key do not serve together.
@@ -90,7 +90,7 @@ pub enum TlsError {
     SelfSigned {
         /// The name it was to be made for.
         hostname: String,
-        /// Why.
+        /// Underlying error of the generator.
         source: rcgen::Error,
     },
     /// The library refuses its own settings.
@@ -109,15 +109,15 @@ pub fn load_certified_key(certificate: &Path, private_key: &Path) -> Result<Cert
     Ok(CertifiedKey { chain: read_certificates(certificate)?, private_key: key })
 }
 
-/// The files of the pair in `directory`, made on first use for `hostname` and this machine's own names. It does not
-/// expire: whoever trusts it trusts the file itself, and nobody would renew it.
+/// Returns the files of the self-signed pair in `directory`, created on first use for `hostname` and the names of this
+/// machine. It does not expire: clients trust the file itself, and nothing would renew it.
 pub fn self_signed_files(directory: &Path, hostname: &str) -> Result<ServerFiles, TlsError> {
     ensure_self_signed(directory, hostname)?;
     let (certificate, private_key) = (directory.join(CERTIFICATE_FILE), directory.join(KEY_FILE));
     Ok(ServerFiles { certificate, private_key, client_ca: None })
 }
 
-/// The same pair, read.
+/// Loads the self-signed pair, created on first use.
 pub fn load_self_signed(directory: &Path, hostname: &str) -> Result<CertifiedKey, TlsError> {
     ensure_self_signed(directory, hostname)?;
     load_certified_key(&directory.join(CERTIFICATE_FILE), &directory.join(KEY_FILE))
@@ -125,7 +125,7 @@ pub fn load_self_signed(directory: &Path, hostname: &str) -> Result<CertifiedKey
 
 fn ensure_self_signed(directory: &Path, hostname: &str) -> Result<(), TlsError> {
     let (certificate, key) = (directory.join(CERTIFICATE_FILE), directory.join(KEY_FILE));
-    // The certificate is written last: where it stands, the key stands too.
+    // The certificate is written last, so if it exists, the key exists, too.
     if !certificate.try_exists().map_err(file_error(&certificate))? {
         let (certificate_pem, key_pem) = generate_self_signed(hostname)
             .map_err(|source| TlsError::SelfSigned { hostname: hostname.to_owned(), source })?;
@@ -147,12 +147,12 @@ pub fn build_connector(ca_file: Option<&Path>) -> Result<TlsConnector, TlsError>
     build_client_config(ca_file).map(|config| TlsConnector::from(Arc::new(config)))
 }
 
-/// The same trust as [`build_connector`], for clients that make their own connections.
+/// Builds a client configuration with the trust of [`build_connector`], for clients that open their own connections.
 pub fn build_client_config(ca_file: Option<&Path>) -> Result<ClientConfig, TlsError> {
     build_recording_config(ca_file, None)
 }
 
-/// What trusts the public authorities and the certificates in a file, and notes what it is shown.
+/// Builds a configuration that trusts public CAs and the certificates in a file, and records the server's certificate.
 fn build_recording_config(
     ca_file: Option<&Path>,
     peer_info: Option<PeerCertificateInfo>,
@@ -178,9 +178,8 @@ fn build_recording_config(
         .with_no_client_auth())
 }
 
-/// The usual check of chain, name and dates, and one thing more: `openssl req -x509` marks what it makes as an
-/// authority, and the usual check then refuses it as a server's. If the operator named exactly this certificate, it
-/// is taken.
+/// Verifier of chain, name and dates with one exception: `openssl req -x509` marks its certificates as CAs, which the
+/// default verifier rejects for a server. Such a certificate is accepted if it is exactly the configured one.
 #[derive(Debug)]
 struct ServerVerifier {
     webpki: Arc<WebPkiServerVerifier>,
@@ -289,7 +288,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    /// Says hello over TLS between `pair` and a client that trusts `ca_file`, as `name`.
+    /// Completes a handshake between `pair` and a client that trusts `ca_file`, for `name`.
     async fn handshake(pair: CertifiedKey, ca_file: Option<&Path>, name: &str) -> Result<String, io::Error> {
         handshake_with(build_acceptor(pair).unwrap(), ca_file, name).await
     }

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio_rustls::TlsConnector;
 
-/// What a server showed of itself.
+/// Recorded certificate of a server.
 #[derive(Clone, Debug, Default)]
 pub struct PeerCertificateInfo(Arc<Mutex<Option<Timestamp>>>);
 
@@ -25,7 +25,7 @@ impl PeerCertificateInfo {
     }
 }
 
-/// The same trust as `connector`'s, with an eye on what is shown.
+/// Builds a connector with the trust of `build_connector` that records the server's certificate.
 pub fn recording_connector(ca_file: Option<&Path>) -> Result<(TlsConnector, PeerCertificateInfo), TlsError> {
     let seen = PeerCertificateInfo::default();
     Ok((TlsConnector::from(Arc::new(build_recording_config(ca_file, Some(seen.clone()))?)), seen))

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Follows the servers' files and says when their certificates expire, for ever.
+/// Reloads the servers' changed files and logs certificates that expire soon. Runs until it is dropped.
 pub async fn watch_certificates(servers: Vec<Arc<Server>>, clock: Clock) {
     let mut reminders = ExpiryReminders::default();
     loop {
@@ -56,7 +56,7 @@ impl ExpiryReminders {
 
 const CHECK_INTERVAL: Duration = Duration::from_secs(60);
 const ONE_DAY: Duration = Duration::from_secs(86_400);
-/// So long before the end the reminders begin.
+/// Remaining validity from which on reminders are logged.
 const REMIND_BEFORE: Duration = Duration::from_secs(21 * 86_400);
 
 #[cfg(test)]

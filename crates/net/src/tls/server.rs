@@ -17,14 +17,14 @@ use tokio_rustls::TlsAcceptor;
 pub struct ServerFiles {
     /// The certificate, followed by its chain.
     pub certificate: PathBuf,
-    /// Its private key.
+    /// Path of its private key.
     pub private_key: PathBuf,
-    /// The authorities that clients' certificates may come from; without it none is asked for.
+    /// CA file for client certificates; without it none is requested.
     pub client_ca: Option<PathBuf>,
 }
 
-/// Accepts connections with what its files say, and follows them when they change. A connection keeps what it began
-/// with; resumption ends with the change.
+/// TLS server that reloads its files when they change. A connection keeps its configuration; session resumption ends
+/// with a change.
 pub struct Server {
     files: ServerFiles,
     alpn_protocols: &'static [&'static [u8]],
@@ -37,7 +37,7 @@ struct ActiveConfig {
     file_versions: Vec<Option<FileVersion>>,
 }
 
-/// What tells one state of a file from another.
+/// Version of a file, to detect changes.
 #[derive(PartialEq, Eq)]
 struct FileVersion {
     file: (u64, u64),
@@ -47,13 +47,13 @@ struct FileVersion {
 }
 
 impl Server {
-    /// Reads the files.
+    /// Loads the files.
     pub fn open(files: ServerFiles) -> Result<Self, TlsError> {
         Self::open_with_alpn(&[], files)
     }
 
-    /// The same for a server that names its protocols (ALPN, RFC 7301): a client that asks only for others is refused,
-    /// one that asks for none is not.
+    /// Like `open`, with protocols (ALPN, RFC 7301): a client that offers only others is rejected, one that offers none
+    /// is not.
     pub fn open_with_alpn(
         alpn_protocols: &'static [&'static [u8]],
         files: ServerFiles,
@@ -77,7 +77,7 @@ impl Server {
         self.active.lock().unwrap_or_else(PoisonError::into_inner).file_versions != file_versions(&self.files)
     }
 
-    /// Reads the files anew. What cannot be used changes nothing.
+    /// Reloads the files. Unusable files change nothing.
     pub fn reload(&self) {
         let fresh = ActiveConfig::load(&self.files, self.alpn_protocols);
         let mut current = self.active.lock().unwrap_or_else(PoisonError::into_inner);
@@ -97,7 +97,7 @@ impl Server {
 
 impl ActiveConfig {
     fn load(files: &ServerFiles, protocols: &[&[u8]]) -> Result<Self, TlsError> {
-        // Taken first: what changes while it is read is another at the next look.
+        // Taken before reading, so that a change while reading is detected at the next check.
         let seen = file_versions(files);
         let pair = load_certified_key(&files.certificate, &files.private_key)?;
         let mut expiries = Vec::new();

@@ -30,12 +30,12 @@ impl Default for BreakerSettings {
     }
 }
 
-/// What the breaker lets through.
+/// State of a circuit breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BreakerState {
-    /// Everything.
+    /// Messages are sent.
     Closed,
-    /// Nothing until then.
+    /// No messages are sent until a time.
     Open {
         /// When a probe may go.
         until: Timestamp,
@@ -47,7 +47,7 @@ pub enum BreakerState {
 }
 
 impl BreakerState {
-    /// The word for tables and metrics.
+    /// Returns the word used in tables and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Closed => "closed",
@@ -57,8 +57,8 @@ impl BreakerState {
     }
 }
 
-/// Counts an upstream's own failures. What is wrong with one message holds no other: where a failure may be a message's,
-/// those of different messages count.
+/// Circuit breaker of one upstream. A fault of one message must not stop others: if a failure may be caused by the
+/// message, only failures of different messages count.
 #[derive(Debug)]
 pub struct CircuitBreaker {
     settings: BreakerSettings,
@@ -71,12 +71,12 @@ pub struct CircuitBreaker {
     /// The message over which a probe's connection broke last.
     connection_lost_on: Option<TrackingId>,
     suspicion: Suspicion,
-    /// When a probe may go although it is open: only replies to single messages speak against the upstream.
+    /// Time of a probe while open, set if only replies to single messages indicate a failure of the upstream.
     early_probe_at: Option<Timestamp>,
 }
 
 impl CircuitBreaker {
-    /// A closed breaker.
+    /// Creates a closed breaker.
     pub fn new(settings: BreakerSettings) -> Self {
         let (pause, closed_at) = (settings.initial_pause, Timestamp::default());
         Self {
@@ -93,12 +93,12 @@ impl CircuitBreaker {
         }
     }
 
-    /// The state now.
+    /// Returns the current state.
     pub fn state(&self) -> BreakerState {
         self.state
     }
 
-    /// Why it is not closed.
+    /// Reason for which it is not closed.
     pub fn reason(&self) -> &str {
         &self.reason
     }
@@ -173,7 +173,7 @@ impl CircuitBreaker {
         self.record_failure(now, reason)
     }
 
-    /// The upstream does not work, and why. True when that opened the breaker.
+    /// Records a failure of the upstream. Returns true if it opened the breaker.
     pub fn record_failure(&mut self, now: Timestamp, reason: &str) -> bool {
         self.failures = self.failures.saturating_add(1);
         match self.state {
@@ -184,7 +184,7 @@ impl CircuitBreaker {
             BreakerState::Closed | BreakerState::HalfOpen => {
                 self.pause = (self.pause * 2).min(self.settings.max_pause);
             }
-            // Attempts that were under way when it opened.
+            // Attempts that were in progress when it opened.
             BreakerState::Open { .. } | BreakerState::ForcedOpen => return false,
         }
         let opened = self.state == BreakerState::Closed;
@@ -194,19 +194,20 @@ impl CircuitBreaker {
         opened
     }
 
-    /// Whether words about the upstream in the reply to a message are about the message: others were taken since.
+    /// Returns whether a reply about the upstream concerns only this message, because other messages have been accepted
+    /// since.
     pub fn is_refuted(&self, id: TrackingId) -> bool {
         self.suspicion.is_refuted(id)
     }
 
-    /// The upstream wants less mail by the reply to a message.
+    /// Records a throttling reply to a message.
     pub fn record_throttled(&mut self, id: TrackingId) {
         self.suspicion.remember_refusal(id);
     }
 
-    /// The reply to a message says that the upstream takes nothing before `until`. Another message's reply may refute
-    /// that, so one may ask before then, after a pause that doubles with each that confirms it. True when that opened the
-    /// breaker.
+    /// Records a reply to one message which says that the upstream accepts nothing before `until`. Another message's
+    /// reply may refute it, so a probe is allowed earlier, after a pause that doubles with each confirmation. Returns
+    /// true if it opened the breaker.
     pub fn record_suspected(
         &mut self,
         now: Timestamp,
@@ -230,7 +231,7 @@ impl CircuitBreaker {
         opened
     }
 
-    /// The upstream said that it takes nothing before `until`; believed for a day at most. True when that opened the
+    /// Opens the breaker until a time that the upstream requested, at most for a day. Returns true if it opened the
     /// breaker.
     pub fn open_until(&mut self, now: Timestamp, until: Timestamp, reason: &str) -> bool {
         if self.state == BreakerState::ForcedOpen {
@@ -243,7 +244,7 @@ impl CircuitBreaker {
         opened
     }
 
-    /// The clock was set back by so much: what was to come then comes as soon as it was to.
+    /// Moves all times back after the clock was set back.
     pub fn on_clock_set_back(&mut self, back: Duration) {
         if let BreakerState::Open { until } = &mut self.state {
             *until = until.saturating_sub(back);

@@ -4,54 +4,54 @@ use rustls::CertificateError;
 use std::io;
 use std::time::Duration;
 
-/// Why a connection is of no use.
+/// Error that ends a connection.
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
-    /// Nobody there, or the way is broken.
+    /// No connection, or it broke.
     #[error("the connection failed: {0}")]
     Io(io::Error),
     /// No answer in time.
     #[error("no answer to {operation} within {} s", limit.as_secs())]
     Timeout {
-        /// What was waited for.
+        /// Operation that timed out.
         operation: &'static str,
-        /// How long.
+        /// Its timeout.
         limit: Duration,
     },
-    /// The peer closed.
+    /// The server closed the connection.
     #[error("the server closed the connection")]
     Closed,
-    /// The peer does not speak SMTP.
+    /// The server does not speak SMTP.
     #[error("{0}")]
     InvalidResponse(#[from] ResponseError),
     /// The peer refused to serve us.
     #[error("refused at {step}: {response}")]
     Refused {
-        /// The step.
+        /// Step of the session.
         step: &'static str,
-        /// Its words.
+        /// Response of the server.
         response: Response,
     },
-    /// The peer said something that nobody had asked for: its farewell, mostly.
+    /// Unsolicited response, usually a 421.
     #[error("the server said unasked: {0}")]
     UnsolicitedReply(Response),
-    /// The peer's answers do not belong to what it was asked.
+    /// Responses that do not match the commands.
     #[error("the server's replies are out of step: {0}")]
     Desynchronized(Response),
     /// The login is wrong.
     #[error("the login was refused: {response}; {remedy}", remedy = login_remedy(response, *provider))]
     LoginRefused {
-        /// Its words.
+        /// Response of the server.
         response: Response,
-        /// Whose server it is.
+        /// Provider of the server.
         provider: Provider,
     },
-    /// TLS is asked for and not to be had.
+    /// TLS is required but not available.
     #[error(
         "the server does not offer STARTTLS; nothing is sent in clear: check host, port and the path to it"
     )]
     NoStartTls,
-    /// Whoever answers is not, or cannot prove to be, whom we look for.
+    /// The certificate does not prove the server's identity.
     #[error(
         "the server's certificate cannot be trusted: {0}; nothing is sent: check host and ca_file of this upstream, \
          and the path to it"
@@ -65,14 +65,14 @@ pub enum TransportError {
     InvalidHostName(String),
 }
 
-/// What helps against a refused login. Brevo's 525 is about where we are, whoever we say we are.
+/// Remedy for a rejected login. Brevo's 525 concerns our IP address, not the credentials.
 fn login_remedy(refusal: &Response, provider: Provider) -> &'static str {
     match (refusal.code, provider) {
         (525, _) => {
             "allow the address that this machine connects from, its IPv6 one as well, in the provider's list of \
              authorised addresses"
         }
-        // One region does not know the other's accounts.
+        // Mailgun's regions have separate accounts.
         (_, Provider::Mailgun) => {
             "check username and password of this upstream, and its region: a domain of Mailgun's EU region needs \
              region = \"eu\", one of the US region \"us\""
@@ -82,7 +82,7 @@ fn login_remedy(refusal: &Response, provider: Provider) -> &'static str {
 }
 
 impl TransportError {
-    /// Whether trying again does not help, and an operator has to look: nothing is sent until then.
+    /// Returns whether only an operator can fix it; until then nothing is sent.
     pub fn needs_operator(&self) -> bool {
         match self {
             Self::LoginRefused { .. }
@@ -122,7 +122,7 @@ impl From<io::Error> for TransportError {
     }
 }
 
-/// The same fault has the same words whenever it is seen.
+/// Removes times, so that the same error always has the same text.
 fn without_times(why: CertificateError) -> CertificateError {
     match why {
         CertificateError::ExpiredContext { .. } => CertificateError::Expired,
@@ -138,8 +138,8 @@ pub enum DataError {
     BodyUnreadable(io::Error),
     /// Before the final dot: the upstream cannot have taken it.
     BeforeEnd(TransportError),
-    /// Before the final dot the upstream said no: it cannot have taken it, and the connection is of no more use.
+    /// Rejected before the final dot: not accepted, and the connection is not reusable.
     Rejected(Response),
-    /// After it: nobody knows.
+    /// Failed after the final dot: acceptance unknown.
     AfterEnd(TransportError),
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// How an upstream does: what the queue goes by, and what an operator may look at.
+/// Health of an upstream, used by the queue and shown to operators.
 #[derive(Debug)]
 pub struct UpstreamHealth {
     name: String,
@@ -24,27 +24,28 @@ pub struct UpstreamHealth {
     addresses: Arc<HostAddresses>,
 }
 
-/// What an upstream may be sent now.
+/// Capacity of an upstream at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Capacity {
-    /// So many messages, at least one.
+    /// Accepts this number of messages, at least one.
     Available(usize),
-    /// Nothing now, and soon again: at that time, or when something that is under way has ended.
+    /// Accepts none for the moment: until a time, or until an attempt in progress ends.
     Busy(Option<Timestamp>),
-    /// Nothing for a while, until then if that is known: another may be sent its mail.
+    /// Accepts none for longer, until a time if known; another upstream may get its messages.
     Unavailable(Option<Timestamp>),
-    /// So many messages that no other upstream takes: it is slow, or replies to single messages speak against it.
+    /// Accepts this number of messages that no other upstream accepts: it is slow, or replies to single messages
+    /// indicate a failure.
     LastResort(usize),
 }
 
-/// What an upstream has at hand.
+/// Current load of an upstream.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Load {
-    /// Messages under way.
+    /// Messages in progress.
     pub in_flight: usize,
     /// Whether a probe is among them, and is no longer in being answered than usual.
     pub is_probing: bool,
-    /// Those whose answers are long in coming; each has a connection of its own.
+    /// Messages with a slow reply; each occupies a connection.
     pub stuck: usize,
 }
 
@@ -65,7 +66,7 @@ impl UpstreamHealth {
         }
     }
 
-    /// The upstream's name.
+    /// Name of the upstream.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -75,7 +76,7 @@ impl UpstreamHealth {
         &self.host
     }
 
-    /// What it may be sent beside its load, with so many messages for each connection at most.
+    /// Returns the capacity besides the load, with a maximum number of messages per connection.
     pub fn capacity(&self, now: Timestamp, load: Load, per_connection: usize) -> Capacity {
         if let Some(again) = self.quota().as_mut().and_then(|quota| quota.exhausted_until(now)) {
             return Capacity::Unavailable(Some(again));
@@ -110,39 +111,39 @@ impl UpstreamHealth {
         }
     }
 
-    /// Whether so many connections whose answers are long in coming make the upstream a slow one: half of them, and two
-    /// where there may be two.
+    /// Returns whether this number of stuck connections makes the upstream slow: half of them, and at least two where
+    /// two are allowed.
     pub fn is_slow(&self, stuck: usize) -> bool {
         stuck >= self.max_connections.min(2) && stuck * 2 >= self.connections()
     }
 
-    /// What is known about its addresses.
+    /// Recent results of its addresses.
     pub fn addresses(&self) -> &Arc<HostAddresses> {
         &self.addresses
     }
 
-    /// Why it counts as slow, if it does.
+    /// Reason for which it counts as slow, if it does.
     pub fn slow_reason(&self) -> Option<String> {
         self.slow_reason.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Notes that it is slow and why, or no longer.
+    /// Sets or clears the reason for slowness.
     pub fn set_slow_reason(&self, why: Option<&str>) {
         *self.slow_reason.lock().unwrap_or_else(PoisonError::into_inner) = why.map(str::to_owned);
     }
 
-    /// The clock was set back by so much: nothing waits longer for that.
+    /// Moves all times back after the clock was set back.
     pub fn on_clock_set_back(&self, back: Duration) {
         self.breaker().on_clock_set_back(back);
         self.throttle().on_clock_set_back(back);
     }
 
-    /// The breaker's state.
+    /// State of the breaker.
     pub fn breaker_state(&self) -> BreakerState {
         self.breaker().state()
     }
 
-    /// The breaker itself.
+    /// Locks the breaker.
     pub fn breaker(&self) -> MutexGuard<'_, CircuitBreaker> {
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -157,7 +158,7 @@ impl UpstreamHealth {
         self.throttle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is used of its plan, where there is one.
+    /// Locks the usage of the quota, if there is one.
     pub fn quota(&self) -> MutexGuard<'_, Option<Quota>> {
         self.quota.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -167,12 +168,12 @@ impl UpstreamHealth {
         self.connections.load(Ordering::Acquire)
     }
 
-    /// One connection more.
+    /// Counts a new connection.
     pub fn add_connection(&self) {
         self.connections.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// One connection less.
+    /// Counts a closed connection.
     pub fn remove_connection(&self) {
         self.connections.fetch_sub(1, Ordering::AcqRel);
     }

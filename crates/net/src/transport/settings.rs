@@ -11,19 +11,19 @@ use std::time::Duration;
 pub struct Settings {
     /// Its name in trails, metrics and the webhook path.
     pub name: String,
-    /// Whose words and stamps it needs.
+    /// Provider, which determines replies and stamps.
     pub provider: Provider,
     /// The sending domain at the provider.
     pub domain: Option<String>,
     /// Host to connect to; the certificate must carry this name.
     pub host: String,
-    /// TCP port.
+    /// TCP port of the server.
     pub port: u16,
     /// How the connection is protected.
     pub security: Security,
-    /// An extra trust anchor (PEM) beside the well-known ones.
+    /// CA certificates (PEM) that are trusted in addition to the public ones.
     pub ca_file: Option<PathBuf>,
-    /// Login, where the upstream asks for one.
+    /// Login, if the server requires one.
     pub login: Option<Login>,
     /// How messages go over HTTP; `None`: over SMTP. Without SMTP its host, port, protection, login, pipelining and
     /// messages a connection mean nothing.
@@ -32,7 +32,7 @@ pub struct Settings {
     pub connections: usize,
     /// How commands are grouped. Default full.
     pub pipelining: Pipelining,
-    /// A connection that carried nothing for so long is closed. Default 60 s, 1 s to 1 h.
+    /// Time after which an unused connection is closed. Default: 60 s; range 1 s..=1 h.
     pub idle_timeout: Duration,
     /// Age at which a connection is closed, between two messages. Default 10 min, 10 s to 1 day.
     pub connection_age: Duration,
@@ -48,8 +48,8 @@ pub struct Settings {
     pub timeouts: Timeouts,
 }
 
-/// How long an upstream may take. RFC 5321 section 4.5.3.2 asks for 5 minutes and more at each command; a submission
-/// server that is well answers in seconds.
+/// Timeouts of an upstream. RFC 5321 section 4.5.3.2 recommends 5 minutes and more per command; a healthy submission
+/// server replies within seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     /// For a connection, whichever of its addresses takes it, and for a TLS handshake. 30 s.
@@ -92,9 +92,9 @@ impl Settings {
 /// User and password for an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Login {
-    /// The user name.
+    /// User name of the login.
     pub username: String,
-    /// The password.
+    /// Password of the login.
     pub password: Secret,
 }
 
@@ -103,7 +103,7 @@ pub struct Login {
 pub struct Api {
     /// Where it begins: scheme, host, port.
     pub base_url: Url,
-    /// The sending domain.
+    /// Sending domain.
     pub domain: String,
     /// The account's key, or better the domain's sending key, which may do nothing else.
     pub key: Secret,
@@ -112,7 +112,7 @@ pub struct Api {
 /// How a connection to an upstream is protected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Security {
-    /// STARTTLS, never without.
+    /// STARTTLS, required.
     StartTls,
     /// TLS from the first byte.
     Implicit,
@@ -123,7 +123,7 @@ pub enum Security {
 /// How commands are grouped (RFC 2920), where the upstream offers it; the boldest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Pipelining {
-    /// The next message's MAIL, RCPT and DATA ride behind this one's final dot: one round trip a message.
+    /// MAIL, RCPT and DATA of the next message follow the final dot of this one: one round trip per message.
     Full,
     /// MAIL, RCPT and DATA together: two round trips.
     Group,

@@ -24,7 +24,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-/// A logged-in connection.
+/// Connection after the login.
 pub struct Connection {
     stream: BufWriter<Box<dyn TransportStream>>,
     read_buffer: Vec<u8>,
@@ -35,7 +35,7 @@ pub struct Connection {
     timeouts: Timeouts,
 }
 
-/// What the server speaks.
+/// Protocol of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// SMTP (RFC 5321).
@@ -47,13 +47,13 @@ pub enum Protocol {
 /// The upstream's answers to an envelope.
 #[derive(Debug)]
 pub struct EnvelopeReplies {
-    /// To MAIL.
+    /// Reply to MAIL.
     pub mail: Response,
     /// To each RCPT; fewer when MAIL was refused, or when the conversation ended.
     pub recipients: Vec<Response>,
-    /// To DATA, if it was said; a farewell (421) stands for all answers that did not come.
+    /// Reply to DATA, if it was sent; a 421 stands for all missing replies.
     pub data: Option<Response>,
-    /// How the connection broke behind these answers, if it did.
+    /// Error of the connection after these replies, if there was one.
     pub error: Option<TransportError>,
 }
 
@@ -64,24 +64,23 @@ impl EnvelopeReplies {
         wanted && self.mail.is_positive() && self.data.as_ref().is_some_and(Response::is_intermediate)
     }
 
-    /// Whether all recipients got the same reply.
+    /// Returns whether all recipients got the same reply.
     pub fn has_same_recipient_replies(&self) -> bool {
         self.recipients.windows(2).all(|two| two[0].code == two[1].code)
     }
 
-    /// Whether MAIL, or a RCPT behind a MAIL that was taken, was not understood: a part may have been lost on the way.
+    /// Returns whether MAIL, or a RCPT after an accepted MAIL, was not understood: data may have been lost.
     pub fn has_command_errors(&self) -> bool {
         let recipients = self.recipients.iter().filter(|_| self.mail.is_positive());
         std::iter::once(&self.mail).chain(recipients).any(Response::is_command_error)
     }
 
-    /// Whether these answers may be the fault of a connection that carried others before: it is closing, broke, or
-    /// lost a part of what was said.
+    /// Returns whether a reused connection may be the cause of these replies: it is closing, broke, or lost data.
     pub fn is_stale_connection(&self) -> bool {
         self.mail.code == 421 || self.error.is_some() || self.has_command_errors()
     }
 
-    /// Sorts the answers that came to an envelope of so many commands: MAIL, the RCPTs, DATA.
+    /// Assigns replies to the commands of an envelope: MAIL, the RCPTs, DATA.
     fn from_replies(
         mut replies: Vec<Response>,
         commands: usize,
@@ -111,8 +110,8 @@ impl Connection {
         Self::open_with(Protocol::Smtp, &HostAddresses::default(), settings, tls, hostname).await
     }
 
-    /// The same in a dialect, with what is known about the host's addresses. One that takes the connection and does not
-    /// serve it leaves the others to be tried.
+    /// Like `open`, with a protocol and the recent results of the host's addresses. If an address accepts the
+    /// connection but fails afterwards, the others are tried.
     pub async fn open_with(
         dialect: Protocol,
         addresses: &HostAddresses,
@@ -172,12 +171,12 @@ impl Connection {
         Ok(connection)
     }
 
-    /// What the upstream calls itself.
+    /// Name in the server's greeting.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What the upstream offers.
+    /// Extensions that the server offers.
     pub fn capabilities(&self) -> &Capabilities {
         &self.capabilities
     }
@@ -187,12 +186,12 @@ impl Connection {
         self.pipelining = self.pipelining.max(pipelining);
     }
 
-    /// How commands are grouped: what is allowed, where the upstream offers it.
+    /// Pipelining in use: as configured, if the server offers it.
     pub fn pipelining(&self) -> Pipelining {
         if self.capabilities.pipelining { self.pipelining } else { Pipelining::Off }
     }
 
-    /// Says MAIL, the RCPTs and DATA, and reads the answers; what is grouped follows from [`Self::pipelining`].
+    /// Sends MAIL, the RCPTs and DATA, and reads the replies; grouped according to [`Self::pipelining`].
     pub async fn send_envelope(
         &mut self,
         envelope: &Envelope,
@@ -201,7 +200,7 @@ impl Connection {
         self.send_envelope_with(self.pipelining(), envelope, size).await
     }
 
-    /// The same, one command at a time: each reply is surely its command's.
+    /// Like `send_envelope`, one command at a time, so that each reply certainly belongs to its command.
     pub async fn send_envelope_sequentially(
         &mut self,
         envelope: &Envelope,
@@ -226,7 +225,7 @@ impl Connection {
         collect_replies(pipelining, replies, commands.len(), broken.err())
     }
 
-    /// Reads the answers to an envelope that rode behind a final dot.
+    /// Reads the replies to an envelope that was sent with the final dot.
     pub async fn read_envelope_replies(
         &mut self,
         envelope: &Envelope,
@@ -276,7 +275,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Reads the answers to the commands with these numbers, of so many; none is expected behind a farewell.
+    /// Reads the replies to the commands with these indexes; none follows a 421.
     async fn read_envelope_responses(
         &mut self,
         numbers: std::ops::Range<usize>,
@@ -304,10 +303,10 @@ impl Connection {
         Ok(())
     }
 
-    /// Ends a transaction whose message does not follow; finds out as well whether all its answers had come.
+    /// Ends a transaction without a message, and verifies that all its replies have arrived.
     pub async fn abort_transaction(&mut self, replies: &EnvelopeReplies) -> Result<(), TransportError> {
         if replies.data.as_ref().is_some_and(Response::is_intermediate) {
-            // The server waits for a message although it took nobody (RFC 2920 section 3.1).
+            // The server waits for a message although it accepted no recipient (RFC 2920 section 3.1).
             self.send_command(".\r\n", "the end of no message").await?;
         }
         let reset = self.send_command("RSET\r\n", "RSET").await?;
@@ -322,7 +321,7 @@ impl Connection {
         }
     }
 
-    /// Sends the message in `pieces`; the upstream has not taken it before its dot is said.
+    /// Sends the message in `pieces`; it is not accepted before its final dot.
     pub async fn send_body(
         &mut self,
         pieces: impl Stream<Item = io::Result<Bytes>>,
@@ -340,8 +339,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Says the final dot, with the envelope of the next message behind it where the upstream can take that; reads the
-    /// answer to the dot.
+    /// Sends the final dot, followed by the envelope of the next message if the server supports it. Reads the reply to
+    /// the dot.
     pub async fn finish_data(&mut self, next: Option<(&Envelope, u64)>) -> Result<Response, DataError> {
         if let Err(fault) = self.check_no_pending_input().await {
             return Err(self.read_early_reply(fault).await);
@@ -369,7 +368,7 @@ impl Connection {
         Ok(response)
     }
 
-    /// What stopped a message before its dot: the upstream's own words where it left any.
+    /// Returns the cause of a message that ended before its dot: the server's reply if it sent one.
     async fn read_early_reply(&mut self, fault: TransportError) -> DataError {
         let heard = match fault {
             TransportError::UnsolicitedReply(response) => Ok(response),
@@ -385,8 +384,8 @@ impl Connection {
         }
     }
 
-    /// Finds out, without waiting, whether the upstream closed or said something that it was not asked for: answers
-    /// would be taken for those to come.
+    /// Checks, without waiting, whether the server has closed or sent an unsolicited reply, which would be taken for
+    /// the next one.
     async fn check_no_pending_input(&mut self) -> Result<(), TransportError> {
         if self.read_buffer.is_empty() {
             match self.stream.get_mut().read_buf(&mut self.read_buffer).now_or_never() {
@@ -398,7 +397,7 @@ impl Connection {
         Err(TransportError::UnsolicitedReply(self.read_reply("nothing", EARLY_REPLY_TIMEOUT).await?))
     }
 
-    /// Says goodbye without waiting for the answer.
+    /// Sends QUIT without waiting for the reply.
     pub async fn quit(mut self) {
         let bye = async {
             self.stream.write_all(b"QUIT\r\n").await?;
@@ -409,8 +408,8 @@ impl Connection {
         let _ = timeout(QUIT_TIMEOUT, bye).await;
     }
 
-    /// Says EHLO, and HELO where the server does not know that (RFC 5321 section 3.2): such a server offers nothing, so
-    /// neither STARTTLS nor a login may be asked for.
+    /// Sends EHLO, or HELO if the server does not know it (RFC 5321 section 3.2). Such a server has no extensions, so
+    /// neither STARTTLS nor a login may be required.
     async fn ehlo_or_helo(&mut self, settings: &Settings, hostname: &str) -> Result<(), TransportError> {
         let plain = settings.security != Security::StartTls && settings.login.is_none();
         match self.send_ehlo(hostname).await {
@@ -454,7 +453,7 @@ impl Connection {
         if !response.is_positive() {
             return Err(TransportError::Refused { step: "STARTTLS", response });
         }
-        // Whatever the peer, or somebody between us, said beyond that answer in clear is dropped with `heard`.
+        // Plaintext after that reply, from the server or an attacker, is discarded with `heard`.
         let stream = upgrade_tls(self.stream.into_inner(), settings, tls).await?;
         let mut connection = Self {
             stream: BufWriter::with_capacity(WRITE_BUFFER_BYTES, Box::new(stream)),
@@ -521,7 +520,7 @@ impl Connection {
         if response.is_positive() { Ok(()) } else { Err(TransportError::Refused { step, response }) }
     }
 
-    /// A command whose answer's lines matter.
+    /// Sends a command and returns the lines of its reply.
     async fn send_command_for_lines(
         &mut self,
         line: &str,
@@ -581,7 +580,7 @@ impl Connection {
     }
 }
 
-/// Answers that came in their order are kept, whatever happened behind them. One by one they do, but for the last.
+/// Collects replies in order, whatever happened afterwards. Without pipelining, all but the last are in order.
 fn collect_replies(
     pipelining: Pipelining,
     replies: Vec<Response>,
@@ -594,7 +593,7 @@ fn collect_replies(
             let replies = EnvelopeReplies::from_replies(replies, commands, broken)?;
             let recipient = replies.recipients.iter().find(|reply| reply.is_positive());
             match recipient {
-                // Nobody takes a recipient of nothing: an answer too many came before.
+                // A recipient cannot be accepted without MAIL, so there was an extra reply before.
                 Some(recipient) if !replies.mail.is_positive() => {
                     Err(TransportError::Desynchronized(recipient.clone()))
                 }
@@ -604,7 +603,7 @@ fn collect_replies(
     }
 }
 
-/// What is wrong with the answer to a login: a refusal for now is no wrong password (RFC 4954 section 6).
+/// Classifies the reply to a login: a transient reply is no wrong password (RFC 4954 section 6).
 fn login_error(response: Response, provider: Provider) -> Option<TransportError> {
     match response.code {
         200..300 => None,
@@ -632,8 +631,8 @@ async fn write_dot_stuffed(
 
 const WRITE_BUFFER_BYTES: usize = 16 << 10;
 const MAX_PIPELINED_COMMANDS: usize = 100;
-/// What is written of a message in one go, in bytes.
+/// Bytes of a message per write.
 const BODY_BLOCK_BYTES: usize = 64 << 10;
-/// For the rest of a reply of which something was heard already.
+/// Timeout for the rest of a reply that has begun.
 const EARLY_REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 const QUIT_TIMEOUT: Duration = Duration::from_secs(2);

@@ -1,8 +1,8 @@
 use mailtrail_mail::TrackingId;
 use std::collections::VecDeque;
 
-/// What the replies to single messages say against an upstream. It may be about the message only, so it needs another
-/// message's reply to be confirmed, and a message that is taken refutes it.
+/// Evidence against an upstream from replies to single messages. It may concern the message only, so another message's
+/// reply has to confirm it, and an accepted message refutes it.
 #[derive(Debug, Default)]
 pub struct Suspicion {
     /// Messages that were taken.
@@ -21,8 +21,8 @@ impl Suspicion {
         (self.consecutive_refusals, self.last_refused) = (0, None);
     }
 
-    /// A message was refused in words about the upstream. True when that confirms another one's, or when it happened
-    /// often and nothing was taken meanwhile.
+    /// Records a refusal with a text about the upstream. Returns true if it confirms another message's, or if it
+    /// recurred without an accepted message in between.
     pub fn record_refusal(&mut self, id: TrackingId) -> bool {
         self.remember_refusal(id);
         let confirms = self.last_refused.is_some_and(|last| last != id);
@@ -42,7 +42,7 @@ impl Suspicion {
         self.refused_messages.push_back((id, self.accepted_count));
     }
 
-    /// Whether the upstream took others since this message was refused such: the words are about the message.
+    /// Returns whether other messages have been accepted since this one was refused: the text concerns the message.
     pub fn is_refuted(&self, id: TrackingId) -> bool {
         self.refused_messages.iter().any(|(known, taken)| *known == id && *taken < self.accepted_count)
     }

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// What a connection reads from and writes to.
+/// Stream of a connection.
 pub trait TransportStream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> TransportStream for T {}
 
@@ -32,7 +32,7 @@ pub async fn establish(
     })
 }
 
-/// Speaks TLS; the certificate must carry the upstream's name.
+/// Starts TLS; the certificate must be issued for the upstream's host name.
 pub async fn upgrade_tls<S: TransportStream>(
     stream: S,
     settings: &Settings,
@@ -58,7 +58,7 @@ pub async fn with_timeout<T>(
 fn set_socket_options(stream: &TcpStream) -> io::Result<()> {
     // Without it each message waits 40 ms for the peer's delayed acknowledgement.
     stream.set_nodelay(true)?;
-    // What waits here has not begun to arrive: on a slow path megabytes would eat up the time for the last answer.
+    // Buffered data has not been sent: on a slow link megabytes would use up the timeout of the last reply.
     set_socket_send_buffer_size(stream, SEND_BUFFER_BYTES)?;
     // A path that swallows everything is noticed while the connection rests, and not by the next message.
     set_socket_keepalive(stream, true)?;
@@ -70,10 +70,10 @@ fn set_socket_options(stream: &TcpStream) -> io::Result<()> {
 
 /// Bytes; enough for megabytes a second over 100 ms.
 const SEND_BUFFER_BYTES: usize = 256 << 10;
-/// Rest after which the peer's machine is asked whether it is there, and again so often.
+/// TCP keep-alive idle time and probe interval.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
-/// How long the peer's machine may leave that, or what was written, without an acknowledgement, in milliseconds. It
-/// counts for a peer that is there and reads nothing as well, so it is no shorter than what that may take.
+/// Time in milliseconds that probes or data may stay unacknowledged. It also applies to a peer that is alive but does
+/// not read, so it is not shorter than a slow peer may take.
 const TCP_USER_TIMEOUT_MS: u32 = 180_000;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! How fast an upstream is sent mail: as configured, and slower for as long as it says that it is too much.
+//! Rate limit of one upstream, reduced adaptively while it returns throttling replies.
 
 use mailtrail_mail::{Rate, Timestamp};
 use std::time::Duration;
@@ -17,13 +17,13 @@ pub struct Throttle {
 struct TokenBucket {
     /// Milliseconds from token to token.
     interval_ms: f64,
-    /// Tokens that may lie there.
+    /// Maximum number of tokens.
     burst: f64,
     /// When, in milliseconds since the epoch, the bucket is full again.
     full_at_ms: f64,
 }
 
-/// What an upstream that complained is sent.
+/// Reduced rate after a throttling reply.
 #[derive(Debug)]
 struct AdaptiveLimit {
     bucket: TokenBucket,
@@ -73,7 +73,7 @@ impl Throttle {
         }
     }
 
-    /// So many started.
+    /// Takes tokens for dispatched messages.
     pub fn consume(&mut self, messages: usize, now: Timestamp) {
         for bucket in
             self.configured.iter_mut().chain(self.adaptive.as_mut().map(|slowed| &mut slowed.bucket))
@@ -90,7 +90,7 @@ impl Throttle {
         }
     }
 
-    /// The clock was set back by so much: a pause does not become longer by it.
+    /// Moves all times back after the clock was set back.
     pub fn on_clock_set_back(&mut self, back: Duration) {
         self.paused_until = self.paused_until.saturating_sub(back);
         if let Some(slowed) = &mut self.adaptive {
@@ -99,7 +99,7 @@ impl Throttle {
         self.accepted.window_start = self.accepted.window_start.saturating_sub(back);
     }
 
-    /// The upstream says that it is too much, and maybe until when.
+    /// Reduces the rate after a throttling reply, and pauses until a time if the reply names one.
     pub fn on_throttled(&mut self, now: Timestamp, until: Option<Timestamp>) {
         if let Some(until) = until {
             self.paused_until = self.paused_until.max(until.min(now.saturating_add(MAX_RETRY_AFTER)));
@@ -112,7 +112,7 @@ impl Throttle {
                 self.adaptive =
                     Some(AdaptiveLimit { bucket, rate_before, changed_at: now, has_accepted: false });
             }
-            // What was under way when it complained says the same again.
+            // Messages in progress at the time of the reply get the same reply.
             Some(slowed) if now.duration_since(slowed.changed_at) >= COALESCE_WINDOW => {
                 slowed.bucket = TokenBucket::new((slowed.bucket.per_second() / 2.0).max(MIN_RATE), now);
                 (slowed.changed_at, slowed.has_accepted) = (now, false);
@@ -126,7 +126,7 @@ impl Throttle {
         self.adaptive.as_ref().map(|slowed| slowed.bucket.per_second())
     }
 
-    /// Until when it takes nothing by its own words, if so.
+    /// End of the pause that the upstream requested, if there is one.
     pub fn paused_until(&self, now: Timestamp) -> Option<Timestamp> {
         (now < self.paused_until).then_some(self.paused_until)
     }
@@ -165,7 +165,7 @@ impl TokenBucket {
         1000.0 / self.interval_ms
     }
 
-    /// A clock that was set back makes nobody wait for longer than an empty bucket does.
+    /// After the clock was set back, no message waits longer than for an empty bucket.
     fn clamp_to_now(&mut self, now: Timestamp) {
         self.full_at_ms = self.full_at_ms.min(now.as_millis() as f64 + self.burst * self.interval_ms);
     }
@@ -215,7 +215,7 @@ impl RecentRate {
     }
 }
 
-/// Messages a second that an upstream is always sent, whatever it says: one a minute.
+/// Minimum rate in messages per second, whatever the replies: one per minute.
 const MIN_RATE: f64 = 1.0 / 60.0;
 /// Messages a second that it is sent at least after its first complaint.
 const MIN_INITIAL_RATE: f64 = 1.0;

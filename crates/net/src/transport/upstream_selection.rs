@@ -1,10 +1,10 @@
 use mailtrail_trail::{QueueKey, Route, routing};
 use std::collections::HashMap;
 
-/// Which upstreams may be sent what waits, by their places in the configuration.
+/// Selection of the upstreams for a queued message, by their index in the configuration.
 #[derive(Clone, Debug, Default)]
 pub struct UpstreamSelection {
-    /// The upstreams' names, and whether others may be sent what may be there already.
+    /// Names, each with whether a message with an unknown result there may be sent elsewhere.
     upstreams: Vec<(String, bool)>,
     routes: HashMap<Box<str>, Vec<usize>>,
 }
@@ -46,7 +46,7 @@ impl UpstreamSelection {
         }
     }
 
-    /// Those of its route that were not able to take it when they were asked last, while there are others.
+    /// Upstreams of the route that could not transport the message at the last attempt, if there are others.
     pub fn unable_candidates(&self, waits: &QueueKey) -> Vec<usize> {
         let QueueKey::RouteExcept { route, .. } = waits else { return Vec::new() };
         let able = self.candidates(waits);

@@ -13,15 +13,15 @@ use tokio_util::sync::CancellationToken;
 /// Brings mail from outside to its targets.
 #[derive(Clone)]
 pub struct InboundDelivery {
-    /// The store.
+    /// Source of inbound messages.
     pub store: Store,
-    /// The time.
+    /// Clock of the retry schedule.
     pub clock: Clock,
-    /// Where it is said that a target takes nothing.
+    /// Registry of active alarms, for failing targets.
     pub alarms: AlarmRegistry,
-    /// Our name.
+    /// Host name of the relay, for EHLO and Message-IDs.
     pub hostname: String,
-    /// The targets, in the order in which they are asked whose a mail is.
+    /// Targets in the order in which recipients are matched.
     pub targets: Vec<TargetSettings>,
 }
 
@@ -87,7 +87,7 @@ impl InboundDelivery {
         MAX_BACKOFF
     }
 
-    /// Notes what became of a mail; says how long to wait.
+    /// Records the outcome of a delivery. Returns the time until the next one.
     async fn record_outcome(&self, mail: &InboundSummary, scenario: InboundOutcome) -> Duration {
         let id = mail.received.id;
         let recipient = mail.received.recipient.as_str();
@@ -130,7 +130,7 @@ impl TargetLoop<'_> {
         loop {
             let pause = tokio::select! {
                 pause = self.deliver_next() => pause,
-                // Nobody knows then whether the target has it: it gets it again.
+                // The result is unknown, so the message is delivered again.
                 () = webhook_client::shutdown_grace_elapsed(stopping) => return,
             };
             if stopping.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
@@ -139,7 +139,7 @@ impl TargetLoop<'_> {
         }
     }
 
-    /// Brings the next mail; says how long to wait for more.
+    /// Delivers the next message. Returns the time until the next one.
     async fn deliver_next(&mut self) -> Duration {
         let mail = match self.delivery.next_message(Some(self.index)).await {
             Ok(Some(mail)) => mail,
@@ -193,7 +193,7 @@ impl TargetLoop<'_> {
         }
     }
 
-    /// What was offered for long enough is refused.
+    /// Converts a deferral after `give_up_after` into a rejection.
     fn expire_overdue(&self, mail: &InboundSummary, verdict: TargetResponse) -> TargetResponse {
         let patience = self.delivery.targets[self.index].give_up_after;
         let waited = self.delivery.clock.now().duration_since(mail.state_since);
@@ -230,12 +230,12 @@ impl TargetLoop<'_> {
     }
 }
 
-/// Time between two looks for mail.
+/// Interval between checks for messages.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// How long a target is left alone that takes nothing.
 const INITIAL_BACKOFF: Duration = Duration::from_secs(1);
 const MAX_BACKOFF: Duration = Duration::from_secs(300);
-/// How long a mail waits that is not taken for now; it doubles.
+/// Delay after the first deferral of a message; it doubles.
 const INITIAL_RETRY_DELAY: Duration = Duration::from_secs(60);
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(3600);
 /// How long a target may take nothing before that is an alarm.

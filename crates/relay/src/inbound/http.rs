@@ -53,7 +53,7 @@ impl HttpTarget {
     }
 }
 
-/// What an answer means: a fault of the mail, of the endpoint with this mail, or of the endpoint.
+/// Classifies a status: fault of the message, of the endpoint with this message, or of the endpoint.
 fn classify_status(status: StatusCode) -> TargetResponse {
     let words = format!("it answers {status}");
     match status.as_u16() {

@@ -5,16 +5,16 @@ use mailtrail_store::StoredBody;
 use mailtrail_trail::InboundSummary;
 use std::io;
 
-/// A mail from outside as a target gets it: with the lines in front that say whom it is for and name it.
+/// An inbound message as a target receives it: with added header lines that name the recipient and the message.
 pub struct InboundMessage {
-    /// What is known about it.
+    /// Stored summary of the message.
     pub mail: InboundSummary,
     added_headers: Bytes,
     message: StoredBody,
 }
 
 impl InboundMessage {
-    /// A mail without a name gets one: whoever gets it twice can tell then.
+    /// Adds a Message-ID to a message without one, so that a repeated delivery is recognizable.
     pub fn new(mail: InboundSummary, message: StoredBody, hostname: &str) -> Self {
         let arrival = &mail.received;
         let mut lines = vec![HeaderLine::new("Delivered-To", arrival.recipient.as_str())];
@@ -25,7 +25,7 @@ impl InboundMessage {
         Self { mail, added_headers: front.into(), message }
     }
 
-    /// Bytes of it.
+    /// Returns the size in bytes.
     pub fn size(&self) -> u64 {
         self.added_headers.len() as u64 + self.message.size()
     }
@@ -47,7 +47,7 @@ impl InboundMessage {
     }
 }
 
-/// Why the message that is kept is of no use.
+/// Returns the reason if the stored message is damaged.
 pub fn corruption_of(error: &io::Error) -> Option<String> {
     (error.kind() == io::ErrorKind::InvalidData).then(|| "what is kept of it is damaged".to_owned())
 }

@@ -1,9 +1,9 @@
-//! Mail from outside on its last way: to a mail server, an HTTP endpoint, or Odoo.
+//! Delivers inbound messages to a mail server, an HTTP endpoint or Odoo.
 //!
-//! The store is the queue. Each target is brought what is for it, one mail after the other in the order of its arrival;
-//! one that takes nothing is left alone for a while, one mail that it does not take for now waits by itself. A mail is
-//! delivered at least once: again where it is not known what became of it, or after a crash. What a target refuses for
-//! good is a dead letter, with the target's words, and nobody else hears of it: an answer could begin a loop.
+//! The store is the queue. Each target gets its messages one after another, in the order of arrival. A target that
+//! accepts nothing is paused; a message that it defers waits alone. Delivery is at least once: a message is delivered
+//! again after an unknown result or a crash. A permanently rejected message is a dead letter with the target's reason.
+//! It is not reported by mail, because a reply could start a mail loop.
 
 mod delivery;
 mod http;

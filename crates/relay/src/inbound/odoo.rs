@@ -25,9 +25,8 @@ impl OdooTarget {
         Self { settings, client: None, route: None }
     }
 
-    /// Hands the mail to `mail.thread.message_process`. One that is handed over again because nothing was heard is known
-    /// to Odoo by its Message-ID. What the user has no right to concerns this mail: another one may be for a record that
-    /// the user may write.
+    /// Delivers the message to `mail.thread.message_process`. Odoo recognizes a repeated delivery by its Message-ID.
+    /// Missing access rights concern only this message: another one may be for a record that the user may write.
     pub async fn deliver(&mut self, letter: &InboundMessage) -> TargetResponse {
         match letter.read_head().await {
             Ok(beginning) => {
@@ -81,7 +80,7 @@ impl OdooTarget {
     }
 }
 
-/// The action where there is one that the user may know of.
+/// Returns the server action, if there is one that the user may read.
 async fn find_route(client: &mut OdooClient) -> Result<GatewayRoute, OdooError> {
     match find_action_id(client, INBOUND_ACTION.key).await {
         Ok(number) => Ok(number.map_or(GatewayRoute::Direct, GatewayRoute::Action)),
@@ -91,7 +90,7 @@ async fn find_route(client: &mut OdooClient) -> Result<GatewayRoute, OdooError> 
     }
 }
 
-/// Why Odoo would take a report for what it does not say: it counts every one as a failure for good.
+/// Returns the reason for which Odoo would misread a DSN: it counts every DSN as a permanent failure.
 fn misclassified_by_odoo(beginning: &[u8]) -> Option<&'static str> {
     let message = MessageParser::default().parse(beginning)?;
     let kind = message.content_type()?;

@@ -12,10 +12,10 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::Duration;
 
-/// A mail server.
+/// Settings of a mail server as a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SmtpSettings {
-    /// What it speaks.
+    /// SMTP or LMTP.
     pub protocol: Protocol,
     /// Host; its certificate must carry this name.
     pub host: String,
@@ -23,9 +23,9 @@ pub struct SmtpSettings {
     pub port: u16,
     /// How the connection is protected. Default STARTTLS.
     pub security: Security,
-    /// An extra trust anchor (PEM) beside the well-known ones.
+    /// Additional CA certificates (PEM).
     pub ca_file: Option<PathBuf>,
-    /// Login, where it asks for one.
+    /// Login, if the server requires one.
     pub login: Option<transport::Login>,
 }
 
@@ -62,7 +62,7 @@ impl SmtpTarget {
         Self { settings, protocol, hostname, addresses: HostAddresses::default() }
     }
 
-    /// A connection for each mail: what it says of one is about no other.
+    /// Delivers over a connection of its own, so that no reply can belong to another message.
     pub async fn deliver(&self, letter: &InboundMessage) -> TargetResponse {
         let tls = match tls::build_connector(self.settings.ca_file.as_deref()) {
             Ok(tls) => tls,

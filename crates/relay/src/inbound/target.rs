@@ -11,22 +11,22 @@ use std::time::Duration;
 pub struct TargetSettings {
     /// Its name: a-z, 0-9 and -.
     pub name: String,
-    /// Patterns of the recipients whose mail it gets, as far as no target before it does; none: all.
+    /// Recipient patterns, matched after those of earlier targets; empty: all.
     pub recipients: Vec<String>,
-    /// How long a mail that is not taken for now is offered. Default 5 days, 1 h to 30 days.
+    /// Time for which a deferred message is retried. Default: 5 days; range 1 h..=30 days.
     pub give_up_after: Duration,
-    /// What it is.
+    /// Kind, with its settings.
     pub kind: TargetKind,
 }
 
-/// Kinds of targets.
+/// Kind of a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TargetKind {
-    /// A mail server.
+    /// SMTP or LMTP server.
     Smtp(SmtpSettings),
     /// Signed POST of the message.
     Http(webhook_client::WebhookEndpoint),
-    /// Odoo's mail gateway.
+    /// Mail gateway of Odoo.
     Odoo(mailtrail_net::odoo::OdooConnection),
 }
 

@@ -18,15 +18,15 @@ use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-/// The users of all listeners.
+/// Users of all listeners, with their passwords.
 ///
-/// A password hash costs tens of milliseconds by design, and Odoo logs in for every immediate mail: a password that
-/// was right once is remembered in memory as a keyed digest for `VERIFIED_CACHE_TTL`, so that one login of a user pays for
-/// many. One digest a configured user is kept, no more. It is kept for longer, to tell the user from those that guess its
-/// password from the same address. Credentials that were refused cost no second hash either.
+/// Hashing a password takes tens of milliseconds by design, and Odoo logs in for every immediate mail. So a verified
+/// password is cached in memory as a keyed digest for `VERIFIED_CACHE_TTL`, one digest per user. The digest is kept for
+/// longer, to distinguish the user from clients that guess its password from the same address. Rejected credentials are
+/// not hashed a second time either.
 ///
-/// An unknown user takes as long as a known one: its password is checked against a known user's, chosen by the name,
-/// so that the times of unknown names are spread as those of the known ones are.
+/// An unknown user takes as long as a known one: its password is checked against that of a known user, selected by the
+/// name, so that the response times have the same distribution.
 pub struct Authenticator {
     users: HashMap<String, User>,
     decoy_passwords: Vec<Password>,
@@ -47,9 +47,9 @@ pub struct Authenticator {
 pub enum LoginResult {
     /// The credentials are right.
     Accepted(Arc<Account>),
-    /// They are not.
+    /// Wrong credentials.
     Rejected,
-    /// They are not, or not looked at: too many were wrong.
+    /// Wrong or unchecked credentials after too many failures.
     LockedOut,
 }
 
@@ -95,8 +95,8 @@ impl Authenticator {
         }
     }
 
-    /// The users as they were changed. Failed logins stay in memory, and so does that a password was right if it is the
-    /// same as before.
+    /// Returns an authenticator for changed users. Counts of failed logins are kept, and verified passwords that have
+    /// not changed stay cached.
     pub fn reconfigured(&self, users: Vec<User>, policy: &LoginPolicy) -> Self {
         let renewed = Self::with_state(
             users,
@@ -140,12 +140,12 @@ impl Authenticator {
         }
     }
 
-    /// The account of that name, for who needs no password.
+    /// Returns the account of a user, for clients that need no password.
     pub fn find_account(&self, name: &str) -> Option<Arc<Account>> {
         self.users.get(name).map(|user| user.account.clone())
     }
 
-    /// The user whose certificate that is. It was verified already.
+    /// Returns the account of a client certificate, which TLS has verified already.
     pub fn find_account_by_certificate(&self, certificate: &CertificateDer<'_>) -> Option<Arc<Account>> {
         if self.by_certificate.is_empty() {
             return None;
@@ -158,7 +158,7 @@ impl Authenticator {
         account
     }
 
-    /// Checks what a client sent. A refusal takes its time.
+    /// Checks credentials. A rejection is delayed.
     pub async fn log_in(&self, credentials: Credentials, peer: IpAddr) -> LoginResult {
         let begun = Instant::now();
         let name = credentials.user.clone();
@@ -177,7 +177,7 @@ impl Authenticator {
             },
             LoginAdmission::Reject => None,
         };
-        // Guesses that were under way when the lock fell learn nothing either.
+        // Guesses in progress when the lock is set learn nothing either.
         let admission = self.throttle.admit(claim, Instant::now());
         if let Some(account) = found.filter(|_| admission != LoginAdmission::Reject) {
             self.throttle.record_success(peer, claim.user, Instant::now());
@@ -185,7 +185,7 @@ impl Authenticator {
         }
         let consequence = self.throttle.record_failure(claim, attempt, Instant::now());
         self.log_rejection(&name, peer, consequence);
-        // Counted from the beginning: whether a password was looked at cannot be seen from the time.
+        // Measured from the start, so that the time does not reveal whether a password was checked.
         tokio::time::sleep_until(begun + consequence.delay).await;
         if consequence.is_locked_out { LoginResult::LockedOut } else { LoginResult::Rejected }
     }
@@ -203,7 +203,7 @@ impl Authenticator {
         let until = self.clock.now().saturating_add(self.lockout_duration);
         metrics::counter!("mailtrail_smtp_lockouts_total").increment(1);
         if consequence.is_trusted {
-            // Other words than those that a firewall may act upon: it would shut out clients that log in rightly.
+            // The text differs from the one that fail2ban matches: a firewall would block clients with correct logins.
             tracing::warn!(
                 %peer, user, failures, %until,
                 "too many failed logins from an address that others use rightly; further wrong ones are refused unseen"
@@ -213,7 +213,7 @@ impl Authenticator {
         }
     }
 
-    /// The account behind the credentials, if they are right; `digest` stands for both of them.
+    /// Returns the account if the credentials are correct; `digest` identifies both of them.
     async fn authenticate(&self, credentials: Credentials, digest: CredentialDigest) -> Option<Arc<Account>> {
         let user = self.users.get(&credentials.user);
         if let Some(user) = user
@@ -239,13 +239,13 @@ impl Authenticator {
         Some(user.account.clone())
     }
 
-    /// Whether these credentials were refused lately: what they are compared with has not changed.
+    /// Returns whether these credentials were rejected lately and the users have not changed.
     fn was_rejected(&self, digest: &CredentialDigest) -> bool {
         let refused = self.rejected_cache.lock().unwrap_or_else(PoisonError::into_inner);
         refused.get(digest).is_some_and(|refused| Instant::now() < refused.0)
     }
 
-    /// What the password of a user without one is compared with.
+    /// Hash that is compared for a user without a password, so that the time reveals nothing.
     fn decoy_password(&self, user: &str) -> Option<&Password> {
         let [first, second, ..] = self.keyed_digest(&[user]);
         let chosen = usize::from(u16::from_be_bytes([first, second])) % self.decoy_passwords.len().max(1);

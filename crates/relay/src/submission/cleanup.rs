@@ -1,5 +1,5 @@
-//! From what a client sent to what is kept: our header lines in front, forbidden ones out, everything else as it
-//! came; and what the mail says about itself, for the trail.
+//! Converts a client's message into the stored message: adds our header lines, removes forbidden fields, keeps every
+//! other byte, and extracts the attributes for the trail.
 
 use crate::submission::message_context::{HEADER_HEADROOM, MessageContext};
 use crate::submission::strip::{RemovedFields, convert_mbox_lines, rewrite_list_unsubscribe};
@@ -60,7 +60,8 @@ pub fn accept_message(
     });
     let (subject, tags) =
         (decode_subject(&buffer[HEADER_HEADROOM..HEADER_HEADROOM + block.end()]), parse_tags(&block));
-    // Asked for, and needed (RFC 6531 section 3.4): clients ask wherever it is offered. Addresses speak for themselves.
+    // Set only if needed (RFC 6531 section 3.4), because clients request it wherever it is offered. Addresses show by
+    // themselves that they need it.
     let smtputf8 = envelope.smtputf8 && !block.as_bytes().is_ascii();
     let body = buffer.len() - HEADER_HEADROOM - block.end();
     let message = MessageBody::new(prepend_lines(&lines, blank_line, buffer), rest);
@@ -169,7 +170,7 @@ fn received_header(circumstances: &MessageContext<'_>, envelope: &Envelope) -> H
     HeaderLine::folded("Received", &[&format!("from {name} ({literal})"), &by, &now.to_rfc5322()])
 }
 
-/// An address in a header of ours, which asks for SMTPUTF8 only where nothing else helps.
+/// Converts an address for our header lines, so that SMTPUTF8 is required only if there is no ASCII form.
 fn to_ascii_address(address: &Mailbox) -> Mailbox {
     address.to_ascii().unwrap_or_else(|| address.clone())
 }
@@ -213,15 +214,15 @@ fn prepend_lines(lines: &[HeaderLine], blank_line: bool, mut buffer: Vec<u8>) ->
     }
 }
 
-/// What a message has again that has the same body: its CRC32 and its length. `body` bytes of it are in memory.
+/// Fingerprint of a message body: its CRC32 and length. `body` bytes of it are in memory.
 fn body_fingerprint(message: &MessageBody, body: usize) -> u64 {
     let start = message.head().len() - body;
     let length = message.size() - start as u64;
     u64::from(message.checksum_from(start)) << 32 | (length & u64::from(u32::MAX))
 }
 
-/// Received fields of a message that nobody passes on any more (RFC 5321 section 6.3 asks for at least 100 to be
-/// taken on the way to a mailbox; this is where mail begins its way).
+/// Maximum number of Received fields. RFC 5321 section 6.3 requires at least 100 on the way to a mailbox, but here mail
+/// begins its way.
 const MAX_RECEIVED_FIELDS: u32 = 50;
 /// Header fields of a message.
 const MAX_HEADER_FIELDS: u32 = 2000;

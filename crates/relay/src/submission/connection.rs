@@ -20,10 +20,10 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> ClientStream for T {}
 
-/// One client's conversation.
+/// SMTP connection of a client.
 pub struct Connection {
     stream: Box<dyn ClientStream>,
-    /// Where the client is, in front of all proxies that say so.
+    /// Address of the client, in front of all trusted proxies.
     peer: IpAddr,
     service: Arc<SubmissionService>,
     session: Session,
@@ -48,8 +48,8 @@ impl SessionActivity {
         (self.messages, self.last_message_at) = (self.messages.saturating_add(1), Some(Instant::now()));
     }
 
-    /// How long the client may say nothing while we stop; `None`: as long as any session may last then, for it is in the
-    /// middle of a series, such as Odoo's queue run.
+    /// Idle timeout during shutdown; `None` for a client within a series of messages, such as Odoo's queue run, which
+    /// keeps the whole grace period.
     fn shutdown_idle_timeout(&self) -> Option<Duration> {
         let goes_on =
             self.messages >= 2 && self.last_message_at.is_some_and(|last| last.elapsed() < MAX_BURST_GAP);
@@ -63,7 +63,7 @@ struct Incoming {
     spool: Spool,
 }
 
-/// What was read and not yet used.
+/// Input that has been read but not used.
 #[derive(Default)]
 struct ReadBuffer {
     bytes: Vec<u8>,
@@ -77,7 +77,7 @@ struct ReadBuffer {
 pub enum SessionEnd {
     /// By QUIT, or because the client left: whenever it likes.
     ByClient,
-    /// We closed it, and said why.
+    /// Closed by the server, with a reply.
     ByServer,
 }
 
@@ -87,7 +87,7 @@ enum Flow {
 }
 
 impl Connection {
-    /// Greets a client whose stream is ready to talk.
+    /// Greets a client.
     pub fn new(
         stream: Box<dyn ClientStream>,
         peer: SocketAddr,
@@ -120,8 +120,8 @@ impl Connection {
         Ok(end)
     }
 
-    /// Reads and drops what the client still says. Unread it would reset the connection, and the client might never
-    /// see our last replies, one of which may say that we keep its message.
+    /// Reads and discards further input. Unread input would reset the connection, and the client might not see the last
+    /// replies, for example a 250.
     async fn drain_input(&mut self) {
         self.input.clear();
         while self.stream.read_buf(&mut self.input.bytes).await.is_ok_and(|read| read > 0) {
@@ -166,7 +166,7 @@ impl Connection {
         }
     }
 
-    /// Who is to log in first does not hold a connection for long without.
+    /// Timeout of the next command; shorter before a required login.
     fn command_timeout(&self) -> Duration {
         let usual = self.service.limits.command_timeout;
         let is_stranger = self.service.policy.authentication == Authentication::Required
@@ -219,7 +219,7 @@ impl Connection {
         Ok(Flow::Continue)
     }
 
-    /// Says what was found outside of the session, which may have had enough.
+    /// Queues a reply that the session does not produce itself; the session counts errors and may end.
     async fn queue_counted_reply(&mut self, reply: Reply) -> io::Result<Flow> {
         match self.session.reply_counted(reply) {
             Action::Close(reply) => self.close_with(&reply).await.map(Flow::End),
@@ -231,7 +231,7 @@ impl Connection {
         }
     }
 
-    /// A trusted proxy told us whose connection this is.
+    /// Applies the client address that a trusted proxy has sent.
     async fn apply_xclient(&mut self, introduction: XClient) -> io::Result<Flow> {
         let account = match &introduction.user {
             None => None,
@@ -255,7 +255,7 @@ impl Connection {
         Ok(Flow::Continue)
     }
 
-    /// Speaks TLS from here on. What the client sent in clear behind STARTTLS is dropped (RFC 3207 section 4.2).
+    /// Switches to TLS. Plaintext that the client has pipelined after STARTTLS is discarded (RFC 3207 section 4.2).
     async fn start_tls(&mut self, reply: &Reply) -> io::Result<()> {
         self.queue_reply(reply);
         self.flush().await?;
@@ -268,8 +268,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Refuses a recipient that no upstream could be sent any mail for, where that is to be refused. A store that cannot
-    /// be read refuses nobody: there is another look before anything is sent.
+    /// Rejects a recipient that is suppressed for every upstream, if configured. If the store cannot be read, the
+    /// recipient is accepted: the queue checks again before it sends.
     fn check_suppression(&mut self, recipient: &Mailbox) -> Reply {
         let Some(screen) = &self.service.recipient_filter else { return Reply::RecipientOk };
         let (address, now) = (recipient.to_folded(), self.service.clock.now());
@@ -287,7 +287,7 @@ impl Connection {
         }
     }
 
-    /// Looks whether the disk has room for a message, before its text comes, and counts it against the rates.
+    /// Checks the free disk space and the rates before the message is received.
     fn check_limits(&mut self, size: Option<u64>) -> Result<(), Reply> {
         let peer = self.peer;
         let user = self.session.account().map(|account| account.name.as_str());
@@ -307,7 +307,7 @@ impl Connection {
         Err(refusal)
     }
 
-    /// Reads a message, keeps it, and only then says so.
+    /// Receives a message, commits it, and only then answers 250.
     async fn receive_data(&mut self) -> io::Result<Flow> {
         let mut decoder = Decoder::new(self.service.policy.max_message_bytes);
         let mut spool = Spool::new(self.service.memory_budget.clone(), self.service.store.clone());
@@ -328,7 +328,7 @@ impl Connection {
         Ok(Flow::Continue)
     }
 
-    /// Reads a chunk (RFC 3030); what is refused is read and dropped.
+    /// Receives a chunk (RFC 3030); the bytes of a rejected chunk are read and discarded.
     async fn receive_bdat_chunk(
         &mut self,
         size: u64,
@@ -429,7 +429,7 @@ impl Connection {
         reply.write_to(&mut self.output);
     }
 
-    /// What a reply says of the client's settings, where they do not fit the listener.
+    /// Returns the refusal to count if the client's settings do not fit the listener.
     fn refusal_of(&self, reply: &Reply) -> Option<Refusal> {
         match reply {
             Reply::TlsRequired | Reply::EncryptionRequired => Some(Refusal::BeforeTls),
@@ -449,8 +449,8 @@ impl Connection {
         Ok(SessionEnd::ByServer)
     }
 
-    /// Ends a session between two messages because we stop. It is not told so: a 421 would answer its next command, and
-    /// Odoo then fails the next mail for good as well.
+    /// Ends a session between two messages during shutdown, without a reply: a 421 would answer the next command, and
+    /// Odoo would fail the next message permanently.
     async fn close_silently(&mut self) -> io::Result<SessionEnd> {
         self.flush().await?;
         Ok(SessionEnd::ByServer)
@@ -469,8 +469,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Reads on. While we stop, the session of a client between two messages ends when it has had all the time it gets, or
-    /// earlier where it sends no series and says nothing for a while; one within a message may end it.
+    /// Reads more input. During shutdown, a session between two messages ends after its grace period, or earlier if it
+    /// is idle outside of a series; a session within a message may finish it.
     async fn read_more(&mut self, patience: ReadDeadline) -> io::Result<ReadEvent> {
         let until = patience.total.min(Instant::now() + patience.idle);
         self.input.compact();
@@ -507,13 +507,13 @@ struct ReadDeadline {
 }
 
 impl ReadDeadline {
-    /// For what must be whole in that time.
+    /// Deadline for a complete unit of input.
     fn new(whole: Duration) -> Self {
         Self { idle: whole, total: Instant::now() + whole }
     }
 }
 
-/// What a client is told about a suppressed recipient.
+/// Text of the reply for a suppressed recipient.
 const fn suppression_text(reason: Reason) -> &'static str {
     match reason {
         Reason::Complaint => "The recipient is suppressed: it reported earlier mail as spam",
@@ -524,7 +524,7 @@ const fn suppression_text(reason: Reason) -> &'static str {
     }
 }
 
-/// Counts a refusal.
+/// Counts a rejected command by reply code.
 pub fn count_rejection(reply: &Reply) {
     if reply.is_rejection() {
         metrics::counter!("mailtrail_smtp_rejected_total", "reason" => reply.code().to_string()).increment(1);
@@ -538,16 +538,16 @@ enum ReadEvent {
     ShuttingDown,
 }
 
-/// What the client said in one line.
+/// A line of input.
 enum InputLine {
-    /// Where it stands, without its line end.
+    /// Range of the line, without its line end.
     Complete(Range<usize>),
     /// It is longer than any command.
     TooLong,
 }
 
 impl ReadBuffer {
-    /// The next line; one that is too long is said to be so once, as soon as that is certain.
+    /// Returns the next line. A line that is too long is reported once, as early as possible.
     fn next_line(&mut self) -> Option<InputLine> {
         loop {
             let Some(length) = memchr::memchr(b'\n', self.unread()) else {
@@ -596,7 +596,7 @@ const OUTPUT_FLUSH_BYTES: usize = 16 << 10;
 /// The first byte of TLS, a handshake record (RFC 8446 section 5.1); no command begins so.
 const TLS_HANDSHAKE_RECORD: u8 = 0x16;
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Longest time before a command of who has not logged in where that is required.
+/// Command timeout before a required login.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a client is listened to that was sent away.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -665,7 +665,7 @@ mod tests {
         }
     }
 
-    /// Says `first`, then `again` every ten seconds; returns the last reply and after how long it came.
+    /// Sends `first`, then `again` every ten seconds. Returns the last reply and its time.
     async fn drip_input(limits: &Limits, first: &str, again: &str) -> (String, Duration) {
         drip_input_with(Authentication::None, limits, first, again).await
     }

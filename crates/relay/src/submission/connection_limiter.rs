@@ -26,18 +26,17 @@ impl ConnectionLimiter {
         self.sessions.spawn(latest.track_future(conversation));
     }
 
-    /// Waits until the sessions that are there now have ended by themselves, but no longer than `longest`. Others may
-    /// begin meanwhile, which are not waited for.
+    /// Waits until the current sessions have ended, at most `longest`. Later sessions are not waited for.
     pub async fn wait_for_current(&self, longest: Duration) {
         let present =
             std::mem::take(&mut *self.recent_sessions.lock().unwrap_or_else(PoisonError::into_inner));
         present.close();
-        // What is left then is for `leave`.
+        // Remaining sessions are handled by `drain`.
         let _ = timeout(longest, present.wait()).await;
     }
 
-    /// Waits, when we stop, until all conversations have ended, but not for ever. Who is in the middle of a series may
-    /// go on for a while, and afterwards end the message that it is within.
+    /// Waits for the end of all sessions during shutdown, with a limit. A session within a series of messages may
+    /// continue for a grace period and then finish its current message.
     pub async fn drain(&self) {
         self.sessions.close();
         if timeout(DRAIN_GRACE, self.sessions.wait()).await.is_err() {
@@ -76,7 +75,7 @@ impl Drop for ConnectionPermit {
     }
 }
 
-/// For series that go on while we stop: to Odoo a session that ends in the middle is a mail that failed for good.
+/// Grace period for series of messages during shutdown: Odoo fails the message permanently if a session ends within it.
 pub const DRAIN_GRACE: Duration = Duration::from_secs(20);
 
 /// For the messages that sessions are within then.

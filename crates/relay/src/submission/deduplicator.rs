@@ -1,8 +1,7 @@
-//! The guard against a client that hands in again what it had handed in before: because an answer was lost, or because
-//! somebody pressed the button twice.
+//! Detects messages that a client submits twice, because a reply was lost or a user repeated the action.
 //!
-//! A recipient is a duplicate when the same client sent the same body under the same Message-ID to it within the
-//! window, and that mail has not failed.
+//! A recipient is a duplicate if the same client sent the same body with the same Message-ID to it within the window,
+//! and that delivery has not failed.
 
 use mailtrail_mail::{Timestamp, TrackingId};
 use mailtrail_store::{CommitError, MessageBody, ReadError, Store};
@@ -19,12 +18,12 @@ pub struct Deduplicator {
 }
 
 impl Deduplicator {
-    /// Looks for messages of at most that age.
+    /// Creates a deduplicator for messages up to this age.
     pub fn new(window: Duration) -> Self {
         Self { window, hasher: RandomState::new(), locks: [const { Mutex::const_new(()) }; LOCK_STRIPES] }
     }
 
-    /// Keeps what is new of a message, and notes what is not; the id that the client is to hear.
+    /// Stores the new recipients of a message and records the duplicates. Returns the id for the reply.
     pub async fn store_unique(
         &self,
         store: &Store,
@@ -48,13 +47,13 @@ impl Deduplicator {
         }
     }
 
-    /// Messages of one Message-ID are looked for and kept one after the other.
+    /// Locks a Message-ID, so that its messages are checked and stored one after another.
     async fn lock_message_id(&self, accepted: &AcceptedMessage) -> MutexGuard<'_, ()> {
         let turn = self.hasher.hash_one(accepted.message.message_id.as_ref().map(|id| id.as_str()));
         self.locks[turn as usize % LOCK_STRIPES].lock().await
     }
 
-    /// Takes the recipients that are duplicates out of `accepted`; what they repeat, the newest first.
+    /// Removes duplicate recipients from `accepted`. Returns the earlier messages, the newest first.
     fn remove_duplicates(
         &self,
         store: &Store,
@@ -87,7 +86,7 @@ impl Deduplicator {
         }
         let mut recipients = Vec::new();
         for (place, earlier) in (0u16..).zip(&trail.recipients) {
-            // Whoever sends again what failed means it.
+            // A repetition after a failure is intended.
             if earlier.state().is_failure() {
                 continue;
             }
@@ -101,7 +100,7 @@ impl Deduplicator {
     }
 }
 
-/// Why a message was not kept.
+/// Error that prevents storing a message.
 #[derive(Debug, thiserror::Error)]
 pub enum EnqueueError {
     /// It cannot be written.
@@ -112,7 +111,7 @@ pub enum EnqueueError {
     Read(#[from] ReadError),
 }
 
-/// Message-IDs that may be looked for at once.
+/// Number of Message-IDs that can be locked at the same time.
 const LOCK_STRIPES: usize = 64;
-/// Sends of one Message-ID that are looked at, the newest first.
+/// Maximum number of earlier messages with a Message-ID that are checked, the newest first.
 const MAX_CANDIDATES: usize = 100;

@@ -11,17 +11,17 @@ use mailtrail_store::{CommitError, MessageBody, ReadError, SpillFile};
 use mailtrail_trail::{AcceptedMessage, AttemptOutcome, AttemptStatus, Diagnostic, RecipientResult};
 use std::net::{IpAddr, Ipv4Addr};
 
-/// Whoever hands a message in.
+/// Client that submits a message.
 pub struct ClientInfo<'a> {
-    /// Where he is.
+    /// Address of the client.
     pub peer: IpAddr,
-    /// The name he gave.
+    /// Name given in EHLO or HELO.
     pub client_name: &'a str,
     /// How the mail came (RFC 3848).
     pub protocol: &'static str,
     /// The user, if logged in.
     pub account: Option<&'a Account>,
-    /// Whether the sender may be told what becomes of the mail.
+    /// Whether the sender may receive DSNs.
     pub dsn_allowed: bool,
 }
 
@@ -33,7 +33,7 @@ impl SubmissionService {
             client_name: &self.policy.hostname,
             protocol: "HTTP",
             account: Some(account),
-            // Whoever follows it sees it.
+            // The operator follows the trail instead.
             dsn_allowed: false,
         };
         let first = [&[0; HEADER_HEADROOM], message].concat();
@@ -73,7 +73,7 @@ impl SubmissionService {
         };
         match cleanup::accept_message(&circumstances, envelope, first, rest) {
             Ok((accepted, message)) if again => {
-                // In our hands it is not sent before that is noted.
+                // While locked, the message is not sent before its looping recipients are recorded.
                 let grip = self.store.try_lock(id);
                 let reply = self.enqueue_within_quota(accepted, message, now, true).await;
                 if reply == Reply::Queued(id) {
@@ -88,14 +88,14 @@ impl SubmissionService {
         }
     }
 
-    /// Those of an earlier send; a store that cannot be read says nothing of loops.
+    /// Recipients of an earlier message; `None` if the store cannot be read, which reports no loop.
     fn load_recipients(&self, id: TrackingId) -> Option<Vec<Mailbox>> {
         let trail = self.store.load_trail(id).ok()??;
         Some(trail.recipients.into_iter().map(|recipient| recipient.address).collect())
     }
 
-    /// Gives up the recipients of a send that had the message in an earlier round; the others get it. A note that is
-    /// lost costs them a second copy, and the rounds are counted all the same.
+    /// Fails the recipients that had the message in an earlier pass; the others get it. If recording fails, they get a
+    /// second copy, and the passes are counted in any case.
     async fn fail_looping_recipients(&self, id: TrackingId, rounds: &RelayHistory, now: Timestamp) {
         let Ok(Some(trail)) = self.store.load_trail(id) else { return };
         let again =

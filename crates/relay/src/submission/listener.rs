@@ -16,23 +16,23 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-/// A socket with what it serves.
+/// A bound socket and its service.
 pub struct BoundListener {
-    /// Where clients connect.
+    /// Listening socket.
     pub socket: TcpListener,
-    /// What they find.
+    /// Service for its clients.
     pub service: SubmissionService,
-    /// Whether the socket outlives this process: whoever waits there when we stop waits for the next one.
+    /// Whether the socket outlives this process, so that waiting clients reach the successor.
     pub inherited: bool,
 }
 
 impl BoundListener {
-    /// Takes connections until `shut`; conversations go on. While we stop, whoever comes is told so; while there is no
-    /// descriptor, clients wait for one up to `SHORTAGE_PATIENCE`.
+    /// Accepts connections until `shut`; sessions continue. During shutdown, new clients get 421. Without a free file
+    /// descriptor, clients wait for up to `SHORTAGE_PATIENCE`.
     pub async fn serve(self, shut: CancellationToken) {
         let Self { socket, service, inherited } = self;
         let front = Arc::new(service);
-        // Since when no connection could be taken for want of a descriptor.
+        // Time since which no connection can be accepted for lack of a descriptor.
         let mut short_since = None;
         loop {
             let accepted = tokio::select! {
@@ -64,7 +64,7 @@ impl BoundListener {
     }
 }
 
-/// Tells each client to come again, until it is dropped.
+/// Answers every client with 421, until it is dropped.
 pub async fn refuse_clients(socket: TcpListener) {
     loop {
         match socket.accept().await {
@@ -98,7 +98,7 @@ async fn accept_client(mut stream: TcpStream, peer: SocketAddr, front: Arc<Submi
     metrics::gauge!("mailtrail_smtp_sessions").decrement(1);
 }
 
-/// Where the client is: in front of a proxy, as that says.
+/// Returns the client's address: from the PROXY header of a trusted proxy, otherwise the peer's.
 async fn client_address(
     stream: &mut TcpStream,
     peer: SocketAddr,
@@ -136,11 +136,11 @@ async fn reject_client(mut stream: TcpStream, reply: Reply) {
     count_rejection(&reply);
     let mut words = Vec::new();
     reply.write_to(&mut words);
-    // It is told why, if it listens.
+    // The client may not be reading.
     let _ = timeout(REJECT_WRITE_TIMEOUT, stream.write_all(&words)).await;
 }
 
-/// How long clients wait for a descriptor before they are refused. Odoo fails a refused mail for good, and gives up by
-/// itself after a minute; idle connections of the HTTP listeners, which may have taken the descriptors, end after 30 s.
+/// Time that clients wait for a descriptor before they are rejected. Odoo fails a rejected message permanently, and
+/// times out after a minute. Idle connections of the HTTP listeners, which may hold the descriptors, end after 30 s.
 const SHORTAGE_PATIENCE: Duration = Duration::from_secs(45);
 const REJECT_WRITE_TIMEOUT: Duration = Duration::from_millis(200);

@@ -1,8 +1,7 @@
-//! Against guessing of passwords: failures are counted, slow down, and lock out.
+//! Protection against password guessing: failed logins are counted, delayed, and lock the user.
 //!
-//! A password that was refused already tells a guesser nothing when it is refused again, so it counts once. A client
-//! with one wrong password in its settings, however often it comes, therefore never locks itself out, nor those who
-//! share its address.
+//! Repeating a rejected password tells an attacker nothing, so it counts once. A client with one wrong password in its
+//! settings therefore never locks itself or other clients at its address, however often it connects.
 
 use crate::submission::settings::LoginPolicy;
 use mailtrail_net::{BoundedMap, ClientNetwork, Expires};
@@ -11,11 +10,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Counts failed logins. A user name is locked for an address, so that others at that address are still served: they may
-/// stand behind one gateway. A user that logged in rightly from an address within [`TRUSTED`] is never locked there, not
-/// after a restart either: the store knows whose mail it took from where. An
-/// address with too many failures is locked for unknown names only, whose passwords cost time and are wrong anyhow. A name
-/// at all addresses only slows down: locking it would shut out the user itself.
+/// Counts of failed logins. A user is locked per address, because other clients may share the address behind a gateway.
+/// A user that logged in from an address within [`TRUST_DURATION`] is never locked there, even after a restart: the store
+/// holds the acceptances by user and address. An address with too many failures is locked for unknown names only;
+/// checking those is expensive and always fails. For a name over all addresses, logins are only delayed, because a lock
+/// would also lock out the user.
 #[derive(Debug)]
 pub struct LoginThrottle {
     max_failures: u32,
@@ -24,15 +23,15 @@ pub struct LoginThrottle {
     state: Arc<Mutex<ThrottleState>>,
 }
 
-/// What stands for a text that is not to be kept.
+/// Digest in place of a text that must not be stored.
 pub type CredentialDigest = [u8; 32];
 
-/// Who logs in from where.
+/// User and address of a login.
 #[derive(Clone, Copy, Debug)]
 pub struct LoginAttempt {
-    /// The client's address.
+    /// Address of the client.
     pub peer: IpAddr,
-    /// The user name.
+    /// Digest of the user name.
     pub user: CredentialDigest,
     /// Whether there is such a user.
     pub user_exists: bool,
@@ -41,15 +40,15 @@ pub struct LoginAttempt {
 /// Whether a password is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LoginAdmission {
-    /// It is.
+    /// Verify the password.
     Verify,
-    /// It is, but guesses are under way: one that was right before is recognised, others should cost little.
+    /// Verify it against the cache if possible, because guesses are in progress and hashing is expensive.
     PreferCached,
     /// It is refused unseen.
     Reject,
 }
 
-/// What a failed login brings.
+/// Consequence of a failed login.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoginPenalty {
     /// How long the refusal waits.
@@ -58,14 +57,14 @@ pub struct LoginPenalty {
     pub is_locked_out: bool,
     /// Failures so far, if this one was the first over the limit.
     pub new_lockout_failures: Option<u32>,
-    /// Whether a user logged in rightly from the address within [`TRUSTED`].
+    /// Whether a user logged in from the address within [`TRUST_DURATION`].
     pub is_trusted: bool,
 }
 
 #[derive(Debug, Default)]
 struct ThrottleState {
     by_network: BoundedMap<ClientNetwork, FailureWindow>,
-    /// Of known users only: others have no password that could be guessed.
+    /// Known users only; others have no password that could be guessed.
     by_network_and_user: BoundedMap<(ClientNetwork, CredentialDigest), FailureWindow>,
     by_user: BoundedMap<CredentialDigest, FailureWindow>,
     trusted_networks: BoundedMap<ClientNetwork, TrustedLogin>,
@@ -86,7 +85,7 @@ struct FailureWindow {
 struct TrustedLogin(Instant);
 
 impl LoginThrottle {
-    /// With what the operator decided.
+    /// Creates a throttle by the policy.
     pub fn new(policy: &LoginPolicy) -> Self {
         Self {
             max_failures: policy.login_failures,
@@ -96,7 +95,7 @@ impl LoginThrottle {
         }
     }
 
-    /// With what the operator decided since; both remember the same logins.
+    /// Returns a throttle with a changed policy; both share the counts.
     pub fn reconfigured(&self, policy: &LoginPolicy) -> Self {
         Self { state: self.state.clone(), ..Self::new(policy) }
     }
@@ -120,7 +119,7 @@ impl LoginThrottle {
         }
     }
 
-    /// A login failed; `attempt` stands for user name and password.
+    /// Records a failed login; `attempt` is the digest of user name and password.
     pub fn record_failure(
         &self,
         claim: LoginAttempt,
@@ -148,7 +147,7 @@ impl LoginThrottle {
             by_pair.record_failure(attempt, now, self.window);
             if let Some(failures) = self.lock_if_over_limit(by_pair, now) {
                 new_lockout_failures = Some(failures);
-                // What is answered shows only that the address is over its limit, not which names there are.
+                // The reply shows only that the address is over its limit, not which user names exist.
                 by_origin.lock_until(by_pair.expires_at);
             }
         }
@@ -156,7 +155,7 @@ impl LoginThrottle {
         LoginPenalty { delay, is_locked_out: by_origin.is_locked, new_lockout_failures, is_trusted }
     }
 
-    /// Locks what is over the limit for the first time; returns its failures then.
+    /// Locks an entry that exceeds the limit for the first time. Returns its number of failures then.
     fn lock_if_over_limit(&self, tally: &mut FailureWindow, now: Instant) -> Option<u32> {
         let falls = self.max_failures > 0 && tally.failures >= self.max_failures && !tally.is_locked;
         if falls {
@@ -231,7 +230,7 @@ impl Expires for FailureWindow {
 
 /// How long a right login counts: the time between two mails of a client that seldom sends.
 pub const TRUST_DURATION: Duration = Duration::from_secs(24 * 3600);
-/// Refused passwords that are known again.
+/// Number of rejected passwords that are remembered.
 const REMEMBERED_PASSWORDS: usize = 8;
 const INITIAL_DELAY: Duration = Duration::from_millis(100);
 /// Short of every client's patience, and of the time that we take to stop.

@@ -7,13 +7,13 @@ use mailtrail_trail::Routing;
 use mailtrail_trail::provider::Provider;
 use std::net::IpAddr;
 
-/// What is known about a message beside its bytes.
+/// Facts about a message besides its bytes.
 pub struct MessageContext<'a> {
     /// The send's new id.
     pub id: TrackingId,
     /// When the message was complete.
     pub now: Timestamp,
-    /// Our name.
+    /// Host name of the relay.
     pub hostname: &'a str,
     /// Where the client is.
     pub peer: IpAddr,
@@ -23,7 +23,7 @@ pub struct MessageContext<'a> {
     pub protocol: &'static str,
     /// The user, if logged in.
     pub account: Option<&'a Account>,
-    /// What is changed in its header.
+    /// Changes to its header.
     pub cleanup: &'a HeaderCleanup,
     /// The providers that the mail may go to.
     pub providers: &'a [Provider],
@@ -31,11 +31,11 @@ pub struct MessageContext<'a> {
     pub routing: &'a Routing,
     /// Whether senders get reports.
     pub dsn_enabled: bool,
-    /// Whether duplicates are looked for.
+    /// Whether the duplicate check is on.
     pub needs_fingerprint: bool,
     /// Its earlier rounds through this relay.
     pub relay_history: &'a RelayHistory,
 }
 
-/// Bytes that are left free in front of a message while it is read, so that our lines need no second buffer.
+/// Bytes reserved in front of a message while it is received, so that our header lines need no second buffer.
 pub const HEADER_HEADROOM: usize = 2048;

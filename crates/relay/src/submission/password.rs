@@ -4,17 +4,17 @@ use mailtrail_mail::Secret;
 use std::str::FromStr;
 use subtle::ConstantTimeEq;
 
-/// How a user's password is known.
+/// Password of a user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Password {
-    /// As a hash.
+    /// Hash of the password.
     Hash(PasswordHash),
-    /// Itself.
+    /// Plaintext password.
     Plain(Secret),
 }
 
-/// A hash of a kind that we know, and no dearer than a login may be: at most [`PasswordHash::MEMORY`],
-/// [`PasswordHash::WORK`] and [`PasswordHash::BCRYPT_COST`].
+/// A hash of a supported kind within the limits of a login: at most [`PasswordHash::MEMORY`], [`PasswordHash::WORK`]
+/// and [`PasswordHash::BCRYPT_COST`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PasswordHash {
     algorithm: HashAlgorithm,
@@ -27,10 +27,10 @@ enum HashAlgorithm {
     Bcrypt,
 }
 
-/// Why a text is no hash that we take.
+/// Error of parsing a password hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PasswordHashError {
-    /// Neither kind.
+    /// Neither argon2id nor bcrypt.
     #[error("is not an argon2id or bcrypt hash; `mailtrail user hash` makes one")]
     UnsupportedAlgorithm,
     /// argon2id that takes too much.
@@ -49,7 +49,7 @@ impl PasswordHash {
     /// log2 of the rounds of a bcrypt hash: about a second.
     pub const MAX_BCRYPT_COST: u32 = 14;
 
-    /// Whether it is this password's. Takes as long as the hash asks for. bcrypt looks at 72 bytes only.
+    /// Verifies a password, at the cost of the hash. bcrypt uses only the first 72 bytes.
     pub fn verify(&self, password: &Secret) -> bool {
         let password = password.expose().as_bytes();
         match self.algorithm {
@@ -71,7 +71,7 @@ impl FromStr for PasswordHash {
 }
 
 impl Password {
-    /// Whether comparing takes so long that it must not happen on a thread that serves others.
+    /// Returns whether verifying is too slow for a thread that serves connections.
     pub fn is_slow_to_verify(&self) -> bool {
         matches!(self, Self::Hash(_))
     }

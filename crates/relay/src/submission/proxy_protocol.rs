@@ -1,4 +1,4 @@
-//! The PROXY protocol, versions 1 and 2, with which a proxy says whose connection it passes on.
+//! The PROXY protocol, versions 1 and 2: a proxy sends the address of its client.
 
 use proxy_header::{Error, ParseConfig, ProxyHeader};
 use std::io;
@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
-/// Reads the header in front of everything else, and no byte more. `None`: the proxy's own connection, such as a
-/// check of its own, or one whose client it does not know.
+/// Reads the header, and no byte more. Returns `None` for a connection of the proxy itself, such as a health check, or
+/// with an unknown client.
 pub async fn read_client_address(stream: &mut TcpStream) -> io::Result<Option<SocketAddr>> {
     let mut header = Vec::new();
     while header.len() < MAX_HEADER_BYTES {

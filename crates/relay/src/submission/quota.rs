@@ -1,11 +1,11 @@
-//! How many recipients a user's mail may have in a time.
+//! Recipients that a user's messages may have per period.
 //!
-//! A quota is asked twice. MAIL is refused once it is used up: refused at RCPT, some of several recipients would get
-//! nothing, and Odoo would not say so. Behind the message it is asked again, for whoever came meanwhile. A message that
-//! finds something left is taken whole, so a quota may be exceeded by one message's recipients.
+//! A quota is checked twice. MAIL is rejected once it is used up: after a rejection at RCPT, only some recipients would
+//! get the message, and Odoo would not report it. It is checked again after the message, because other sessions may
+//! have used it in the meantime. A message is accepted as a whole if any quota is left, so one message may exceed it.
 //!
-//! What counts is what was kept: at the start it is read from the ledger, which costs about a second for a million sends
-//! of the period.
+//! Stored messages count. At the start the usage is read from the ledger, which takes about a second for a million
+//! messages of the period.
 
 use crate::alarms::{AlarmKind, AlarmRegistry};
 use crate::submission::settings::User;
@@ -27,14 +27,14 @@ pub struct UserQuotas {
 }
 
 impl UserQuotas {
-    /// Those of the users, with what the store knows.
+    /// Creates the quotas of the users, with the usage in the store.
     pub fn new(users: &[User], store: &Store, alarms: AlarmRegistry, clock: Clock) -> Self {
         let quotas = Self { limits: quota_limits(users), usage: Arc::default(), alarms, clock };
         quotas.load_usage(store);
         quotas
     }
 
-    /// The quotas as they were changed; both count what is sent under the other.
+    /// Returns changed quotas; both share the counts.
     pub fn reconfigured(&self, users: &[User], store: &Store) -> Self {
         let (usage, alarms) = (self.usage.clone(), self.alarms.clone());
         let quotas = Self { limits: quota_limits(users), usage, alarms, clock: self.clock };
@@ -45,7 +45,7 @@ impl UserQuotas {
         quotas
     }
 
-    /// What to say if nothing is left to the user.
+    /// Returns the reply if the user's quota is used up.
     pub fn check_exhausted(&self, user: &str) -> Option<Reply> {
         self.with_quota(user, |quota, now| quota.exhausted_until(now))
             .flatten()
@@ -75,7 +75,7 @@ impl UserQuotas {
         self.update_alarm(user);
     }
 
-    /// Begins to count what is not counted yet.
+    /// Loads the usage of quotas that are not counted yet.
     fn load_usage(&self, store: &Store) {
         let now = self.clock.now();
         let mut known = HashMap::new();
@@ -94,7 +94,7 @@ impl UserQuotas {
         }
     }
 
-    /// Warns early: what is refused for its quota has failed for good where nobody tries again, as Odoo does not.
+    /// Raises the alarm early: clients that do not retry, such as Odoo, fail rejected messages permanently.
     fn update_alarm(&self, user: &str) {
         let Some(percent) = self.with_quota(user, |quota, now| quota.percent_used(now)) else { return };
         let text = match percent {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// What has been used of all rates. A message is a MAIL that was taken, whatever becomes of it.
+/// Usage of all rates. A message counts when its MAIL is accepted, whatever follows.
 #[derive(Debug)]
 pub struct RateLimiter {
     per_user: HashMap<String, Rate>,
@@ -36,12 +36,12 @@ impl RateLimiter {
         Self { per_user: users.iter().filter_map(rated).collect(), per_network, buckets: Arc::default() }
     }
 
-    /// The rates as they were changed; both count on what has been used of the other.
+    /// Returns changed rates; both share the usage.
     pub fn reconfigured(&self, users: &[User], of_origins: Option<Rate>) -> Self {
         Self { buckets: self.buckets.clone(), ..Self::new(users, of_origins) }
     }
 
-    /// Whether one more message fits. If so, it counts.
+    /// Takes a token for a message; returns false if there is none.
     pub fn try_acquire(&self, user: Option<&str>, peer: IpAddr, now: Instant) -> bool {
         let of_user = user.and_then(|user| Some((user, self.per_user.get(user)?)));
         if of_user.is_none() && self.per_network.is_none() {

@@ -5,8 +5,8 @@ use mailtrail_mail::{HeaderLine, HeaderSection, Mailbox, TrackingId};
 use mailtrail_trail::provider::TRACKING_ID_HEADER;
 use std::collections::HashSet;
 
-/// The sends of ours that a header names, and their recipients. A forwarder may keep the id, our `Received` line or
-/// `VIA_HEADER`; each is enough. Ids that are not ours count for nothing.
+/// Messages of this relay that a header names, with their recipients. A forwarder may keep the id, our `Received` line
+/// or `VIA_HEADER`; each suffices. Unknown ids are ignored.
 #[derive(Debug, Default)]
 pub struct RelayHistory {
     prior_ids: Vec<TrackingId>,
@@ -17,7 +17,7 @@ impl RelayHistory {
     /// Rounds after which a message goes no further.
     pub const MAX_PASSES: usize = 3;
 
-    /// Looks through a header; `recipients` knows those of a send, `None` for one that is not ours.
+    /// Reads a header; `recipients` returns those of a message, or `None` for an unknown id.
     pub fn from_header(
         header: &HeaderSection<'_>,
         recipients: impl Fn(TrackingId) -> Option<Vec<Mailbox>>,
@@ -53,7 +53,7 @@ impl RelayHistory {
         self.prior_recipients.contains(&recipient.to_folded())
     }
 
-    /// What the next round is known by, beside its own id: ours alone are taken out of the header.
+    /// Header line that identifies earlier passes in the next one; only our own lines are removed from a header.
     pub fn via_header_line(&self) -> Option<HeaderLine> {
         let ids: Vec<_> = self.prior_ids.iter().map(TrackingId::to_string).collect();
         (!ids.is_empty()).then(|| HeaderLine::new(VIA_HEADER, &ids.join(" ")))
@@ -78,7 +78,7 @@ fn tracking_ids_in(name: &str, text: &str) -> Vec<TrackingId> {
 
 /// The header that carries the ids of earlier rounds.
 const VIA_HEADER: &str = "X-Mailtrail-Via";
-/// Ids of one message that are looked up.
+/// Maximum number of ids of one message that are looked up.
 const MAX_ID_LOOKUPS: usize = 20;
 
 #[cfg(test)]
@@ -89,7 +89,7 @@ mod tests {
         TrackingId::new(mailtrail_mail::Timestamp::from_secs(1_789_387_200), number)
     }
 
-    /// Send 1 went to a, send 2 to b and c, and so on; sends from 10 on are not ours.
+    /// Message 1 went to a, message 2 to b and c, and so on; ids from 10 on are unknown.
     fn history_of(header: &str) -> RelayHistory {
         let to = |names: &[&str]| {
             Some(names.iter().map(|name| format!("{name}@example.net").parse().unwrap()).collect())

@@ -27,23 +27,23 @@ use tokio_util::sync::CancellationToken;
 
 /// What all conversations of one listener share.
 pub struct SubmissionService {
-    /// What the listener asks.
+    /// Requirements of the listener.
     pub policy: Arc<SessionPolicy>,
-    /// The bounds.
+    /// Limits of a session.
     pub limits: Limits,
-    /// Where it is and whom it serves.
+    /// Settings of the listener.
     pub listener: Listener,
-    /// Who may log in.
+    /// Users and their passwords.
     pub authenticator: Arc<Authenticator>,
     /// For STARTTLS and implicit TLS.
     pub tls: Option<Arc<Server>>,
     /// How much may be sent.
     pub rate_limiter: Arc<RateLimiter>,
-    /// To how many.
+    /// Quotas of the users.
     pub quotas: Arc<UserQuotas>,
     /// Where mail is kept.
     pub store: Store,
-    /// The time.
+    /// Clock of acceptance times.
     pub clock: Clock,
     /// Where ids come from.
     pub id_generator: Arc<TrackingIdGenerator>,
@@ -59,16 +59,16 @@ pub struct SubmissionService {
     pub deduplicator: Option<Arc<Deduplicator>>,
     /// For messages on their way in.
     pub memory_budget: MemoryBudget,
-    /// What is said of clients that are refused.
+    /// Log of refused clients.
     pub refusals: RefusalLog,
-    /// Those who are here.
+    /// Limits of open connections.
     pub connections: ConnectionLimiter,
     /// Set when we stop.
     pub stopping: CancellationToken,
 }
 
 impl SubmissionService {
-    /// Speaks TLS with a client, and finds out whose certificate it has.
+    /// Accepts TLS and identifies the account of the client certificate.
     pub async fn accept_tls<S: ClientStream + 'static>(
         &self,
         stream: S,

@@ -11,9 +11,9 @@ use std::time::Duration;
 /// One place where clients connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
-    /// Where.
+    /// Listen address.
     pub address: SocketAddr,
-    /// How TLS begins.
+    /// TLS mode.
     pub tls: ListenerTls,
     /// Whether MAIL and AUTH wait for TLS.
     pub require_tls: bool,
@@ -21,35 +21,35 @@ pub struct Listener {
     pub authentication: Authentication,
     /// Networks that may connect.
     pub allow: Vec<IpNet>,
-    /// Proxies whose connections begin with a PROXY header.
+    /// Networks of proxies that send a PROXY header.
     pub proxy_protocol_from: Vec<IpNet>,
-    /// Proxies that may say XCLIENT.
+    /// Networks of proxies that may use XCLIENT.
     pub xclient_from: Vec<IpNet>,
-    /// The authorities whose certificates log clients in, if any.
+    /// CA file for client certificates, if they can log in.
     pub client_ca: Option<PathBuf>,
-    /// What is changed in the header of mail from clients without a login.
+    /// Header cleanup for clients without a login.
     pub cleanup: HeaderCleanup,
 }
 
 /// How TLS begins on a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ListenerTls {
-    /// With STARTTLS.
+    /// TLS after STARTTLS.
     StartTls,
     /// With the first byte.
     Implicit,
-    /// Never.
+    /// No TLS.
     None,
 }
 
-/// One user and how it proves who it is.
+/// A user with its credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
-    /// What it is and may.
+    /// Name and permissions.
     pub account: Arc<Account>,
     /// How its password is checked; without one it logs in by its certificate only.
     pub password: Option<Password>,
-    /// What its certificates are known by, as `mark` writes it.
+    /// Identities of its certificates, in the form of `certificate_identity`.
     pub certificate_identities: Vec<String>,
     /// How many messages it may send; without one all.
     pub rate: Option<Rate>,

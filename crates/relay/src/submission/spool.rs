@@ -1,11 +1,11 @@
-//! Where a message is gathered while it comes in: in memory as long as it is small, then in a file of the store's.
+//! Buffers a message while it is received: in memory while it is small, then in a file of the store.
 //!
-//! The memory of all messages that come in at once is bounded: each has [`FREE`] bytes of its own, whatever is more
-//! is taken from one [`Memory`] of [`BUDGET`] bytes. Nobody ever waits for it: a message that gets nothing, or that
-//! passes [`LARGE`], goes on in a file. Its first part, which holds the whole header section, stays in memory.
+//! The memory of all messages in progress is bounded: each has [`PER_MESSAGE_BYTES`] of its own and takes more from one
+//! budget of [`TOTAL_BUDGET_BYTES`]. No message waits for memory: one that gets none, or exceeds
+//! [`MAX_IN_MEMORY_BYTES`], continues in a file. Its first part, with the whole header section, stays in memory.
 //!
-//! The most that so many sessions can hold is therefore [`BUDGET`] and, each, [`HEADROOM`] + [`FREE`] + [`CHUNK`] +
-//! 2 × [`PIECE`], which are 194 KiB.
+//! The maximum for n sessions is therefore [`TOTAL_BUDGET_BYTES`] and, for each session, [`HEADER_HEADROOM`] +
+//! [`PER_MESSAGE_BYTES`] + [`FILE_CHUNK_BYTES`] + 2 × [`READ_CHUNK_BYTES`] for decoding: 194 KiB.
 
 use crate::submission::message_context::HEADER_HEADROOM;
 use mailtrail_mail::HeaderSection;
@@ -20,7 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 pub struct MemoryBudget(Arc<Semaphore>);
 
 impl MemoryBudget {
-    /// So many bytes.
+    /// Creates a budget of this many bytes.
     pub fn new(bytes: usize) -> Self {
         Self(Arc::new(Semaphore::new(bytes)))
     }
@@ -39,7 +39,7 @@ impl Default for MemoryBudget {
 
 /// A message on its way in.
 pub struct Spool {
-    /// What was decoded and is not in the file.
+    /// Decoded bytes that are not in the file.
     buffer: Vec<u8>,
     state: SpoolState,
     permits: Vec<OwnedSemaphorePermit>,
@@ -48,11 +48,11 @@ pub struct Spool {
 }
 
 enum SpoolState {
-    /// The buffer holds the message so far, of which so many bytes may be in memory.
+    /// The buffer holds the message so far; `limit` is its share of the memory.
     Memory { limit: usize },
-    /// The first part is here, and what the buffer holds belongs behind the file.
+    /// `head` holds the first part; the buffer follows the file.
     File { head: Vec<u8>, tail: SpillFile },
-    /// It cannot be kept; what comes is dropped.
+    /// The message cannot be stored; further input is discarded.
     Rejected(Reply),
 }
 
@@ -67,7 +67,7 @@ pub struct SpooledMessage {
 }
 
 impl Spool {
-    /// An empty one.
+    /// Creates an empty spool.
     pub fn new(budget: MemoryBudget, store: Store) -> Self {
         let state = SpoolState::Memory { limit: PER_MESSAGE_BYTES };
         let mut buffer = Vec::with_capacity(HEADER_HEADROOM + READ_CHUNK_BYTES);
@@ -75,7 +75,7 @@ impl Spool {
         Self { buffer, state, permits: Vec::new(), budget, store }
     }
 
-    /// Where what is decoded next goes.
+    /// Buffer for decoded input.
     pub fn buffer(&mut self) -> &mut Vec<u8> {
         &mut self.buffer
     }
@@ -109,7 +109,7 @@ impl Spool {
         self
     }
 
-    /// The message, once it has come in, or why it cannot be kept.
+    /// Returns the complete message, or the reply if it cannot be stored.
     pub async fn finish(mut self) -> Result<SpooledMessage, Reply> {
         match self.state {
             SpoolState::Memory { .. } => {
@@ -157,7 +157,7 @@ impl Spool {
     }
 }
 
-/// Writes what the buffer holds behind the file.
+/// Appends the buffer to the file.
 async fn append_buffer(mut file: SpillFile, buffer: &mut Vec<u8>) -> io::Result<SpillFile> {
     let mut chunk = std::mem::take(buffer);
     let written = move || {
@@ -189,11 +189,11 @@ fn disk_error_reply(error: &io::Error) -> Reply {
 /// Bytes of each message that take nothing from the common memory; the least that is written to a file at a time.
 const PER_MESSAGE_BYTES: usize = 64 << 10;
 const FILE_CHUNK_BYTES: usize = PER_MESSAGE_BYTES;
-/// Bytes of a message, and of its header section, that may be in memory. What may be there doubles from [`FREE`] on.
+/// Maximum bytes of a message, and of its header section, in memory. Its share doubles from [`PER_MESSAGE_BYTES`] on.
 const MAX_IN_MEMORY_BYTES: usize = 1 << 20;
 /// Bytes of the common memory: 64 messages of the largest size that goes into it.
 const TOTAL_BUDGET_BYTES: usize = 64 << 20;
-/// Bytes that one read may decode to: twice what was read, if all are bare line ends, and a dot held back before.
+/// Maximum bytes that one read decodes to: twice the input if all of it is bare line ends, and a dot held back before.
 const MAX_DECODED_READ_BYTES: usize = 2 * READ_CHUNK_BYTES + 4;
 
 /// Bytes read at a time.
@@ -204,7 +204,7 @@ mod tests {
     use super::*;
     use mailtrail_mail::Clock;
 
-    /// What a message comes to when it arrives in pieces of `size`.
+    /// Spools a message that arrives in pieces of `size`.
     async fn spool_message(
         memory: &MemoryBudget,
         message: &[u8],

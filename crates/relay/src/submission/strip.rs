@@ -1,5 +1,5 @@
-//! What is changed in the header of a client's mail: what would harm goes out, what says nothing is replaced, what nobody
-//! could read is written plainly. Each change is said in the trail, and every other byte stays as it came.
+//! Changes to the header of a client's message: removes harmful fields, replaces unusable ones, and decodes unreadable
+//! ones. Each change is listed in the trail; every other byte is kept.
 
 use crate::submission::message_context::{HEADER_HEADROOM, MessageContext};
 use mailtrail_mail::{
@@ -11,15 +11,15 @@ use std::ops::Range;
 
 /// Fields that do not go out with a message.
 pub struct RemovedFields {
-    /// Where they stand, in their order.
+    /// Ranges of the removed fields, in order.
     spans: Vec<Range<usize>>,
-    /// What the trail says about them.
+    /// Descriptions for the trail.
     changes: Vec<String>,
 }
 
 impl RemovedFields {
-    /// Finds them in the header. One that says nothing goes only if there is another, or one can be made: the author is the
-    /// envelope's sender.
+    /// Finds the fields to remove. An unusable field is removed only if there is another, or if one can be created: the
+    /// author is the envelope sender.
     pub fn find_in(circumstances: &MessageContext<'_>, has_sender: bool, block: &HeaderSection<'_>) -> Self {
         let mut found = Self { spans: Vec::new(), changes: Vec::new() };
         let mut identifying = REQUIRED_FIELDS.map(RequiredField::new);
@@ -44,12 +44,12 @@ impl RemovedFields {
         found
     }
 
-    /// Bytes of them.
+    /// Total size of the removed fields.
     pub fn total_bytes(&self) -> usize {
         self.spans.iter().map(Range::len).sum()
     }
 
-    /// What the trail says, if anything.
+    /// Returns the changes for the trail.
     pub fn changes(&self, mbox_lines: bool) -> Vec<String> {
         let converted = mbox_lines.then(|| MBOX_CHANGE_TEXT.to_owned());
         converted.into_iter().chain(self.changes.iter().cloned()).collect()
@@ -70,7 +70,7 @@ impl RemovedFields {
         buffer.truncate(to + buffer.len() - from);
     }
 
-    /// Our own id is not worth a word: it is on all mail that was here before.
+    /// Our own id is not recorded: every message that passed the relay before has it.
     fn record_change(&mut self, name: &str, what: &str) {
         let name = &name[..name.len().min(MAX_FIELD_NAME_BYTES)];
         let change = format!("{name} {what}");
@@ -87,9 +87,9 @@ impl RemovedFields {
 /// A field that every message has once.
 struct RequiredField {
     name: &'static str,
-    /// Whether one of them says something.
+    /// Whether one of the fields is usable.
     has_usable: bool,
-    /// Where those stand that say nothing.
+    /// Ranges of the unusable fields.
     unusable_spans: Vec<Range<usize>>,
 }
 
@@ -112,7 +112,7 @@ impl RequiredField {
     }
 }
 
-/// Whether a field says what clients may not say to a provider, or is an id that only we give.
+/// Returns whether a field is a provider header that clients may not set, or an id that only the relay assigns.
 fn is_forbidden(circumstances: &MessageContext<'_>, field: &HeaderField<'_>) -> bool {
     let allowed = circumstances.account.map_or(&[][..], |account| &account.allowed_request_headers);
     circumstances
@@ -121,8 +121,8 @@ fn is_forbidden(circumstances: &MessageContext<'_>, field: &HeaderField<'_>) -> 
         .any(|provider| provider.is_forbidden_header(field, allowed, circumstances.now))
 }
 
-/// Makes fields of the lines of a mailbox file that stand in front of the header, as Postfix does; whether there are some.
-/// Where no header follows them, theirs ends there.
+/// Converts the lines of a mailbox file in front of the header into fields, as Postfix does. Returns whether there were
+/// any. If no header follows, the header ends there.
 pub fn convert_mbox_lines(buffer: &mut Vec<u8>) -> bool {
     let block = HeaderSection::parse_after_mbox_lines(&buffer[HEADER_HEADROOM..]);
     let lines = block.mbox_lines();
@@ -142,8 +142,8 @@ pub fn convert_mbox_lines(buffer: &mut Vec<u8>) -> bool {
     true
 }
 
-/// Writes Odoo's `List-Unsubscribe` plainly, which stands in encoded words; says by how many bytes the header section,
-/// which ends at `end`, is shorter then.
+/// Decodes Odoo's `List-Unsubscribe`, which is written in encoded words. Returns by how many bytes the header section,
+/// which ends at `end`, becomes shorter.
 pub fn rewrite_list_unsubscribe(
     circumstances: &MessageContext<'_>,
     end: usize,
@@ -159,7 +159,7 @@ pub fn rewrite_list_unsubscribe(
     Some(saved)
 }
 
-/// The value of a `List-Unsubscribe` of Odoo's that nobody can read, and what it should be.
+/// Finds an encoded `List-Unsubscribe` of Odoo, with its decoded value.
 fn find_encoded_list_unsubscribe(block: &HeaderSection<'_>) -> Option<(Range<usize>, String)> {
     let mut fields = block.fields().filter(|field| field.name.eq_ignore_ascii_case("List-Unsubscribe"));
     let (field, None) = (fields.next()?, fields.next()) else { return None };
@@ -168,7 +168,7 @@ fn find_encoded_list_unsubscribe(block: &HeaderSection<'_>) -> Option<(Range<usi
     Some((start..start + field.value.len(), format!(" {value}")))
 }
 
-/// Whether a mail says that Odoo made it.
+/// Returns whether the header identifies Odoo as the origin.
 fn is_from_odoo(block: &HeaderSection<'_>) -> bool {
     let by_id = || block.find_field("Message-ID").is_some_and(|field| field.to_text().contains("-openerp-"));
     block.find_field("X-Odoo-Objects").is_some() || by_id()

@@ -10,24 +10,24 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit, TryAcquireError};
 use tokio::time::timeout;
 
-/// The memory that all bodies under way share.
+/// Memory budget shared by all request bodies in progress.
 #[derive(Debug)]
 pub struct BodyBudget(Semaphore);
 
 /// A whole body, and the memory it takes.
 pub struct BufferedBody<'a> {
-    /// The body.
+    /// Bytes of the complete body.
     pub bytes: Bytes,
     _permit: Option<SemaphorePermit<'a>>,
 }
 
-/// Why there is none.
+/// Error that prevents reading a body.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
     /// It is larger than may be.
     #[error("the body is larger than {0} bytes")]
     TooLarge(usize),
-    /// The bodies under way take all the memory that there is for them.
+    /// The bodies in progress use the whole budget.
     #[error("the bodies under way take {} MiB already", MAX_BUFFERED_BYTES >> 20)]
     OverBudget,
     /// It did not come to its end in time.
@@ -36,13 +36,13 @@ pub enum BodyError {
     /// The connection broke, or was not HTTP any more.
     #[error("the body broke off, or its framing is no HTTP: {0}")]
     Interrupted(#[from] axum::Error),
-    /// It is compressed.
+    /// Body with a content coding, such as gzip.
     #[error("the body has a content coding; have the sender, or what is on the way, send it as it is")]
     UnsupportedEncoding,
 }
 
 impl BodyError {
-    /// What is answered.
+    /// Returns the outcome to answer with.
     pub fn outcome(&self) -> RequestOutcome {
         match self {
             Self::TooLarge(_) => RequestOutcome::TooLarge,
@@ -71,8 +71,8 @@ impl Default for BodyBudget {
 }
 
 impl BodyBudget {
-    /// Reads a body of at most `largest` bytes. Only what has come takes room: one that is announced and kept back holds
-    /// nobody up.
+    /// Reads a body of at most `largest` bytes. Only received bytes use the budget, so an announced body that does not
+    /// arrive blocks nothing.
     pub async fn read_body(&self, body: Body, largest: usize) -> Result<BufferedBody<'_>, BodyError> {
         if body.size_hint().lower() > largest as u64 {
             return Err(BodyError::TooLarge(largest));
@@ -93,7 +93,7 @@ impl BodyBudget {
                 Some(room) => room.merge(more),
                 None => room = Some(more),
             }
-            // A piece lies in the connection's buffer, which would stay with it.
+            // Copied, because the piece would keep the connection's buffer alive.
             bytes.extend_from_slice(&piece);
         }
         // Neither a form nor JSON begins so.
@@ -111,9 +111,9 @@ impl BodyBudget {
     }
 }
 
-/// What gzip begins with (RFC 1952 section 2.3.1), though no field says so.
+/// First bytes of gzip (RFC 1952 section 2.3.1), which some senders do not declare.
 const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
-/// Bytes of all bodies under way, from their first byte to their answer.
+/// Budget in bytes for all bodies in progress, from the first byte to the answer.
 const MAX_BUFFERED_BYTES: usize = 32 << 20;
 /// For a whole body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);

@@ -1,4 +1,4 @@
-//! Who asks, and how often he was refused.
+//! Address of a client behind proxies, and the count of its rejections.
 
 use axum::http::HeaderMap;
 use ipnet::IpNet;
@@ -8,17 +8,18 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Who asks.
+/// Address of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientAddress {
-    /// Where he is, as far as that is known.
+    /// Best known address.
     pub address: IpAddr,
-    /// Whether that is a proxy of ours which does not say for whom it asks.
+    /// Whether the address is that of a trusted proxy that did not name its client.
     pub is_proxy: bool,
 }
 
 impl ClientAddress {
-    /// The last address that `X-Forwarded-For` names and that is no proxy of ours, where the `peer` is one.
+    /// Returns the last address in `X-Forwarded-For` that is not a trusted proxy, if the `peer` is one; otherwise the
+    /// peer's.
     pub fn resolve(peer: IpAddr, headers: &HeaderMap, proxies: &[IpNet]) -> Self {
         let is_proxy = |address: IpAddr| proxies.iter().any(|network| network.contains(&address));
         let peer = peer.to_canonical();
@@ -41,7 +42,7 @@ impl ClientAddress {
 #[derive(Debug, Default)]
 pub struct RejectionCounter(Mutex<BoundedMap<(ClientNetwork, usize), RejectionWindow>>);
 
-/// What is to be said about a refusal.
+/// How a rejection is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogDecision {
     /// It is the one from which on the address is turned away; how many there were.
@@ -55,17 +56,17 @@ struct RejectionWindow {
 }
 
 impl RejectionCounter {
-    /// Whether somebody was refused so often lately that he is not looked at.
+    /// Returns whether the client had too many rejections lately to be checked.
     pub fn is_blocked(&self, client: ClientAddress, source: usize, now: Instant) -> bool {
         let refusals = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let tally = refusals.get(&(client.address.into(), source));
-        // Behind a proxy that does not say for whom it asks the genuine one would be turned away, too.
+        // The address of a proxy without `X-Forwarded-For` stands for many clients, valid ones included.
         !client.is_proxy
             && tally
                 .is_some_and(|tally| tally.rejections >= MAX_REJECTIONS_PER_MINUTE && now < tally.expires_at)
     }
 
-    /// Somebody is not served. It `counts` where he is at fault.
+    /// Records a rejection. It `counts` towards the limit if the client caused it.
     pub fn record_rejection(
         &self,
         client: ClientAddress,
@@ -93,7 +94,7 @@ impl Expires for RejectionWindow {
     }
 }
 
-/// What a proxy adds the address to that asked it.
+/// Header field to which a proxy appends the address of its client.
 const FORWARDED_FOR_HEADER: &str = "x-forwarded-for";
 /// Refusals of a minute, of one address (IPv6: /64) at one source.
 const MAX_REJECTIONS_PER_MINUTE: u32 = 20;

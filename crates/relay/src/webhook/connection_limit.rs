@@ -7,10 +7,10 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Everybody who is here.
+/// Counts of open connections.
 #[derive(Debug)]
 pub struct HttpConnectionLimiter {
-    /// Whose connections are many people's, and are not counted.
+    /// Proxies, whose connections belong to many clients and are not counted per address.
     proxies: Vec<IpNet>,
     /// Connections of one address.
     max_per_network: usize,
@@ -22,18 +22,18 @@ pub struct HttpConnectionLimiter {
 pub struct HttpConnectionPermit {
     limiter: Arc<HttpConnectionLimiter>,
     network: Option<ClientNetwork>,
-    /// Whether its address has as many as it may have already: it is to be told so.
+    /// Whether the address exceeds its limit; requests are rejected.
     pub is_over_limit: bool,
 }
 
 impl HttpConnectionLimiter {
-    /// Nobody yet.
+    /// Creates a limiter without connections.
     pub fn new(settings: WebhookSettings) -> Self {
         let (proxies, max_per_network) = (settings.proxies, settings.connections_per_ip);
         Self { proxies, max_per_network, per_network: Mutex::default() }
     }
 
-    /// A seat for another connection of that address; `None` where there are too many even to be told.
+    /// Returns a permit for a connection of the address; `None` if there are too many even for a rejection.
     pub fn acquire(self: &Arc<Self>, address: IpAddr) -> Option<HttpConnectionPermit> {
         let address = address.to_canonical();
         if self.proxies.iter().any(|network| network.contains(&address)) {
@@ -67,7 +67,7 @@ impl Drop for HttpConnectionPermit {
     }
 }
 
-/// Connections of one address that are told that they are too many: a small part of those of all.
+/// Rejected connections of one address that may be open: a small part of the total.
 const MAX_OVERFLOW_PER_NETWORK: usize = 8;
 
 #[cfg(test)]
@@ -85,7 +85,7 @@ mod tests {
         assert_eq!(many, [vec![false; 2], vec![true; MAX_OVERFLOW_PER_NETWORK]].concat());
         assert!(enter("192.0.2.1").is_none() && enter("::ffff:192.0.2.1").is_none());
         assert!(!enter("192.0.2.2").unwrap().is_over_limit);
-        // A web server of ours brings many people's.
+        // A trusted proxy forwards requests of many clients.
         let proxied: Vec<_> = (0..20).map(|_| enter("127.0.0.1").unwrap()).collect();
         assert!(proxied.iter().all(|seat| !seat.is_over_limit));
         seats.pop();

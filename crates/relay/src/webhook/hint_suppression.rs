@@ -8,8 +8,8 @@ use mailtrail_trail::suppression::{
     EvidenceItem, EvidenceSource, Reason, Scope, SuppressionChange, SuppressionChangeKind,
 };
 
-/// What a hint is to change about the suppression list, if anything: on the list that holds for all upstreams, and about
-/// bulk mail. What others said there for the same reason says more than a hint, and stays as it is.
+/// Returns the change of the suppression list after a hint, if there is one: for bulk mail of all upstreams. Existing
+/// evidence for the same reason is stronger than a hint and stays.
 pub(super) fn suppression_change_for(
     store: &Store,
     suppress: &[HintSuppression],

@@ -26,13 +26,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
-/// What is spoken within TLS, as ALPN names it (RFC 7301).
+/// Protocols offered in TLS, by their ALPN names (RFC 7301).
 pub const ALPN_PROTOCOLS: &[&[u8]] = &[b"http/1.1"];
 
-/// Answers what comes over `socket` until it is to be `quiet`, within TLS where there is a server for it; requests under
-/// way are answered to their end. Of all connections that may be at once each may go on as long as it likes. Some more
-/// are told to come again, each source in the way that it understands, and closed; the rest waits in the kernel's queue.
-/// Of an address that has as many as it may have by itself, a few more are told so, and the rest is closed at once.
+/// Serves `socket` until `quiet`, with TLS if there is a server for it. Requests in progress are completed. Connections
+/// up to the limit may last as long as they like. Some more are accepted, answered with a rejection that their source
+/// understands, and closed; the others wait in the kernel's backlog. For an address over its own limit, a few more are
+/// rejected, and the others closed at once.
 pub async fn serve(
     socket: TcpListener,
     inbox: WebhookService,
@@ -76,13 +76,13 @@ pub async fn serve(
         };
         conversations.spawn(host.clone().handle(stream, peer, (place, seat)));
     }
-    // Who waits there is not to wait for us.
+    // Closed at once, so that waiting clients see the end of the listener.
     drop(socket);
     conversations.close();
     conversations.wait().await;
 }
 
-/// Who converses.
+/// State shared by the connections.
 #[derive(Clone)]
 struct ConnectionHandler {
     router: Router,
@@ -135,7 +135,8 @@ impl ConnectionHandler {
         }
     }
 
-    /// Speaks TLS; `None` where that fails, which is said, or where we are to be quiet: nothing was asked yet.
+    /// Accepts a TLS connection. Returns `None` after a failure, which is logged, and on shutdown: no request has been
+    /// received yet.
     async fn accept_tls(&self, tls: &Server, stream: TcpStream, peer: Peer) -> Option<TlsStream<TcpStream>> {
         let patience = if peer.is_over_limit { OVERFLOW_TIMEOUT } else { TLS_HANDSHAKE_TIMEOUT };
         let secured = tokio::select! {
@@ -178,7 +179,7 @@ impl ConnectionHandler {
     }
 }
 
-/// Connections beyond those that may be, which are told so.
+/// Connections above the limit that are still accepted, to be answered with a rejection.
 pub const OVERFLOW_CONNECTIONS: usize = 64;
 /// The first byte of TLS, a handshake record (RFC 8446 section 5.1).
 const TLS_HANDSHAKE_RECORD: u8 = 0x16;
@@ -187,7 +188,7 @@ const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 /// For the head of a request, and between two requests: longer than web servers keep connections to us (nginx: 60 s),
 /// so that none of their requests meets a closing one.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
-/// The same, both, for those that are told to come again.
+/// Timeout of header and idle connection above the limit.
 const OVERFLOW_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes of a connection's buffer; a request's head may have no more, or as much again where it comes in one piece.
 const READ_BUFFER_BYTES: usize = 16 << 10;

@@ -1,4 +1,4 @@
-//! What `doctor` asks itself through an address that a provider was given.
+//! Answers the challenge that `doctor` sends through a registered webhook URL.
 
 use crate::loopback_probe::LoopbackProbe;
 use crate::webhook::service::WebhookService;

@@ -1,13 +1,13 @@
 /// What became of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequestOutcome {
-    /// Kept.
+    /// Committed to the store.
     Stored,
     /// Known already; nothing changed.
     Duplicate,
-    /// Genuine, and nobody understands it: it is put aside.
+    /// Authentic but undecodable; stored as a dead letter.
     DeadLettered,
-    /// Nobody proves himself so.
+    /// Authentication failed.
     Rejected,
     /// Larger than anything that is reported.
     TooLarge,
@@ -17,12 +17,12 @@ pub enum RequestOutcome {
     UnsupportedEncoding,
     /// From an address that was refused too often.
     RateLimited,
-    /// Not now, through our own fault.
+    /// Not processed because of a condition here; the provider should repeat it.
     Unavailable,
 }
 
 impl RequestOutcome {
-    /// The word for metrics.
+    /// Returns the label value for metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Stored => "kept",

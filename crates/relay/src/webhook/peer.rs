@@ -7,6 +7,6 @@ use std::net::IpAddr;
 pub struct Peer {
     /// The address of the connection.
     pub address: IpAddr,
-    /// Whether there are as many connections as may be: it is told to come again.
+    /// Whether the connection exceeds a limit, so that its requests are rejected.
     pub is_over_limit: bool,
 }

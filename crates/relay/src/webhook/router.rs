@@ -88,7 +88,7 @@ async fn receive_raw_mail(
     inbox.handle(&name, RequestKind::InboundMail { is_raw: true }, request).await
 }
 
-/// What somebody comes with, by the path.
+/// Kind of a request, by its path.
 enum RequestKind {
     /// A report, perhaps with a secret.
     Event(Option<Secret>),
@@ -183,7 +183,7 @@ impl WebhookService {
         })
     }
 
-    /// Checks what is to be checked before a body is read.
+    /// Checks the credentials that do not depend on the body, before the body is read.
     pub(super) fn check_credentials(&self, call: &RequestContext<'_>) -> Result<(), RequestOutcome> {
         match &call.source.kind {
             SourceKind::Brevo(credentials) if credentials.is_empty() => {
@@ -226,7 +226,7 @@ impl WebhookService {
             Err(refused) => return Ok(self.reject_mailgun(call, refused)),
         };
         self.record_verified(call, signed_at);
-        // The signature covers no body, so a token that comes back with another body is somebody else's.
+        // The signature does not cover the body, so a token that returns with another body is a replay.
         match self.store.webhook_token(call.source.upstream(), &token, signed_at)? {
             Some(used) if used == digest => return Ok(RequestOutcome::Duplicate),
             Some(_) => {
@@ -256,7 +256,7 @@ impl WebhookService {
             _ => {}
         }
         let is_final = match refused {
-            // By a clock that was set lately nothing is too old for good.
+            // After a clock step, a webhook that seems too old may be recent.
             mailgun::WebhookError::Expired { .. } => self.clock_watch.is_steady(),
             _ => refused.is_permanent(),
         };
@@ -306,8 +306,8 @@ impl WebhookService {
         self.receive_batch(call, body, decode).await
     }
 
-    /// Keeps every event of a body before it is answered. What is kept of a batch that cannot be kept as a whole is known
-    /// when it comes again.
+    /// Commits every event of a body before the answer. If a batch is committed only in part, the repetition finds the
+    /// committed events as duplicates.
     pub(super) async fn receive_batch(
         &self,
         call: &RequestContext<'_>,
@@ -378,7 +378,7 @@ impl WebhookService {
         if self.store.has_hint(&hinted)? {
             return Ok(RequestOutcome::Duplicate);
         }
-        // First: what is known is not looked at again.
+        // First, because known hints are not evaluated again.
         if let Some(listing) = hint_suppression::suppression_change_for(&self.store, suppress, &hinted)? {
             self.store.change_suppression(listing).await?;
         }
@@ -386,7 +386,8 @@ impl WebhookService {
         Ok(RequestOutcome::Stored)
     }
 
-    /// Puts aside what is genuine and cannot be understood: a repetition would be no better, so none is asked for.
+    /// Stores an authentic event that cannot be decoded as a dead letter. A repetition would be no better, so none is
+    /// requested.
     pub(super) async fn store_dead_letter(
         &self,
         call: &RequestContext<'_>,
@@ -413,7 +414,7 @@ impl WebhookService {
         Ok(RequestOutcome::DeadLettered)
     }
 
-    /// Counts a request that no path fits, and says which would. Whoever looks around with GET is not worth a line.
+    /// Counts a request with an unknown path and logs which path would match. Scanners with GET are not logged.
     pub(super) fn reject_path(&self, refusal: Refusal, request: &Request) {
         count_request("", "nobody");
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -426,7 +427,8 @@ impl WebhookService {
         }
     }
 
-    /// The path that was meant, or all that there are. What was asked for is not repeated: it may hold a secret.
+    /// Returns the path that was probably meant, or all paths. The requested path is not repeated, because it may
+    /// contain a secret.
     fn suggest_path(&self, asked: &str) -> String {
         let asked = asked.to_ascii_lowercase();
         let has = |word: &str| asked.split(['/', '.', '%']).any(|part| part == word);
@@ -445,8 +447,8 @@ impl WebhookService {
         }
     }
 
-    /// Answers somebody who is not served. Of all of an address's in a minute the log hears of the first of a kind, and of
-    /// the one from which on it is not looked at any more.
+    /// Rejects a request. In each minute and for each client, the first rejection of a kind is logged, and the one from
+    /// which on requests are no longer checked.
     pub(super) fn reject(
         &self,
         call: &RequestContext<'_>,

@@ -80,7 +80,7 @@ pub(super) struct RequestContext<'a> {
     pub(super) now: Timestamp,
 }
 
-/// Why something cannot be kept now.
+/// Error that prevents a commit now.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum IngestError {
     #[error(transparent)]

@@ -1,10 +1,10 @@
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// Whom the listener serves, and how many at once.
+/// Trusted proxies and connection limits of the webhook listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WebhookSettings {
-    /// Web servers in front of it, whose `X-Forwarded-For` is believed. Default: this machine's.
+    /// Proxies whose `X-Forwarded-For` is trusted. Default: loopback.
     pub proxies: Vec<IpNet>,
     /// Connections at once. Default 1000.
     pub connections: usize,

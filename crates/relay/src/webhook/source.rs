@@ -6,33 +6,33 @@ use mailtrail_trail::suppression::{Reason, is_address_status};
 use mailtrail_trail::{ContactHint, ContactHintKind};
 use std::fmt;
 
-/// One who reports to us.
+/// A configured sender of webhooks.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WebhookSource {
     /// Its name, which is the last part of the path, or the one before a secret.
     pub name: String,
-    /// Whose words it speaks, and what it proves itself with.
+    /// Provider and credentials.
     pub kind: SourceKind,
 }
 
-/// Whose words a source speaks, and what it proves itself with.
+/// Provider of a source, with its credentials.
 #[derive(Clone, Debug, PartialEq)]
 pub enum SourceKind {
-    /// Mailgun.
+    /// Mailgun: webhooks with an HMAC signature in the body.
     Mailgun {
         /// Signing keys: two during a rotation, or the account's and its parent's.
         keys: Vec<Secret>,
     },
-    /// Brevo.
+    /// Brevo: webhooks with a token or basic authentication.
     Brevo(WebhookAuth),
-    /// A program that speaks our own words.
+    /// A program that sends events in the generic format, signed by Standard Webhooks.
     Generic {
         /// What its requests are signed with, two while it changes.
         secrets: Vec<Secret>,
-        /// The upstream whose sends it reports on; without it events stand under the source's own name.
+        /// Upstream of the reported messages; without it, events are recorded under the source's own name.
         upstream: Option<String>,
     },
-    /// ActiveCampaign, which knows the same contacts and none of our mail.
+    /// ActiveCampaign, which sends hints about contacts; its mail does not pass the relay.
     ActiveCampaign {
         /// The last part of the path, two while it changes.
         secrets: Vec<Secret>,
@@ -41,23 +41,23 @@ pub enum SourceKind {
     },
 }
 
-/// A hint that keeps bulk mail back from its contact. No hint keeps back any other: who leaves a campaign, or bounced
-/// once elsewhere, gets invoices.
+/// A hint that suppresses bulk mail to its contact. No hint suppresses transactional mail: a contact that unsubscribed
+/// from a campaign, or bounced elsewhere, still gets invoices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HintSuppression {
     /// The contact left a list there.
     Unsubscribe,
-    /// The address bounced there for good.
+    /// The address bounced permanently there.
     Bounce,
 }
 
 impl HintSuppression {
-    /// Every one.
+    /// All hints that can suppress.
     pub const ALL: [Self; 2] = [Self::Unsubscribe, Self::Bounce];
-    /// Those that count where nothing else is said.
+    /// Default of `suppress`.
     pub const DEFAULT: [Self; 1] = [Self::Unsubscribe];
 
-    /// The word for the configuration.
+    /// Returns the keyword of the configuration.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Unsubscribe => "unsubscribe",
@@ -69,7 +69,7 @@ impl HintSuppression {
     pub(super) fn suppression_reason(self, hint: &ContactHint) -> Option<Reason> {
         match (self, hint.kind) {
             (Self::Unsubscribe, ContactHintKind::Unsubscribed) => Some(Reason::Unsubscribe),
-            // Its type stands behind the name.
+            // The hint's type follows its name.
             (Self::Bounce, ContactHintKind::Bounced) => {
                 let kind = hint.diagnostic.name.rsplit('/').next();
                 let of_the_address = hint.diagnostic.enhanced_status.as_deref().is_none_or(is_address_status);
@@ -88,7 +88,7 @@ impl fmt::Display for HintSuppression {
 }
 
 impl WebhookSource {
-    /// The name that its events stand under.
+    /// Returns the upstream under which events of the source are recorded.
     pub fn upstream(&self) -> &str {
         match &self.kind {
             SourceKind::Generic { upstream: Some(upstream), .. } => upstream,
@@ -108,7 +108,7 @@ impl SourceKind {
         matches!(self, Self::Mailgun { .. } | Self::Brevo(_))
     }
 
-    /// Whether a body must be read and reckoned with before it is known who sent it.
+    /// Returns whether the body must be read before the sender is authenticated.
     pub(super) fn is_verified_by_body(&self) -> bool {
         matches!(self, Self::Mailgun { .. } | Self::Generic { .. })
     }
@@ -121,9 +121,9 @@ impl SourceKind {
         }
     }
 
-    /// The status that says so in the provider's understanding. Mailgun repeats what is answered with anything but 200
-    /// and 406. Brevo throws away what is answered with anything but 200 and 429. ActiveCampaign repeats nothing, and 410
-    /// would switch it off for good.
+    /// Returns the status code with the intended effect at the provider. Mailgun repeats after any status but 200 and
+    /// 406. Brevo discards after any status but 200 and 429. ActiveCampaign never repeats, and 410 would disable the
+    /// webhook.
     pub(super) fn status_code(&self, answer: RequestOutcome) -> StatusCode {
         match (answer, self) {
             (RequestOutcome::Stored | RequestOutcome::Duplicate | RequestOutcome::DeadLettered, _) => {

@@ -1,7 +1,8 @@
-//! Mail from outside that a provider brings: proven genuine, kept with every byte, and only then answered.
+//! Receives inbound mail from a provider: authenticates it, commits every byte, and only then answers.
 //!
-//! Mailgun's routes post it raw (`/inbound/<upstream>/mime`), in parts, or leave it to be fetched; Brevo posts parts. One
-//! that comes in parts is made anew. Nothing is thrown away here: what must not be delivered is kept with the reason.
+//! Mailgun's routes post it raw (`/inbound/<upstream>/mime`) or in parts, or store it for a download; Brevo posts
+//! parts. A message in parts is rebuilt. Nothing is discarded: a message that must not be delivered is stored with the
+//! reason.
 
 mod brevo;
 mod disposition;
