@@ -14,12 +14,12 @@ impl Mailbox {
         &self.0
     }
 
-    /// What stands before the last `@`.
+    /// Returns the part before the last `@`.
     pub fn local_part(&self) -> &str {
         self.0.rsplit_once('@').map_or(&self.0, |(local, _)| local)
     }
 
-    /// What stands behind the last `@`; nothing for a bare `postmaster`.
+    /// Returns the part after the last `@`; empty for a bare `postmaster`.
     pub fn domain(&self) -> &str {
         self.0.rsplit_once('@').map_or("", |(_, domain)| domain)
     }
@@ -112,8 +112,8 @@ pub fn address_contains(address: &str, part: &str) -> bool {
         || domain_to_unicode(&folded).contains(&*normalize_nfc(&part.to_lowercase()))
 }
 
-/// Whether two folded addresses may be one that somebody rewrote: with its tag or its dots taken out, another domain, or
-/// letters that did not survive a charset.
+/// Returns whether two folded addresses may be one that was rewritten: without its tag or dots, with another domain, or
+/// with letters that a charset lost.
 pub fn may_be_rewritten(one: &str, other: &str) -> bool {
     let bare = |local: &str| local.split('+').next().unwrap_or_default().replace('.', "");
     let damaged = |local: &str| !local.is_ascii() || local.contains(['?', '%']);
@@ -144,17 +144,17 @@ fn normalize_nfc(text: &str) -> Cow<'_, str> {
     ComposingNormalizerBorrowed::new_nfc().normalize(text)
 }
 
-/// Why a text is no address.
+/// Error of parsing an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ParseMailboxError {
-    /// Nothing there.
+    /// Empty text.
     #[error("the address is empty")]
     Empty,
-    /// Longer than 255 bytes before or behind the `@`. RFC 5321 section 4.5.3.1.1 asks for 64 before it, which reply and
-    /// bounce addresses with a token in them exceed.
+    /// Longer than 255 bytes before or after the `@`. RFC 5321 section 4.5.3.1.1 limits the local part to 64, which
+    /// reply and bounce addresses with tokens exceed.
     #[error("the address is too long")]
     TooLong,
-    /// No `@`, or nothing before or behind it.
+    /// No `@`, or nothing before or after it.
     #[error("the address lacks its local part or its domain")]
     MissingPart,
     /// A control character, an unquoted blank or a bracket.
@@ -216,7 +216,7 @@ fn is_valid_local_part(local: &str) -> bool {
     }
 }
 
-/// A host name or an address literal in brackets; more is left to whoever resolves it.
+/// Returns whether the text is a host name or an address literal in brackets; the resolver checks the rest.
 fn is_valid_domain(domain: &str) -> bool {
     let literal = domain.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     let inner = literal.unwrap_or(domain);
@@ -310,7 +310,7 @@ mod tests {
                 );
             }
         }
-        // What IDNA forbids is itself, and an address all the same.
+        // Names that IDNA forbids are kept as they are and are still addresses.
         for odd in [
             "a@xn--zzzzzzzz99999.example",
             "a@-x-.example",

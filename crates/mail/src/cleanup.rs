@@ -1,4 +1,4 @@
-//! What may be changed in the header of a client's mail, and when a field of it says nothing.
+//! Settings of the header cleanup, and the tests for unusable fields.
 
 use crate::message_id::MessageId;
 use mail_parser::{Address, DateTime, HeaderName, MessageParser};
@@ -8,7 +8,7 @@ use mail_parser::{Address, DateTime, HeaderName, MessageParser};
 pub struct HeaderCleanup {
     /// Fields that are taken out, of [`HeaderCleanup::DROPPABLE_HEADERS`].
     pub drop_headers: Vec<&'static str>,
-    /// Whether a `Message-ID`, `Date` or `From` that says nothing is replaced (RFC 6409 section 8).
+    /// Whether an unusable `Message-ID`, `Date` or `From` is replaced (RFC 6409 section 8).
     pub replace_unusable: bool,
     /// Whether a first line of a mailbox file becomes a header field.
     pub convert_mbox_line: bool,
@@ -30,7 +30,7 @@ impl HeaderCleanup {
 }
 
 impl Default for HeaderCleanup {
-    /// All changes.
+    /// Every cleanup on.
     fn default() -> Self {
         Self {
             drop_headers: Self::DROPPABLE_HEADERS.to_vec(),
@@ -41,7 +41,7 @@ impl Default for HeaderCleanup {
     }
 }
 
-/// Whether a `Message-ID` names its message, in whatever form.
+/// Returns whether a `Message-ID` identifies its message, in any form.
 pub fn is_usable_message_id(value: &str) -> bool {
     let plain = strip_comments(value);
     let named = |word: &str| MessageId::parse(word).is_some() && word.contains(char::is_alphanumeric);
@@ -57,8 +57,8 @@ pub fn is_usable_date(value: &str) -> bool {
     date.is_some_and(|date| date.second <= 60 && DateTime { second: date.second.min(59), ..date }.is_valid())
 }
 
-/// Whether a `From` names somebody: an address, a name of this machine without a domain, or a group. `value` is what
-/// stands behind the field's colon.
+/// Returns whether a `From` names an author: an address, a local name without a domain, or a group. `value` follows the
+/// field's colon.
 pub fn is_usable_author(value: &[u8]) -> bool {
     let plain = strip_comments(&String::from_utf8_lossy(value));
     let field = format!("From:{plain}\r\n\r\n");
@@ -98,7 +98,7 @@ fn strip_comments(value: &str) -> String {
     plain
 }
 
-/// Characters from which on a Message-ID is not looked at.
+/// Longer Message-IDs are not parsed.
 const MAX_MESSAGE_ID_BYTES: usize = 900;
 
 #[cfg(test)]

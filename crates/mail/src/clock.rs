@@ -1,4 +1,4 @@
-//! Wall-clock time, handed in wherever it is needed so that tests decide what time it is.
+//! Wall-clock time, passed in everywhere so that tests control it.
 
 mod watch;
 
@@ -58,7 +58,7 @@ impl Timestamp {
         Self(self.0.saturating_sub(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
     }
 
-    /// How long ago `earlier` was; nothing when it lies ahead.
+    /// Returns the time since `earlier`; zero if it is in the future.
     pub fn duration_since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
@@ -81,8 +81,8 @@ impl Timestamp {
         u64::try_from(parsed.as_millisecond()).ok().map(Self)
     }
 
-    /// A moment in any of the forms that providers write: RFC 3339 and ISO 8601 (in UTC where no zone is named), RFC 5322,
-    /// seconds or milliseconds since the epoch. `None` for what is no time.
+    /// Parses a time in any form that providers use: RFC 3339 and ISO 8601 (UTC without a zone), RFC 5322, seconds or
+    /// milliseconds since the epoch. `None` for anything else.
     pub fn parse_any(text: &str) -> Option<Self> {
         let text = text.trim();
         let in_utc = || -> Option<Self> {
@@ -97,8 +97,8 @@ impl Timestamp {
             .filter(|at| *at > Self::default())
     }
 
-    /// A moment by its seconds since the epoch or, where that would be after the year 5138, its milliseconds. `None` for
-    /// what is no time since 1973.
+    /// Converts seconds since the epoch or, if that would be after the year 5138, milliseconds. `None` for times before
+    /// 1973.
     pub fn from_unix_number(number: f64) -> Option<Self> {
         let millis = if number < MIN_MILLIS { number * 1000.0 } else { number };
         (MIN_MILLIS..MAX_MILLIS as f64).contains(&millis).then_some(Self(millis.round() as u64))
@@ -124,11 +124,11 @@ impl fmt::Debug for Timestamp {
     }
 }
 
-/// A time that stands still until somebody sets it.
+/// Clock that changes only when it is set.
 #[derive(Debug, Default)]
 pub struct ManualClock {
     wall_clock_ms: AtomicU64,
-    /// Milliseconds that passed.
+    /// Elapsed milliseconds.
     monotonic_ms: AtomicU64,
 }
 
@@ -148,7 +148,7 @@ impl ManualClock {
 /// Where the time comes from.
 #[derive(Clone, Copy, Debug)]
 pub enum Clock {
-    /// The machine's clock.
+    /// The clock of the machine.
     System,
     /// Starts at a chosen moment and runs with the runtime's timer, which tests may pause and advance.
     TokioTime {
@@ -157,7 +157,7 @@ pub enum Clock {
         /// When the clock was made.
         origin: tokio::time::Instant,
     },
-    /// Is set by whoever lives through years in minutes.
+    /// A clock set by a test, which may pass years in minutes.
     Manual(&'static ManualClock),
 }
 
@@ -167,7 +167,7 @@ impl Clock {
         Self::TokioTime { start, origin: tokio::time::Instant::now() }
     }
 
-    /// The time now.
+    /// Returns the current time.
     pub fn now(&self) -> Timestamp {
         match self {
             Self::System => {
@@ -179,8 +179,8 @@ impl Clock {
         }
     }
 
-    /// Time that has passed since some moment in the past, which nobody can set; on a machine since its start, sleep
-    /// included (CLOCK_BOOTTIME).
+    /// Returns the time since an arbitrary moment in the past, unaffected by clock steps; for the machine's clock since
+    /// boot, including sleep (CLOCK_BOOTTIME).
     pub fn monotonic(&self) -> Duration {
         match self {
             Self::System => {

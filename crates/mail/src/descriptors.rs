@@ -1,4 +1,4 @@
-//! File descriptors: how many this process may have, and what is done where there is none left.
+//! File descriptors of this process: limit, usage and shortages.
 
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -56,12 +56,12 @@ pub async fn refuse_one<F: Future<Output = ()>>(
     refused
 }
 
-/// Follows how often a connection could not be taken for want of a descriptor.
+/// Subscribes to the count of connections that could not be accepted for lack of a descriptor.
 pub fn subscribe_shortages() -> watch::Receiver<u64> {
     SHORTAGES.subscribe()
 }
 
-/// Descriptors in use, and how many there may be; `None` where the system does not say.
+/// Returns the number of open descriptors and the limit; `None` if the system does not report them.
 pub fn open_and_allowed() -> Option<(u64, u64)> {
     let allowed = getrlimit(Resource::Nofile).current?;
     let open = std::fs::read_dir("/proc/self/fd").ok()?.count();
@@ -73,7 +73,7 @@ pub fn hard_limit() -> Option<u64> {
     getrlimit(Resource::Nofile).maximum
 }
 
-/// Asks for as many descriptors as the system allows.
+/// Raises the limit to the system's maximum.
 pub fn raise_limit() -> io::Result<()> {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;

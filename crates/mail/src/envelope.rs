@@ -1,6 +1,6 @@
 use crate::address::Mailbox;
 
-/// What SMTP says about a message outside of it (RFC 5321 section 2.3.1).
+/// Envelope of a message (RFC 5321 section 2.3.1).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Envelope {
     /// Where reports go; `None` is the null reverse-path `<>`.
@@ -9,16 +9,16 @@ pub struct Envelope {
     pub recipients: Vec<Mailbox>,
     /// How the client declared its body.
     pub body: BodyType,
-    /// Whether the client asked for SMTPUTF8 (RFC 6531).
+    /// Whether the client requested SMTPUTF8 (RFC 6531).
     pub smtputf8: bool,
-    /// What the client asked about reports.
+    /// DSN parameters of MAIL and RCPT.
     pub dsn: DsnParameters,
 }
 
-/// What a client asked about reports on its message (RFC 3461). Texts are kept as they were written, in xtext.
+/// DSN parameters of a message (RFC 3461). Texts are kept in xtext.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DsnParameters {
-    /// `RET=`.
+    /// Value of `RET=`.
     pub ret: Option<Ret>,
     /// `ENVID=`: the client's name for the transaction, at most 100 characters.
     pub envid: Option<Box<str>>,
@@ -27,16 +27,16 @@ pub struct DsnParameters {
 }
 
 impl DsnParameters {
-    /// What was asked about the recipient at that place, if anything.
+    /// Returns the parameters of the recipient at this index, if it has any.
     pub fn parameters_of(&self, place: u16) -> Option<&DsnRecipient> {
         self.recipients.iter().find(|(wished, _)| *wished == place).map(|(_, wish)| wish)
     }
 }
 
-/// What a client asked about reports on one recipient.
+/// DSN parameters of one recipient.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DsnRecipient {
-    /// `NOTIFY=`.
+    /// Value of `NOTIFY=`.
     pub notify: Option<Notify>,
     /// `ORCPT=`: type and address before any forwarding, at most 500 characters.
     pub orcpt: Option<Box<str>>,
@@ -51,7 +51,7 @@ pub enum Ret {
     Headers,
 }
 
-/// When the sender wants a report (RFC 3461 section 4.1); `NEVER` is none of these.
+/// Cases in which the sender requests a DSN (RFC 3461 section 4.1); none of them for `NEVER`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Notify {
     /// When the mail arrived.

@@ -17,7 +17,7 @@ impl HeaderLine {
         Self(line)
     }
 
-    /// A line whose value is given in parts that must not be broken, folded (RFC 5322 section 2.2.3) between them.
+    /// Builds a line from parts that must not be broken; it is folded between them (RFC 5322 section 2.2.3).
     pub fn folded(name: &'static str, parts: &[&str]) -> Self {
         let length: usize = parts.iter().map(|part| FOLD_SEPARATOR.len() + part.len()).sum();
         let mut line = String::with_capacity(name.len() + length);
@@ -53,21 +53,21 @@ fn push_without_controls(line: &mut String, value: &str) {
 
 const FOLD_SEPARATOR: &str = "\r\n\t";
 
-/// The header section of a message whose line ends are CRLF, as it stands in its bytes.
+/// Header section of a message with CRLF line ends, unchanged.
 #[derive(Clone, Copy, Debug)]
 pub struct HeaderSection<'a> {
     message: &'a [u8],
-    /// Where its lines begin, behind those of a mailbox file.
+    /// Start of its fields, after the lines of a mailbox file.
     start: usize,
     end: usize,
 }
 
-/// One header field as it stands in a message.
+/// A header field, unchanged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeaderField<'a> {
     /// The field's name as written.
     pub name: &'a str,
-    /// Behind the colon, with its folds and without the final CRLF.
+    /// Part after the colon, with its folds and without the final CRLF.
     pub value: &'a [u8],
     /// The whole field in the message, final CRLF included.
     pub span: Range<usize>,
@@ -79,8 +79,7 @@ impl<'a> HeaderSection<'a> {
         Self::parse_at(message, 0)
     }
 
-    /// Finds the header section where lines of a mailbox file (see [`is_mbox_line`]) may stand in front of it; they belong
-    /// to it.
+    /// Finds the header section. Lines of a mailbox file (see [`is_mbox_line`]) in front belong to it.
     pub fn parse_after_mbox_lines(message: &'a [u8]) -> Self {
         let mut start = 0;
         while is_mbox_line(&message[start..find_line_end(message, start)]) {
@@ -105,7 +104,7 @@ impl<'a> HeaderSection<'a> {
         block
     }
 
-    /// The section that ends there, whatever it begins with: lines were taken out of it.
+    /// Returns the section that ends at `end`, after lines have been removed from it.
     pub fn with_end(message: &'a [u8], end: usize) -> Self {
         Self { message, start: 0, end }
     }
@@ -115,7 +114,7 @@ impl<'a> HeaderSection<'a> {
         &self.message[..self.start]
     }
 
-    /// The section as it stands.
+    /// Returns the bytes of the section.
     pub fn as_bytes(&self) -> &'a [u8] {
         &self.message[..self.end]
     }
@@ -130,7 +129,7 @@ impl<'a> HeaderSection<'a> {
         self.end == self.start && !self.message[self.end..].starts_with(b"\r\n")
     }
 
-    /// Whether more bytes behind these cannot change the section.
+    /// Returns whether further bytes cannot change the section.
     pub fn is_complete(&self) -> bool {
         memchr::memchr(b'\n', &self.message[self.end..]).is_some()
     }
@@ -163,7 +162,7 @@ impl<'a> HeaderSection<'a> {
 }
 
 impl HeaderField<'_> {
-    /// The value as text: unfolded, trimmed, what is not UTF-8 replaced, controls made blanks.
+    /// Returns the value as text: unfolded, trimmed, invalid UTF-8 replaced, control characters as spaces.
     pub fn to_text(&self) -> String {
         let text = String::from_utf8_lossy(self.value).replace("\r\n", "");
         text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect()

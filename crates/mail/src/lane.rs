@@ -1,7 +1,7 @@
 /// Mail in a lane waits for none in a later one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Lane {
-    /// Somebody waits for it: invoices, passwords, answers.
+    /// Messages that a recipient is waiting for: invoices, passwords, replies.
     #[default]
     Transactional,
     /// Newsletters and the like.
@@ -9,7 +9,7 @@ pub enum Lane {
 }
 
 impl Lane {
-    /// The word for tables and JSON.
+    /// Returns the word used in tables and JSON.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Transactional => "transactional",

@@ -1,4 +1,5 @@
-//! `List-Unsubscribe` (RFC 2369) as Odoo writes it: a long address in encoded words (RFC 2047), where none may stand.
+//! `List-Unsubscribe` (RFC 2369) as Odoo writes it: a long URL in encoded words (RFC 2047), which the field does not
+//! allow.
 
 use mail_parser::{HeaderName, MessageParser};
 

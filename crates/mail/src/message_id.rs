@@ -12,7 +12,7 @@ impl MessageId {
     /// left, or it holds blanks or controls.
     pub fn parse(text: &str) -> Option<Self> {
         let text = strip_brackets(text);
-        // Between brackets a blank is what a fold left behind.
+        // Within brackets, white space is the remainder of a fold.
         let text: Cow<'_, str> = match text.find(char::is_whitespace) {
             Some(_) if text.starts_with('<') || text.contains(['\r', '\n']) => {
                 unfold_text(text)?.chars().filter(|c| !matches!(c, ' ' | '\t')).collect::<String>().into()
@@ -59,7 +59,7 @@ impl fmt::Debug for MessageId {
     }
 }
 
-/// What stands within the blanks and quotes around an id, or before a comment.
+/// Returns the id without surrounding white space and quotes, and without a comment after it.
 fn strip_brackets(text: &str) -> &str {
     let text = text.trim();
     let text = text.strip_prefix("&lt;").and_then(|rest| rest.strip_suffix("&gt;")).unwrap_or(text);
@@ -73,13 +73,13 @@ fn strip_brackets(text: &str) -> &str {
     }
 }
 
-/// Without line ends that a blank follows; `None` where another one stands.
+/// Removes line ends that are followed by white space; `None` if there is another one.
 fn unfold_text(text: &str) -> Option<String> {
     let unfolded = text.replace("\r\n", "\n").replace("\n ", " ").replace("\n\t", "\t");
     (!unfolded.contains(['\r', '\n'])).then_some(unfolded)
 }
 
-/// The quotes of `"left"@right` say nothing where `left` needs none (RFC 5322 section 3.6.4 has none at all).
+/// Removes the quotes of `"left"@right` if `left` needs none (RFC 5322 section 3.6.4 has none at all).
 fn strip_needless_quotes(text: &str) -> Cow<'_, str> {
     let parts = text.rsplit_once('@').and_then(|(left, right)| {
         let plain = left.strip_prefix('"')?.strip_suffix('"')?;
@@ -106,7 +106,7 @@ impl OdooRecord {
         Some(Self { model: model.into(), id })
     }
 
-    /// The model: `sale.order`.
+    /// Returns the model, such as `sale.order`.
     pub fn model(&self) -> &str {
         &self.model
     }

@@ -1,12 +1,13 @@
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-/// What stands in an erased address's place. No mail can go there: nobody has `invalid` (RFC 2606 section 2).
+/// Purpose of a pseudonym, the replacement of an erased address. It is undeliverable, because `invalid` is reserved
+/// (RFC 2606 section 2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pseudonym {
-    /// In trails, events and the log; the key is thrown away, so nobody can try addresses against it.
+    /// For trails, events and the log; the key is discarded, so that addresses cannot be tested against it.
     Trail,
-    /// On the suppression list; the key is kept, so that the address is known again when mail is to go there.
+    /// For the suppression list; the key is kept, so that the address is recognized when mail is submitted to it.
     Suppression,
 }
 
@@ -34,7 +35,7 @@ impl Pseudonym {
         }
     }
 
-    /// How much of the code is taken: one that is looked for must not be met by chance.
+    /// Length of the digest: long enough on the suppression list to rule out collisions.
     const fn digest_bytes(self) -> usize {
         match self {
             Self::Trail => 8,

@@ -1,12 +1,12 @@
-//! How many in a time, as configurations say it.
+//! Rates as configured: a number per duration.
 
 use std::time::Duration;
 
-/// So many messages in so much time.
+/// Number of messages per duration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
-    /// At least one.
+    /// Number of messages, at least one.
     pub count: u64,
-    /// More than none.
+    /// Duration, longer than zero.
     pub per: Duration,
 }

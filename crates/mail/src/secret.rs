@@ -1,12 +1,12 @@
-//! What must never be printed.
+//! Secrets that must never be printed.
 
 use sha2::{Digest, Sha256};
 use std::fmt;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-/// A password, key or token. It cannot print itself; whoever needs the text says so with [`Secret::expose`]. When it is
-/// let go its memory is overwritten.
+/// A password, key or token. It cannot be printed; [`Secret::expose`] makes each use visible. Its memory is overwritten
+/// when it is dropped.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<String>);
 

@@ -21,7 +21,7 @@ pub fn decode_subject(header: &[u8]) -> String {
     subject.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_SUBJECT_CHARS).collect()
 }
 
-/// What stands in a header without being encoded is UTF-8, or in the charset of the body.
+/// Unencoded text in a header is UTF-8, or in the charset of the body.
 fn decode_bare_bytes<'a>(value: &'a [u8], header: &[u8]) -> Cow<'a, [u8]> {
     let decoded =
         |charset: &'static Encoding| charset.decode_without_bom_handling(value).0.into_owned().into_bytes();
@@ -34,13 +34,13 @@ fn decode_bare_bytes<'a>(value: &'a [u8], header: &[u8]) -> Cow<'a, [u8]> {
         let parsed = parser.parse_headers(header);
         let charset = parsed.as_ref().and_then(|message| message.content_type()?.attribute("charset"));
         let charset = charset.and_then(|charset| Encoding::for_label(charset.as_bytes()));
-        // Whose charset says UTF-8, and is wrong, is mostly a Windows program.
+        // A charset that falsely claims UTF-8 mostly comes from a Windows program.
         Cow::Owned(decoded(charset.filter(|charset| *charset != encoding_rs::UTF_8).unwrap_or(WINDOWS_1252)))
     }
 }
 
-/// Makes one of encoded words (RFC 2047) of the same charset that follow each other: programs that cut bytes and not
-/// characters leave a part of a character in each.
+/// Joins adjacent encoded words (RFC 2047) of the same charset: programs that split bytes instead of characters leave a
+/// part of a character in each.
 fn join_encoded_words(value: &[u8]) -> Cow<'_, [u8]> {
     ENCODED_WORD_RUN.replace_all(value, |run: &Captures<'_>| {
         let mut joined: Vec<(&[u8], Vec<u8>)> = Vec::new();
@@ -101,7 +101,7 @@ const LENIENT_BASE64: GeneralPurpose = GeneralPurpose::new(
 /// An encoded word: its charset without a language (RFC 2231 section 5), its encoding, its text.
 static ENCODED_WORD: LazyLock<Regex> =
     LazyLock::new(|| compile_regex(r"=\?([^?*\s]+)(?:\*[^?\s]*)?\?([bBqQ])\?([^?]*)\?="));
-/// Two words and more with nothing but blanks between them.
+/// Two or more encoded words with only white space between them.
 static ENCODED_WORD_RUN: LazyLock<Regex> = LazyLock::new(|| {
     let word = r"=\?[^?*\s]+(?:\*[^?\s]*)?\?[bBqQ]\?[^?]*\?=";
     compile_regex(&format!(r"{word}(?:\s+{word})+"))
@@ -138,7 +138,7 @@ mod tests {
         }
     }
 
-    /// Programs that cut the bytes, not the characters, into words.
+    /// Programs that split bytes, not characters, into words.
     #[test]
     fn joins_characters_split_over_two_words() {
         for (value, expected) in [

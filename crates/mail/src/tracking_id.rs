@@ -1,5 +1,4 @@
-//! The tracking id of a send: what a client reads in our `250`, what goes out with the mail, what comes back
-//! with every event.
+//! The tracking id of a message: part of the 250 reply, of the relayed message, and of every event about it.
 
 use crate::clock::Timestamp;
 use std::fmt;
@@ -16,8 +15,8 @@ impl TrackingId {
     /// Characters in the written form.
     pub const ENCODED_LEN: usize = ulid::ULID_LEN;
 
-    /// A new id for a send accepted at `now`, distinguished from others of the same millisecond by 80 bits of
-    /// `random`.
+    /// Creates the id of a message accepted at `now`; 80 bits of `random` distinguish it from others of the same
+    /// millisecond.
     pub fn new(now: Timestamp, random: u128) -> Self {
         Self(Ulid::from_parts(now.as_millis(), random))
     }
@@ -37,7 +36,7 @@ impl TrackingId {
         Timestamp::from_millis(self.0.timestamp_ms())
     }
 
-    /// The smallest and the largest id whose written form starts with `prefix`, or `None` where no id can.
+    /// Returns the smallest and the largest id with this prefix in text form; `None` if there is none.
     pub fn prefix_range(prefix: &str) -> Option<(Self, Self)> {
         if prefix.is_empty() || prefix.len() > Self::ENCODED_LEN {
             return None;

@@ -30,12 +30,12 @@ pub fn find_missing_domains(value: &[u8]) -> Vec<usize> {
     scan.positions
 }
 
-/// What was seen of the present address.
+/// State of parsing the current address.
 #[derive(Default)]
 struct AddressScanner {
     positions: Vec<usize>,
     word_count: usize,
-    /// Behind the last byte of its last word.
+    /// Position after its last word.
     word_end: usize,
     /// Whether a domain follows, or it is none that one could be given to.
     is_qualified: bool,

@@ -1,5 +1,5 @@
-//! ActiveCampaign's webhooks: what it says about a contact, on demand. Nothing proves who sends them but the address that
-//! they go to. They are posted once; an answer of 410 ends them for good.
+//! ActiveCampaign's contact webhooks, sent on demand. They are authenticated only by their URL and posted once; a 410
+//! response disables them permanently.
 
 use crate::state::SandboxState;
 use crate::webhook_client::WebhookEndpoint;
@@ -10,7 +10,7 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// What can happen to a contact, by the word that the webhooks have for it.
+/// Event of a contact, by the webhook's type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ContactEvent {
     /// `open`
@@ -35,7 +35,7 @@ pub enum ContactEvent {
     Update,
 }
 
-/// No word of ActiveCampaign's.
+/// Not a type of ActiveCampaign's webhooks.
 #[derive(Debug, thiserror::Error)]
 #[error("it is one of open, click, bounce, unsubscribe, sent, reply, forward, share, subscribe, update")]
 pub struct ParseContactEventError;
@@ -43,9 +43,9 @@ pub struct ParseContactEventError;
 /// What became of a webhook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PostResult {
-    /// It was answered with this status. Whatever that is, it does not come again.
+    /// Response status. The webhook is not repeated.
     Answered(u16),
-    /// Nobody answered. It does not come again.
+    /// No response. The webhook is not repeated.
     NoResponse,
     /// It was not posted: an earlier one was answered with 410.
     Disabled,
@@ -66,7 +66,7 @@ enum ContactTarget {
 }
 
 impl ContactEvent {
-    /// Every one.
+    /// All events.
     pub const ALL: [Self; 10] = [
         Self::Open,
         Self::Click,
@@ -80,7 +80,7 @@ impl ContactEvent {
         Self::Update,
     ];
 
-    /// The webhooks' word.
+    /// Returns the webhook's type.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Open => "open",
@@ -96,7 +96,7 @@ impl ContactEvent {
         }
     }
 
-    /// Who began it: a visitor, a user, a program, or ActiveCampaign itself.
+    /// Originator: a visitor, a user, a program, or ActiveCampaign itself.
     const fn initiated_by(self) -> &'static str {
         match self {
             Self::Bounce => "system",
@@ -121,7 +121,7 @@ impl FromStr for ContactEvent {
 }
 
 impl ContactWebhook {
-    /// Posts there from now on, as if the webhook were made anew.
+    /// Sets the URL and enables the webhook again.
     pub(crate) fn set_url(&self, url: String) {
         self.set_target(ContactTarget::Url(url.into()));
     }
@@ -154,7 +154,7 @@ impl ContactWebhook {
     }
 }
 
-/// A webhook's body: PHP's way to write what is nested.
+/// Body of a webhook, with nested fields in PHP's notation.
 fn form_body(event: ContactEvent, email: &str, at: Timestamp) -> String {
     let mut form = Serializer::new(String::new());
     let list = if event == ContactEvent::Update { "0" } else { "3" };

@@ -18,7 +18,7 @@ pub struct CapturedMessage {
     pub raw: Bytes,
 }
 
-/// What a sandbox did since it started.
+/// Counts since the start of a sandbox.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SandboxCounters {
     /// Messages taken.

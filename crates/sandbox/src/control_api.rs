@@ -24,7 +24,7 @@ async fn show_faults(State(state): State<Arc<SandboxState>>) -> Json<FaultInject
     Json(state.faults.current())
 }
 
-/// Sets everything; what is not named is as usual.
+/// Sets all faults; a missing field gets its default.
 async fn set_faults(
     State(state): State<Arc<SandboxState>>,
     body: Bytes,
@@ -35,7 +35,7 @@ async fn set_faults(
     Ok(Json(weather))
 }
 
-/// What ActiveCampaign is to tell.
+/// Event that ActiveCampaign is to send.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ContactEventRequest {
@@ -43,7 +43,7 @@ struct ContactEventRequest {
     email: String,
 }
 
-/// Has ActiveCampaign tell something about a contact, and says what was answered.
+/// Sends an event of a contact and returns the response.
 async fn send_contact_event(
     State(state): State<Arc<SandboxState>>,
     body: Bytes,

@@ -26,7 +26,7 @@ struct LogEntry {
 pub(crate) type TimeRange = (Bound<u64>, Bound<u64>);
 
 impl EventLog {
-    /// Adds the event of that microsecond; no two have the same.
+    /// Inserts an event at a unique microsecond.
     pub(crate) fn insert(&self, at: u64, visible_at: Timestamp, data: &Map<String, Value>) {
         let json = Value::Object(data.clone()).to_string().into_boxed_str();
         let mut log = self.lock();
@@ -69,7 +69,7 @@ impl EventLog {
     }
 }
 
-/// Whether nothing can lie in it; `BTreeMap` panics on some of these.
+/// Whether the range is empty; `BTreeMap` panics on some of these.
 fn is_empty_range(range: TimeRange) -> bool {
     use Bound::{Excluded, Included};
     match range {

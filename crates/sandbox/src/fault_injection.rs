@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-/// What goes wrong with webhooks and with the API, on demand. As usual, nothing does.
+/// Faults of webhooks and of the API. Default: none.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FaultInjection {
@@ -26,7 +26,7 @@ impl Default for FaultInjection {
     }
 }
 
-/// The weather now, and what waits for a better one.
+/// Current faults, with a notification of changes.
 #[derive(Debug)]
 pub(crate) struct FaultInjector(watch::Sender<FaultInjection>);
 

@@ -42,22 +42,22 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 
-/// What a sandbox pretends to be.
+/// Settings of a sandbox.
 #[derive(Clone, Debug)]
 pub struct SandboxSettings {
-    /// Which provider.
+    /// Emulated provider.
     pub profile: ProviderProfile,
     /// Where it listens; port 0 takes any that is free.
     pub smtp_address: SocketAddr,
     /// Where its API listens, in clear; port 0 takes any that is free.
     pub api_address: SocketAddr,
-    /// The key that its API knows.
+    /// Accepted key of the API.
     pub api_key: Secret,
-    /// The sending domain.
+    /// Sending domain.
     pub domain: String,
-    /// The login it knows.
+    /// Accepted SMTP login.
     pub username: String,
-    /// Its password.
+    /// Password of the login.
     pub password: Secret,
     /// What Mailgun's webhooks are signed with; Brevo's carry it as a bearer token.
     pub signing_key: Secret,
@@ -65,23 +65,23 @@ pub struct SandboxSettings {
     pub webhook_url: Option<String>,
     /// Factor on all of Mailgun's times: 1.0 is real minutes, 0.0 no waiting at all.
     pub time_scale: f64,
-    /// What goes wrong from the start.
+    /// Faults from the start.
     pub faults: FaultInjection,
     /// The time of events.
     pub clock: Clock,
-    /// For STARTTLS.
+    /// Certificate for STARTTLS.
     pub tls: CertifiedKey,
 }
 
-/// Why a sandbox does not start.
+/// Error that prevents the start of a sandbox.
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
     /// The address cannot be listened on.
     #[error("the sandbox cannot listen on {address}: {source}; choose another address or port")]
     Bind {
-        /// Which.
+        /// Listen address.
         address: SocketAddr,
-        /// Why.
+        /// Underlying I/O error.
         source: io::Error,
     },
     /// Certificate or key cannot be used.
@@ -90,7 +90,7 @@ pub enum SandboxError {
     /// The webhook client cannot be made.
     #[error("the sandbox's webhook client cannot be made: {0}")]
     HttpClient(#[from] reqwest::Error),
-    /// Not a factor.
+    /// Invalid time factor.
     #[error("the sandbox's pace is {0}; give a number of 0 or more, 1 for Mailgun's own times")]
     InvalidTimeScale(f64),
 }
@@ -132,7 +132,7 @@ async fn bind_listener(address: SocketAddr) -> Result<(TcpListener, SocketAddr),
 }
 
 impl Sandbox {
-    /// Where it listens.
+    /// Address of the SMTP listener.
     pub fn smtp_address(&self) -> SocketAddr {
         self.smtp_address
     }
@@ -147,7 +147,7 @@ impl Sandbox {
         self.state.captured.messages()
     }
 
-    /// What it did since it started.
+    /// Counts since the start.
     pub fn counters(&self) -> SandboxCounters {
         self.state.captured.counters()
     }
@@ -157,22 +157,22 @@ impl Sandbox {
         self.state.webhook_client.set_url(url.into());
     }
 
-    /// Posts what ActiveCampaign tells there from now on: to an address with the secret in its path.
+    /// Sets the URL of ActiveCampaign's webhooks, with the secret in its path.
     pub fn set_contact_webhook_url(&self, url: impl Into<String>) {
         self.state.contact_webhook.set_url(url.into());
     }
 
-    /// Has ActiveCampaign tell that something happened to a contact, once, and says what became of that.
+    /// Sends an ActiveCampaign event of a contact once and returns the result.
     pub async fn send_contact_event(&self, event: ContactEvent, address: &str) -> PostResult {
         self.state.contact_webhook.send_event(&self.state, event, address).await
     }
 
-    /// What goes wrong from now on.
+    /// Sets the faults.
     pub fn set_faults(&self, weather: FaultInjection) {
         self.state.faults.set(weather);
     }
 
-    /// Stops, and returns once nothing runs any more. What was not posted yet never will be.
+    /// Stops and returns when all tasks have ended. Unsent webhooks are discarded.
     pub async fn stop(self) {
         self.state.tasks.stop().await;
     }

@@ -14,7 +14,7 @@ pub(crate) enum SubmissionOrigin {
     Http(Vec<(String, String)>),
 }
 
-/// What Mailgun keeps of a message, to say it again in each event.
+/// Attributes of a message that each event repeats.
 #[derive(Debug)]
 pub(crate) struct MessageFacts {
     pub(crate) message_id: MessageId,
@@ -23,16 +23,16 @@ pub(crate) struct MessageFacts {
     pub(crate) origin: SubmissionOrigin,
     /// As events carry it: headers, attachments, size.
     pub(crate) message: Value,
-    /// At most three.
+    /// Tags, at most three.
     pub(crate) tags: Vec<String>,
-    /// Of all `X-Mailgun-Variables`.
+    /// Merged from all `X-Mailgun-Variables`.
     pub(crate) variables: Map<String, Value>,
     pub(crate) storage: Value,
     /// The first link in the message.
     pub(crate) first_link: String,
-    /// Whether the sender asked for test mode.
+    /// Whether the message has `o:testmode`.
     pub(crate) is_test_mode: bool,
-    /// Who wrote it: the first address.
+    /// First address of From.
     pub(crate) author: String,
     /// Brevo's tag.
     pub(crate) mailin_tag: Option<String>,
@@ -86,7 +86,7 @@ impl MessageFacts {
         Self { origin, ..facts }
     }
 
-    /// Takes a parameter of a request in; it beats the header that means the same.
+    /// Applies a parameter of a request, which takes precedence over the header field.
     fn apply_parameter(&mut self, name: &str, value: &str) {
         match name.strip_prefix("v:") {
             Some(name) => {
@@ -138,8 +138,8 @@ fn format_addresses(list: Option<&Address<'_>>) -> String {
     written.collect::<Vec<_>>().join(", ")
 }
 
-/// The maps of all headers combined. What is not an object is lost without a word, as with Mailgun, and so is the end
-/// of a long value.
+/// Merges the maps of all header fields. As with Mailgun, values that are not objects are dropped silently, and long
+/// values are cut.
 fn merge_variables(block: &HeaderSection<'_>) -> Map<String, Value> {
     let mut all_of_them = Map::new();
     for header in headers_named(block, "X-Mailgun-Variables") {

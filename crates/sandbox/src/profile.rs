@@ -11,7 +11,7 @@ pub enum ProviderProfile {
     Brevo,
 }
 
-/// The word is `mailgun` or `brevo`.
+/// The name is neither `mailgun` nor `brevo`.
 #[derive(Debug, thiserror::Error)]
 #[error("the sandbox can be \"mailgun\" or \"brevo\"")]
 pub struct ParseProfileError;
@@ -29,14 +29,14 @@ impl FromStr for ProviderProfile {
 }
 
 impl ProviderProfile {
-    /// What a receiver's status means for the event.
+    /// Classifies the response status of a webhook's receiver.
     pub(crate) fn classify_status(self, status: u16) -> WebhookResponse {
         match (self, status) {
             (_, 200) => WebhookResponse::Accepted,
             (Self::Mailgun, 406) => WebhookResponse::Rejected,
             (Self::Mailgun, _) | (Self::Brevo, 429) => WebhookResponse::Retry,
             (Self::Brevo, 201..300) => WebhookResponse::Accepted,
-            // Anything else ends it for good.
+            // Any other status ends it permanently.
             (Self::Brevo, _) => WebhookResponse::Rejected,
         }
     }
@@ -50,7 +50,7 @@ impl ProviderProfile {
         }
     }
 
-    /// The provider's seconds for which nothing goes to who did not answer.
+    /// Pause in the provider's seconds after a missing response.
     pub(crate) const fn no_response_cooldown(self) -> Option<u32> {
         match self {
             Self::Mailgun => None,
@@ -58,7 +58,7 @@ impl ProviderProfile {
         }
     }
 
-    /// What it says over SMTP.
+    /// SMTP texts of the provider.
     pub(crate) const fn smtp_texts(self) -> &'static SmtpTexts {
         match self {
             Self::Mailgun => &MAILGUN_TEXTS,
@@ -67,7 +67,7 @@ impl ProviderProfile {
     }
 }
 
-/// What a provider says over SMTP, where providers differ. None has its final CRLF.
+/// SMTP texts that differ between providers, without the final CRLF.
 #[derive(Debug)]
 pub(crate) struct SmtpTexts {
     pub(crate) greeting: &'static str,
@@ -75,14 +75,14 @@ pub(crate) struct SmtpTexts {
     pub(crate) helo: &'static str,
     /// The answer to EHLO; `{}` is the client's name.
     pub(crate) ehlo: &'static str,
-    /// The same once TLS is on.
+    /// EHLO reply after STARTTLS.
     pub(crate) ehlo_over_tls: &'static str,
     pub(crate) starttls: &'static str,
     /// STARTTLS when TLS is on.
     pub(crate) tls_already_active: &'static str,
     /// The prompt of AUTH PLAIN; Mailgun's is not base64, as observed: a client that decodes it has to cope.
     pub(crate) auth_plain_prompt: &'static str,
-    /// Whether CRAM-MD5 is known, too.
+    /// Whether CRAM-MD5 is offered.
     pub(crate) supports_cram_md5: bool,
     pub(crate) auth_succeeded: &'static str,
     pub(crate) already_authenticated: &'static str,
@@ -92,7 +92,7 @@ pub(crate) struct SmtpTexts {
     /// Whether it closes after a wrong login.
     pub(crate) closes_after_auth_failure: bool,
     pub(crate) auth_required: &'static str,
-    /// Whether it says so at MAIL already, and not only at RCPT.
+    /// Whether a missing login is rejected at MAIL already, not only at RCPT.
     pub(crate) requires_auth_at_mail: bool,
     /// `{}` is the address.
     pub(crate) sender_accepted: &'static str,
@@ -154,8 +154,7 @@ const MAILGUN_TEXTS: SmtpTexts = SmtpTexts {
     max_message_bytes: crate::smtp::MAX_MESSAGE_BYTES,
 };
 
-/// Those of the library behind Brevo's relay, emersion's go-smtp. Its banner and what it says to a client without a
-/// login are not known.
+/// Texts of go-smtp, the library of Brevo's relay. Its banner and the reply to a client without a login are not known.
 const BREVO_TEXTS: SmtpTexts = SmtpTexts {
     greeting: "220 smtp-relay.brevo.com ESMTP Service Ready",
     helo: "250 2.0.0 Hello {}",

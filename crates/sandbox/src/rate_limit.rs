@@ -6,7 +6,7 @@ use tokio::time::Instant;
 #[derive(Debug, Default)]
 pub(crate) struct WindowCounter(Mutex<Option<(Instant, u32)>>);
 
-/// Where a request stands in its time.
+/// Position of a request in its window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct WindowCount {
     /// 1 for the first one.
@@ -16,7 +16,7 @@ pub(crate) struct WindowCount {
 }
 
 impl WindowCounter {
-    /// Counts a request of a time that takes so long.
+    /// Counts a request in a window of this length.
     pub(crate) fn count_request(&self, time: Duration) -> WindowCount {
         let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();

@@ -12,9 +12,9 @@ use mailtrail_mail::Mailbox;
 pub enum Scenario {
     /// `delivered`: accepted, then delivered.
     Delivered,
-    /// `bounce`: accepted, then failed for good with 550 5.1.1.
+    /// `bounce`: accepted, then failed permanently with 550 5.1.1.
     Bounce,
-    /// `late-bounce`: delivered, and an hour later failed for good after all.
+    /// `late-bounce`: delivered, and failed permanently an hour later.
     LateBounce,
     /// `defer-twice`: failed for now two times, then delivered.
     DeferTwice,
@@ -43,7 +43,7 @@ pub enum Scenario {
     Slow,
     /// `rate-limit`: 421 at DATA, taken the second time; then so again.
     RateLimit,
-    /// `silent`: taken, and never heard of again.
+    /// `silent`: accepted, without any event.
     Silent,
     /// `invalid-email`: accepted, then found to be no address; at Mailgun it bounces.
     InvalidEmail,
@@ -93,7 +93,7 @@ impl Scenario {
             .unwrap_or(Self::Delivered)
     }
 
-    /// The local part that stands for it.
+    /// Local part that selects the scenario.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Delivered => "delivered",

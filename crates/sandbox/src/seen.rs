@@ -12,7 +12,7 @@ struct SeenKeys {
 }
 
 impl SeenCounter {
-    /// Counts `key` and says how often it was seen before.
+    /// Counts `key` and returns its earlier count.
     pub(crate) fn record_seen(&self, key: String) -> u32 {
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(times) = seen.counts.get_mut(&key) {

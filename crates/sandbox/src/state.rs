@@ -80,7 +80,7 @@ impl SandboxState {
         })
     }
 
-    /// Takes a message, starts its recipients' stories and says its id; `None` when there is no room for them.
+    /// Accepts a message and starts the lifecycles of its recipients. Returns its id; `None` if there are too many.
     pub(crate) fn accept_message(
         self: &Arc<Self>,
         envelope: Envelope,
@@ -113,7 +113,7 @@ impl SandboxState {
         Some(id)
     }
 
-    /// What a message is called that has no Message-ID of its own.
+    /// Generates the Message-ID of a message without one.
     fn generate_message_id(&self) -> String {
         match self.profile {
             ProviderProfile::Mailgun => format!("{}@{}", encode_hex(&random_bytes::<12>()), self.domain),
@@ -121,7 +121,7 @@ impl SandboxState {
         }
     }
 
-    /// Where a target is, and what it is shown; `None` where there is nothing any more.
+    /// URL and authentication of a target; `None` if it no longer exists.
     pub(crate) fn resolve_target(&self, target: &WebhookTarget) -> Option<WebhookEndpoint> {
         match target {
             WebhookTarget::Configured => self.webhook_client.configured_endpoint(),
@@ -143,7 +143,7 @@ impl SandboxState {
         first.count() > 0
     }
 
-    /// The time in microseconds since 1970; no two events have the same, as in Mailgun's log.
+    /// Time in microseconds since 1970, unique as in Mailgun's log.
     pub(crate) fn next_event_micros(&self) -> u64 {
         let now = self.clock.now().as_millis().saturating_mul(1000);
         let next = |last: u64| now.max(last + 1);
@@ -175,11 +175,11 @@ impl SandboxState {
         self.clock.now().saturating_add(Duration::from_secs(late.into()))
     }
 
-    /// The same over SMTP.
+    /// SMTP reply of the rate limit.
     pub(crate) fn rate_limit_reply(&self) -> String {
         match self.profile {
             ProviderProfile::Mailgun => format!("421 {}", self.rate_limit_message()),
-            // Nobody has seen Brevo say it.
+            // Not observed at Brevo.
             ProviderProfile::Brevo => "421 4.7.0 Too many messages, please slow down".to_owned(),
         }
     }
@@ -200,7 +200,8 @@ pub(crate) fn format_mailgun_date(at: Timestamp) -> String {
     at.to_rfc5322().replace("+0000", "UTC")
 }
 
-/// Recipients whose events are not all settled; beyond it mail is refused for the time being, so that no event is lost.
+/// Maximum number of recipients with outstanding events; above it messages are rejected transiently, so that no event
+/// is lost.
 const MAX_ACTIVE_LIFECYCLES: usize = 50_000;
 /// Mailgun's seconds that a rate-limited domain has to wait.
 const RATE_LIMIT_SECONDS: u32 = 5;

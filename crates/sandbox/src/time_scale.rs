@@ -10,12 +10,12 @@ impl TimeScale {
         (factor.is_finite() && factor >= 0.0).then_some(Self(factor))
     }
 
-    /// How long so many of Mailgun's seconds take; what no clock can count takes as long as one can.
+    /// Scales the provider's seconds; durations out of range get the maximum.
     pub(crate) fn scale(self, seconds: u32) -> Duration {
         Duration::try_from_secs_f64(f64::from(seconds) * self.0).unwrap_or(Duration::MAX)
     }
 
-    /// Lets so many of Mailgun's seconds pass.
+    /// Sleeps for scaled seconds.
     pub(crate) async fn sleep(self, seconds: u32) {
         let time = self.scale(seconds);
         if !time.is_zero() {

@@ -22,10 +22,10 @@ pub(crate) struct WebhookClient {
     post_permits: Semaphore,
 }
 
-/// Whom events are posted to.
+/// Receiver of events.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum WebhookTarget {
-    /// The address that is configured, whatever it is when the post begins.
+    /// The configured URL, as it is when the request starts.
     Configured,
     /// One that was registered at Mailgun.
     Registered(Arc<str>),
@@ -40,7 +40,7 @@ pub(crate) struct WebhookEndpoint {
     pub(crate) headers: HeaderMap,
 }
 
-/// What the receiver said.
+/// Classified response of the receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WebhookResponse {
     /// Kept.
@@ -60,7 +60,7 @@ impl WebhookClient {
         signing_key: Secret,
     ) -> Result<Self, SandboxError> {
         let client = Client::builder()
-            // Without it the client asks for a process-wide default, which nothing here sets.
+            // Otherwise the client would require a process-wide default, which is not set.
             .tls_backend_preconfigured(tls::build_client_config(None)?)
             .no_proxy()
             .redirect(redirect::Policy::none())
@@ -85,7 +85,7 @@ impl WebhookClient {
         self.url.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The same with what Brevo proves itself with there: the login in it, or else the key as a token.
+    /// The configured URL with Brevo's authentication: the login in it, otherwise the key as a token.
     pub(crate) fn configured_endpoint(&self) -> Option<WebhookEndpoint> {
         let url = self.url()?;
         let mut headers = HeaderMap::new();
@@ -99,7 +99,7 @@ impl WebhookClient {
         Some(WebhookEndpoint { url, headers })
     }
 
-    /// The whole body of a request of Mailgun's; its retries carry the same one, signature included.
+    /// Signed body of a Mailgun request; retries repeat it with the same signature.
     pub(crate) fn sign_body(&self, data: Map<String, Value>, now: u64) -> Bytes {
         let (timestamp, token) = (now.to_string(), encode_hex(&random_bytes::<25>()));
         let signature = mailgun::sign_webhook(&self.signing_key, &timestamp, &token);
@@ -131,7 +131,7 @@ impl WebhookClient {
         match request.send().await {
             Ok(response) => Some(response.status().as_u16()),
             Err(error) => {
-                // A secret may stand in the address.
+                // The URL may contain a secret.
                 tracing::debug!(error = %error.without_url(), "a webhook was not answered");
                 None
             }

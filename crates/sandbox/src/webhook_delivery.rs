@@ -1,4 +1,4 @@
-//! Requests that tell events: in time, late, again and again, or not at all.
+//! Delivery of webhooks: in time, late, repeated, or not at all, depending on the faults.
 
 use crate::lifecycle::RecipientLifecycle;
 use crate::state::SandboxState;
@@ -12,7 +12,7 @@ use std::time::Duration;
 pub(crate) struct WebhookRequest {
     pub(crate) target: WebhookTarget,
     pub(crate) body: Bytes,
-    /// Whose events it tells, once for each event.
+    /// Recipients of the events, one for each event.
     pub(crate) lifecycles: Vec<Arc<RecipientLifecycle>>,
 }
 
@@ -50,7 +50,7 @@ async fn send_with_retries(state: Arc<SandboxState>, letter: WebhookRequest, lat
     state.captured.update_counters(|tally| tally.lost_events += letter.lifecycles.len() as u64);
 }
 
-/// Posts a request and says whether that was it; `None` where nobody listens.
+/// Sends a request. Returns whether it is done; `None` without a target.
 async fn try_send(state: &SandboxState, letter: &WebhookRequest) -> Option<bool> {
     let address = state.resolve_target(&letter.target)?;
     let answer = state.webhook_client.post_json(address, letter.body.clone()).await;

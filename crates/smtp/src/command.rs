@@ -13,35 +13,35 @@ pub enum Command<'a> {
     StartTls,
     /// AUTH (RFC 4954) with its initial response, if it came along.
     Auth {
-        /// How.
+        /// SASL mechanism.
         mechanism: Mechanism,
         /// Base64, `=` for an empty one.
         initial_response: Option<&'a str>,
     },
     /// MAIL FROM.
     Mail {
-        /// The sender and what was declared about the message.
+        /// Sender and parameters of the message.
         envelope: Envelope,
         /// Bytes announced with SIZE= (RFC 1870).
         size: Option<u64>,
     },
     /// RCPT TO.
     Rcpt {
-        /// To whom.
+        /// Recipient address.
         recipient: Mailbox,
         /// NOTIFY= and ORCPT= (RFC 3461).
         dsn: DsnRecipient,
     },
     /// DATA.
     Data,
-    /// BDAT (RFC 3030): so many bytes of the message follow.
+    /// BDAT (RFC 3030): a chunk of the message follows.
     Bdat {
-        /// How many.
+        /// Size of the chunk in bytes.
         size: u64,
         /// Whether they are the last.
         last: bool,
     },
-    /// XCLIENT: what a trusted proxy knows about the client, `NAME=value` pairs in xtext.
+    /// XCLIENT: attributes of a proxy's client, `NAME=value` pairs in xtext.
     XClient(&'a str),
     /// RSET.
     Rset,
@@ -49,7 +49,7 @@ pub enum Command<'a> {
     Noop,
     /// VRFY.
     Vrfy,
-    /// EXPN, TURN and others that we know and do not do.
+    /// EXPN, TURN and other known commands that are not implemented.
     NotImplemented,
     /// HELP.
     Help,
@@ -57,7 +57,7 @@ pub enum Command<'a> {
     Quit,
 }
 
-/// How a client logs in. CRAM-MD5 is left out on purpose: it needs the password in clear on our side.
+/// SASL mechanisms. CRAM-MD5 is left out deliberately, because it requires plaintext passwords on the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mechanism {
     /// RFC 4616.
@@ -68,10 +68,10 @@ pub enum Mechanism {
     External,
 }
 
-/// Why a line is no command.
+/// Error of parsing a command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CommandError {
-    /// Not a verb that we know, or not text at all.
+    /// Unknown verb, or not text at all.
     UnknownCommand,
     /// The arguments are missing or wrong; what would be right.
     InvalidArguments(&'static str),
@@ -268,7 +268,7 @@ fn parse_parameters(parameters: &str) -> impl Iterator<Item = (&str, &str)> {
     parameters.split_ascii_whitespace().map(|parameter| parameter.split_once('=').unwrap_or((parameter, "")))
 }
 
-/// Sets what may be given only once.
+/// Sets a parameter that may be given only once.
 fn set_once<T>(place: &mut Option<T>, value: T) -> Result<(), CommandError> {
     match place.replace(value) {
         None => Ok(()),

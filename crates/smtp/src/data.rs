@@ -35,7 +35,7 @@ enum DecoderState {
 }
 
 impl Decoder {
-    /// A decoder of DATA that keeps at most `limit` bytes; what is over is read and dropped.
+    /// Creates a decoder of DATA that keeps at most `limit` bytes; the excess is read and discarded.
     pub fn new(max_bytes: u64) -> Self {
         Self {
             dot_unstuffing: true,
@@ -45,7 +45,7 @@ impl Decoder {
         }
     }
 
-    /// The same for BDAT (RFC 3030): only its caller knows the end, and says so with [`Decoder::finish`].
+    /// Creates a decoder of BDAT (RFC 3030): only the caller knows the end and calls [`Decoder::finish`].
     pub fn for_bdat(limit: u64) -> Self {
         Self { dot_unstuffing: false, ..Self::new(limit) }
     }
@@ -114,7 +114,7 @@ impl Decoder {
             }
             (DecoderState::DotCr { .. }, _) => {
                 self.append_within_limit(b".\r\n", out);
-                // Nobody doubles a dot behind a bare CR.
+                // Clients do not double a dot after a bare CR.
                 self.state = DecoderState::Text;
                 return self.feed_byte(byte, out);
             }
@@ -159,7 +159,7 @@ pub struct DotStuffer {
     preceding: PrecedingByte,
 }
 
-/// What a piece begins behind.
+/// Position in the line at which a piece begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum PrecedingByte {
     #[default]
@@ -191,7 +191,7 @@ impl DotStuffer {
 mod tests {
     use super::*;
 
-    /// What comes out, and what is left behind the end, with the input cut into pieces of `size`.
+    /// Decodes the input in pieces of `size`. Returns the output and the number of bytes left after the end.
     fn decode_in_pieces(input: &[u8], size: usize) -> Option<(Vec<u8>, usize)> {
         let (mut decoder, mut out) = (Decoder::new(1 << 20), Vec::new());
         for (number, piece) in input.chunks(size).enumerate() {

@@ -1,7 +1,7 @@
-//! SMTP without sockets (RFC 5321 and its extensions): bytes in, steps out. It serves both sides: the session that
-//! our listeners run, and the replies that an upstream sends.
+//! SMTP without I/O (RFC 5321 and its extensions): bytes in, actions out. It has both sides: the session of our
+//! listeners, and the replies of an upstream.
 //!
-//! Nothing here reads, writes, waits or knows the time.
+//! Nothing here reads, writes, waits or uses a clock.
 
 mod command;
 mod data;

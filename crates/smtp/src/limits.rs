@@ -24,12 +24,13 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Bytes of a command line with its CRLF. RFC 4954 section 4 asks for 12,288 in AUTH; the rest needs far less.
+    /// Maximum bytes of a command line with its CRLF. RFC 4954 section 4 requires 12,288 for AUTH; other commands need
+    /// far less.
     pub const MAX_COMMAND_LINE_BYTES: usize = 12_288;
     /// Commands that may fail before a session ends with 421.
     pub const MAX_ERRORS: u32 = 50;
-    /// Commands without a message between them before a session ends with 421. Clients that keep a session open say
-    /// NOOP every few seconds.
+    /// Maximum number of commands without a message before a session ends with 421. Clients that keep a session open
+    /// send NOOP every few seconds.
     pub const MAX_IDLE_COMMANDS: u32 = 1000;
 }
 

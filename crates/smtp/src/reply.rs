@@ -1,28 +1,28 @@
-//! Everything that our listeners can say. Code, enhanced status and text come from one value and cannot disagree.
+//! All replies of our listeners. Code, enhanced status and text come from one value, so they always agree.
 
 use mailtrail_mail::TrackingId;
 
-/// One reply to a client (RFC 5321 section 4.2, RFC 2034). Odoo shows refusals to its users verbatim, so the texts
-/// are written for people; none of them tells of paths, hosts behind us or causes.
+/// A reply to a client (RFC 5321 section 4.2, RFC 2034). Odoo shows rejections to its users verbatim, so the texts are
+/// written for users; none reveals paths, internal hosts or causes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// The greeting.
+    /// Greeting of a new connection.
     Greeting {
-        /// Our name.
+        /// Host name of the relay.
         hostname: String,
     },
-    /// The answer to EHLO or HELO: our name, then the extensions.
+    /// Reply to EHLO or HELO: host name, then the extensions.
     Ehlo {
-        /// Our name.
+        /// Host name of the relay.
         hostname: String,
         /// One extension a line; empty for HELO.
         extensions: Vec<String>,
     },
     /// RSET, NOOP.
     Ok,
-    /// MAIL taken.
+    /// MAIL accepted.
     SenderOk,
-    /// RCPT taken.
+    /// RCPT accepted.
     RecipientOk,
     /// Go on with the message.
     StartData,
@@ -30,7 +30,7 @@ pub enum Reply {
     Queued(TrackingId),
     /// Go on with TLS.
     StartTls,
-    /// Logged in.
+    /// Login accepted.
     AuthSucceeded,
     /// The next part of a login; the text is base64.
     AuthContinue(&'static str),
@@ -42,13 +42,13 @@ pub enum Reply {
     Help,
     /// QUIT.
     Closing,
-    /// Another protocol's words.
+    /// Input of another protocol.
     NotSmtp,
-    /// More commands without a mail than anybody needs.
+    /// More commands without a message than any client needs.
     TooManyCommands,
     /// The session has lasted long enough.
     SessionTooLong,
-    /// Too many sessions.
+    /// Connection limit reached.
     TooManyConnections,
     /// The peer may not connect.
     ClientNotAllowed,
@@ -70,9 +70,9 @@ pub enum Reply {
     RateLimited,
     /// The user's mail has had as many recipients as it may; in which time.
     QuotaExceeded(&'static str),
-    /// Not a command we know.
+    /// Unknown command.
     UnknownCommand,
-    /// A command that we know and do not do.
+    /// Known command that is not implemented.
     NotImplemented,
     /// A command for trusted proxies only.
     ProxyOnly,
@@ -88,9 +88,9 @@ pub enum Reply {
     UnknownParameter,
     /// The command line is longer than allowed.
     LineTooLong,
-    /// TLS first.
+    /// TLS required before this command.
     TlsRequired,
-    /// Login first.
+    /// Login required before this command.
     AuthRequired,
     /// AUTH only inside TLS.
     EncryptionRequired,
@@ -112,24 +112,24 @@ pub enum Reply {
     TooManyRecipients,
     /// More bytes than allowed.
     MessageTooLarge {
-        /// The limit.
+        /// Maximum number of recipients.
         limit: u64,
     },
     /// More bytes of header than allowed.
     HeaderTooLarge {
-        /// The limit.
+        /// Maximum size in bytes.
         limit: u64,
     },
-    /// The address is on the suppression list; why.
+    /// The address is suppressed, with the reason.
     RecipientSuppressed(&'static str),
     /// The message has been here before, or passed too many servers (RFC 5321 section 6.3).
     MailLoop,
-    /// The message is not in a form that can be passed on; why.
+    /// The message cannot be relayed in its form, with the reason.
     BadMessage(&'static str),
 }
 
 impl Reply {
-    /// The three digits.
+    /// Returns the three-digit code.
     pub fn code(&self) -> u16 {
         self.parts().0
     }
@@ -204,8 +204,8 @@ impl Reply {
             Self::RateLimited => {
                 (450, "4.7.1", "You have sent too many messages in a short time, try again later")
             }
-            // RFC 5321 section 4.3.2 has 452, and not 450, among the answers to MAIL. X.5.3 would say that the rest of the
-            // recipients may come at once in another transaction.
+            // RFC 5321 section 4.3.2 lists 452, not 450, among the replies to MAIL. X.5.3 would mean that the other
+            // recipients may be sent in another transaction.
             Self::QuotaExceeded(text) => (452, "4.7.1", text),
             Self::UnknownCommand => (500, "5.5.2", "Command not recognised"),
             Self::NotImplemented => (502, "5.5.1", "This command is not implemented"),

@@ -1,4 +1,4 @@
-//! What an upstream says to us (RFC 5321 section 4.2, RFC 2034), read leniently: Mailgun sends no enhanced codes.
+//! Replies of an upstream (RFC 5321 section 4.2, RFC 2034), parsed leniently: Mailgun sends no enhanced codes.
 
 /// One whole reply of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,23 +12,24 @@ pub struct Response {
 }
 
 impl Response {
-    /// 2yz.
+    /// Returns whether the code is 2yz.
     pub fn is_positive(&self) -> bool {
         self.code / 100 == 2
     }
 
-    /// 354.
+    /// Returns whether the code is 354.
     pub fn is_intermediate(&self) -> bool {
         self.code / 100 == 3
     }
 
-    /// Whether the server did not understand what it was told, or not there: it says nothing about the mail.
+    /// Returns whether the server did not understand the command, or not at this point; such a reply is not about the
+    /// message.
     pub fn is_command_error(&self) -> bool {
         let syntax = self.enhanced_status.as_ref().is_none_or(|status| status.starts_with("5.5."));
         matches!(self.code, 500 | 502 | 503) && syntax
     }
 
-    /// 4yz and 5yz.
+    /// Returns whether the code is 4yz or 5yz.
     pub fn is_negative(&self) -> bool {
         self.code >= 400
     }
@@ -45,7 +46,7 @@ impl std::fmt::Display for Response {
     }
 }
 
-/// The peer does not speak SMTP, or too much of it.
+/// Input that is not SMTP, or too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ResponseError {
     /// No three digits at its beginning.
@@ -140,7 +141,7 @@ fn parse_enhanced_status(text: &str, code: u16) -> Option<String> {
     fits.then(|| word.to_owned())
 }
 
-/// What an upstream offered in its answer to EHLO.
+/// Extensions in the reply to EHLO.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Capabilities {
     /// STARTTLS (RFC 3207).

@@ -1,7 +1,7 @@
-//! One client's session as a state machine: command lines in, steps out (RFC 5321 section 4.1.4).
+//! One client's session as a state machine: command lines in, actions out (RFC 5321 section 4.1.4).
 //!
-//! A state owns what is known in it. What needs the outside world is a [`Step`]; its answer comes back through one
-//! of the methods named there.
+//! Each state owns what is known in it. Work that needs I/O is an [`Action`]; its result is passed to the method named
+//! there.
 
 use crate::command::{Command, CommandError, Mechanism};
 use crate::limits::Limits;
@@ -12,10 +12,10 @@ use mailtrail_mail::{DsnRecipient, Envelope, HeaderCleanup, Mailbox, Secret};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// What one listener asks of its clients.
+/// Requirements of a listener.
 #[derive(Clone, Debug)]
 pub struct SessionPolicy {
-    /// Our name in greeting and EHLO.
+    /// Host name of the relay in greeting and EHLO.
     pub hostname: String,
     /// Whether STARTTLS is offered.
     pub offer_starttls: bool,
@@ -38,10 +38,10 @@ pub enum Authentication {
     None,
 }
 
-/// Who a client turned out to be, and what that allows.
+/// An authenticated client and its permissions.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Account {
-    /// The login name.
+    /// Name of the login.
     pub name: String,
     /// The label in trails and metrics.
     pub client_label: String,
@@ -50,54 +50,54 @@ pub struct Account {
     /// Requests to a provider that its mail may carry in its header, as `foreign_headers`
     /// reads them.
     pub allowed_request_headers: Vec<String>,
-    /// What is changed in the header of its mail.
+    /// Header cleanup of its messages.
     pub header_cleanup: HeaderCleanup,
 }
 
 /// A user name and a password, as a client sent them.
 #[derive(Debug)]
 pub struct Credentials {
-    /// The login name.
+    /// Name of the login.
     pub user: String,
-    /// The password.
+    /// Password to verify.
     pub password: Secret,
 }
 
 /// What to do next.
 #[derive(Debug)]
 pub enum Action {
-    /// Say this and read on.
+    /// Send a reply and read on.
     Reply(Reply),
-    /// Say this, then speak TLS; tell `on_tls`, then `on_client_certificate`.
+    /// Send a reply, then start TLS; call `on_tls`, then `on_client_certificate`.
     StartTls(Reply),
-    /// A transaction is open: say [`Reply::SenderOk`], or why not after [`Session::take_envelope`].
+    /// A transaction is open: send [`Reply::SenderOk`], or a rejection after [`Session::take_envelope`].
     OpenTransaction {
-        /// Bytes that the message has, as far as the client said so (RFC 1870 section 6).
+        /// Declared size of the message in bytes (RFC 1870 section 6).
         size: Option<u64>,
     },
-    /// This recipient was taken: say [`Reply::RecipientOk`], or why not after `reject_last_recipient`.
+    /// A recipient was accepted: send [`Reply::RecipientOk`], or a rejection after `reject_last_recipient`.
     CheckRecipient(Mailbox),
-    /// Check these; tell `on_authenticated` or say [`Reply::AuthFailed`].
+    /// Verify the credentials; call `on_authenticated` or send [`Reply::AuthFailed`].
     Authenticate(Credentials),
-    /// Say this, then read a message for [`Session::take_envelope`].
+    /// Send a reply, then receive a message for [`Session::take_envelope`].
     ReceiveData(Reply),
-    /// Read a chunk: a part of the message, after the last for [`Session::take_envelope`]; or read and drop it, and
-    /// say why.
+    /// Receive a chunk of the message, the last one for [`Session::take_envelope`]; or discard it and send the
+    /// rejection.
     ReceiveChunk {
-        /// Bytes that follow.
+        /// Size of the chunk in bytes.
         size: u64,
         /// Whether the message ends with them.
         last: bool,
-        /// Why they are dropped.
+        /// Reply to a discarded chunk.
         rejection: Option<Reply>,
     },
-    /// A trusted proxy says whose connection this is; tell `apply_xclient`.
+    /// A trusted proxy has named its client; call `apply_xclient`.
     ApplyXclient(XClient),
-    /// Say this and close.
+    /// Send a reply and close.
     Close(Reply),
 }
 
-/// What a trusted proxy says about its client (XCLIENT); what it does not know is not there.
+/// Attributes of a proxy's client (XCLIENT); unknown ones are absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct XClient {
     /// Where the client is.
@@ -112,12 +112,12 @@ pub struct Session {
     policy: Arc<SessionPolicy>,
     tls_active: bool,
     account: Option<Arc<Account>>,
-    /// The user whose certificate the client showed.
+    /// Account of the client certificate.
     certificate_account: Option<Arc<Account>>,
     greeting: Option<Greeting>,
     phase: SessionState,
-    /// Whether the peer may introduce others. Once it did, and the client's EHLO follows, it may not any more: from
-    /// there on it may pass through whatever the client says.
+    /// Whether the peer may use XCLIENT. Not after an XCLIENT and the EHLO of its client: from there on the proxy may
+    /// forward the client's commands.
     xclient_allowed: bool,
     xclient_applied: bool,
     error_count: u32,
@@ -168,7 +168,7 @@ impl Session {
         }
     }
 
-    /// What to say first.
+    /// Returns the greeting.
     pub fn greeting_reply(&self) -> Reply {
         Reply::Greeting { hostname: self.policy.hostname.clone() }
     }
@@ -193,7 +193,7 @@ impl Session {
         self.greeting.as_ref().map_or("", |greeting| &greeting.client_name)
     }
 
-    /// How the mail came, as a Received header says it (RFC 3848).
+    /// Returns the protocol for the Received field (RFC 3848).
     pub fn protocol(&self) -> &'static str {
         let extended = self.greeting.as_ref().is_some_and(|greeting| greeting.is_ehlo);
         match (extended, self.tls_active, self.account().is_some()) {
@@ -205,15 +205,15 @@ impl Session {
         }
     }
 
-    /// TLS is on: everything said before is forgotten (RFC 3207 section 4.2).
+    /// TLS has started: the session is reset (RFC 3207 section 4.2).
     pub fn on_tls(&mut self) {
         let fresh = Self::new(self.policy.clone(), true, self.xclient_allowed && !self.xclient_applied);
         *self = Self { error_count: self.error_count, idle_commands: self.idle_commands, ..fresh };
     }
 
-    /// Whose connection it is has been taken note of; it begins anew.
+    /// The client's address has been applied: the session is reset.
     pub fn apply_xclient(&mut self, account: Option<Arc<Account>>) -> Reply {
-        // What the proxy itself is logged in as is not its client's; what it said before, in parts, is.
+        // The proxy's own login does not apply to its client, but a login in an earlier XCLIENT does.
         let account = account.or_else(|| self.account.take().filter(|_| self.xclient_applied));
         let fresh = Self::new(self.policy.clone(), self.tls_active, self.xclient_allowed);
         *self = Self {
@@ -226,7 +226,7 @@ impl Session {
         self.greeting_reply()
     }
 
-    /// The client showed this user's certificate. That logs it in; AUTH may still make it somebody else.
+    /// The client presented the certificate of this account, which logs it in. AUTH may still select another account.
     pub fn on_client_certificate(&mut self, account: Arc<Account>) {
         self.certificate_account = Some(account);
     }
@@ -237,7 +237,7 @@ impl Session {
         Reply::AuthSucceeded
     }
 
-    /// A message was kept: what came before it is forgiven, as long sessions have some errors.
+    /// A message was accepted: earlier errors no longer count, because long sessions have some.
     pub fn on_message_accepted(&mut self) {
         (self.error_count, self.idle_commands) = (0, 0);
     }
@@ -255,7 +255,7 @@ impl Session {
     pub fn take_envelope(&mut self) -> Option<Envelope> {
         match std::mem::replace(&mut self.phase, SessionState::Idle) {
             SessionState::Transaction(mut envelope) | SessionState::ReceivingChunks(mut envelope) => {
-                // Addresses need it whether the client says so or not.
+                // Internationalized addresses require it, whether or not the client declares it.
                 let mut addresses = envelope.sender.iter().chain(&envelope.recipients);
                 envelope.smtputf8 |= !addresses.all(Mailbox::is_ascii);
                 Some(envelope)
@@ -296,9 +296,10 @@ impl Session {
         self.reply_counted(Reply::LineTooLong)
     }
 
-    /// Says a refusal that was found outside, and closes after too many.
+    /// Sends a rejection that was decided outside the session, and closes after too many.
     pub fn reply_counted(&mut self, reply: Reply) -> Action {
-        // Too many recipients is no error of the client's, it sends to the rest again; nor is one that wants no mail.
+        // Too many recipients is no client error, because clients send to the rest again; nor is a suppressed
+        // recipient.
         let blameless = matches!(reply, Reply::TooManyRecipients | Reply::RecipientSuppressed(_));
         self.error_count += u32::from(reply.is_rejection() && !blameless);
         if self.error_count > Limits::MAX_ERRORS {
@@ -428,7 +429,7 @@ impl Session {
                 self.phase = SessionState::Authenticating(AuthExchange::LoginPassword { user: text });
                 Action::Reply(Reply::AuthContinue(PASSWORD_PROMPT))
             }
-            // RFC 4422 appendix A: nothing, or the identity that the certificate stands for.
+            // RFC 4422 appendix A: empty, or the identity of the certificate.
             AuthExchange::External => match self.certificate_account.clone() {
                 Some(account) if text.is_empty() || text == account.name => {
                     Action::Reply(self.on_authenticated(account))
@@ -439,7 +440,7 @@ impl Session {
                 Action::Authenticate(Credentials { user, password: Secret::new(text) })
             }
             AuthExchange::Plain => match text.split('\0').collect::<Vec<_>>()[..] {
-                // An authorisation identity other than the user would be somebody else (RFC 4616 section 2).
+                // An authorization identity other than the user would be another account (RFC 4616 section 2).
                 [identity, user, password] if identity.is_empty() || identity == user => {
                     Action::Authenticate(Credentials {
                         user: user.to_owned(),
@@ -511,7 +512,7 @@ impl Session {
         }
     }
 
-    /// What follows a BDAT must be read even where it is refused: the client does not wait for our reply.
+    /// The bytes after BDAT must be read even if it is rejected: the client does not wait for the reply.
     fn handle_bdat(&mut self, size: u64, last: bool) -> Action {
         let rejection = match std::mem::replace(&mut self.phase, SessionState::Idle) {
             SessionState::Transaction(envelope) if envelope.recipients.is_empty() => {
@@ -542,8 +543,8 @@ impl Session {
 }
 
 impl XClient {
-    /// `ADDR=192.0.2.1 LOGIN=odoo`: names without regard to case, values in xtext. The names that say nothing to us
-    /// are read over; an unknown one is a fault.
+    /// Parses `ADDR=192.0.2.1 LOGIN=odoo`: case-insensitive names, values in xtext. Irrelevant names are skipped; an
+    /// unknown one is an error.
     fn parse(attributes: &str) -> Option<Self> {
         let mut introduction = Self::default();
         let mut pairs = attributes.split_ascii_whitespace().peekable();
@@ -585,7 +586,7 @@ fn decode_xtext(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok().filter(|text| !text.contains(char::is_control))
 }
 
-/// What a proxy says where it does not know.
+/// Values of a proxy for unknown attributes.
 const UNAVAILABLE_VALUES: [&str; 2] = ["[UNAVAILABLE]", "[TEMPUNAVAIL]"];
 const NO_RECIPIENT_REPLY: Reply = Reply::BadSequence("No recipient was taken: RCPT TO first");
 const CHUNKS_BEGUN_TEXT: &str = "The message has begun: end it with BDAT LAST";

@@ -4,7 +4,7 @@ use crate::clock::{Clock, Timestamp};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// What is known of a clock being set. Copies know the same.
+/// Detector of clock steps. Clones share its state.
 #[derive(Clone, Debug)]
 pub struct ClockWatch {
     clock: Clock,
@@ -29,16 +29,16 @@ pub enum ClockStep {
     Forward(Duration),
     /// It was set back.
     Backward(Duration),
-    /// What is stored was stored that long ahead of it.
+    /// Stored times are ahead of the clock by this duration.
     StoredAhead(Duration),
-    /// What is stored last is that old: the relay was off, or the clock was set ahead meanwhile.
+    /// The latest stored time is this old: the relay was off, or the clock was set ahead in the meantime.
     StoredTooOld(Duration),
-    /// The same, and so old that the clock is likelier ahead.
+    /// The latest stored time is so old that the clock is more likely ahead.
     VeryOld(Duration),
 }
 
 impl ClockWatch {
-    /// Begins to look at a clock.
+    /// Starts watching a clock.
     pub fn new(clock: Clock) -> Self {
         let (last_wall_clock, last_monotonic) = (clock.now(), clock.monotonic());
         Self {
@@ -53,7 +53,7 @@ impl ClockWatch {
         }
     }
 
-    /// Looks at the clock. The step since which nothing is to expire or to be forgotten for a while, if there is one.
+    /// Checks the clock. Returns a recent step, after which nothing may expire or be deleted for a while.
     pub fn recent_step(&self) -> Option<ClockStep> {
         self.update_with(|seen| seen.last_step.map(|(step, _)| step))
     }
@@ -63,7 +63,7 @@ impl ClockWatch {
         self.recent_step().is_none()
     }
 
-    /// How often the clock was set so far, and by how many milliseconds in all; it is looked at.
+    /// Checks the clock. Returns the number of steps so far and their sum in milliseconds.
     pub fn step_totals(&self) -> (u64, i64) {
         self.update_with(|seen| (seen.step_count, seen.total_shift_ms))
     }
@@ -106,16 +106,16 @@ impl ClockWatch {
     }
 }
 
-/// By how much clock and passed time may differ from one look to the next: NTP moves a clock slowly, or sets it.
+/// Tolerated difference between clock and elapsed time per check: NTP slews a clock slowly, or steps it.
 const MAX_CLOCK_DRIFT: Duration = Duration::from_secs(10);
 /// How long nothing expires and nothing is forgotten after the clock was set: it may be set right in that time.
 const STEP_GRACE_PERIOD: Duration = Duration::from_secs(300);
-/// The same after a start that found [`ClockStep::VeryOld`]: NTP corrects the clock once the network is up.
+/// Settling time after a start with [`ClockStep::VeryOld`]: NTP corrects the clock once the network is up.
 const LONG_SETTLING: Duration = Duration::from_secs(3600);
-/// Age of what is stored last from which on a start is like a step.
+/// Age of the latest stored time from which on a start counts as a step.
 const MAX_STORED_AGE: Duration = Duration::from_secs(86_400);
-/// Age of what is stored last from which on the clock is likelier wrong: with the usual retention a relay that was on
-/// has forgotten it.
+/// Age of the latest stored time from which on the clock is probably wrong: with the default retention, a running relay
+/// has deleted such data.
 const VERY_OLD: Duration = Duration::from_secs(31 * 86_400);
 
 #[cfg(test)]

@@ -39,7 +39,7 @@ impl EventBatcher {
         while !waiting.is_empty() {
             let rest = waiting.split_off(waiting.len().min(MAX_BATCH_EVENTS));
             let (events, lifecycles): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
-            // Nobody has published the shape.
+            // The form of a batch is not documented.
             let body = if state.faults.current().wrap { json!({ "items": events }) } else { json!(events) };
             send_request(
                 state,

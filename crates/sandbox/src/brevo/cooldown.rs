@@ -4,7 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// To whom nothing goes for a while, because there was no answer.
+/// Targets that are paused after a missing response.
 #[derive(Debug, Default)]
 pub(crate) struct Cooldowns(Mutex<HashMap<WebhookTarget, Instant>>);
 
@@ -20,7 +20,7 @@ impl Cooldowns {
         self.active_until(target).is_some()
     }
 
-    /// Returns when it is over, however often it is begun anew meanwhile.
+    /// Returns when the pause has ended, including later extensions.
     pub(crate) async fn wait(&self, target: &WebhookTarget) {
         while let Some(end) = self.active_until(target) {
             tokio::time::sleep_until(end).await;

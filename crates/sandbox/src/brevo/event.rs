@@ -6,8 +6,8 @@ use crate::mailgun::SandboxEvent;
 use mailtrail_mail::Timestamp;
 use serde_json::{Map, Value, json};
 
-/// An event. Its times but one are those of the account's zone. The tag stands in `tag`, as for all mail that comes over
-/// SMTP; `tags` is for the API's.
+/// Builds an event. All times but one are in the account's time zone. Messages over SMTP have `tag`; `tags` belongs to
+/// the API.
 pub(crate) fn build_webhook_event(
     lifecycle: &RecipientLifecycle,
     happening: SandboxEvent,
@@ -54,15 +54,15 @@ pub(crate) fn build_webhook_event(
     data
 }
 
-/// The same with what only the statistics tell.
+/// Adds the fields that only the statistics have.
 pub(crate) fn to_log_entry(lifecycle: &RecipientLifecycle, data: &Map<String, Value>) -> Map<String, Value> {
     let mut logged = data.clone();
     logged.insert("sender_email".into(), lifecycle.facts.author.as_str().into());
     logged
 }
 
-/// An event of the statistics. They have other words, whole seconds, and neither what stamped the mail nor, where it
-/// failed, the address it was sent from.
+/// Converts an event to the form of the statistics: other names, whole seconds, no stamp, and no sending address for
+/// failures.
 pub(super) fn to_statistics_event(event: &Value) -> Value {
     let at = Timestamp::from_millis(event["ts_epoch"].as_u64().unwrap_or_default());
     let mut written = json!({
@@ -87,7 +87,7 @@ pub(super) fn to_statistics_event(event: &Value) -> Value {
     written
 }
 
-/// The webhooks' word, and a reason where there is one.
+/// Name of the event in webhooks, with a reason if it has one.
 fn event_and_reason(happening: SandboxEvent) -> (&'static str, Option<&'static str>) {
     match happening {
         SandboxEvent::Accepted => ("request", Some("sent")),
@@ -105,7 +105,7 @@ fn event_and_reason(happening: SandboxEvent) -> (&'static str, Option<&'static s
         SandboxEvent::OpenedAgain => ("opened", None),
         SandboxEvent::OpenedByBot => ("proxy_open", None),
         SandboxEvent::Clicked => ("click", None),
-        // The documentation says `spam`; this is what was seen.
+        // The documentation says `spam`; this name was observed.
         SandboxEvent::Complained => ("complaint", None),
         SandboxEvent::Unsubscribed => ("unsubscribed", None),
         SandboxEvent::InvalidAddress => ("invalid_email", None),
@@ -113,7 +113,7 @@ fn event_and_reason(happening: SandboxEvent) -> (&'static str, Option<&'static s
     }
 }
 
-/// The statistics' word for a webhook's.
+/// Name in the statistics of a webhook's event.
 pub(super) fn statistics_event_name(word: &str) -> &str {
     match word {
         "request" => "requests",
@@ -132,7 +132,7 @@ fn is_by_person(happening: SandboxEvent) -> bool {
     matches!(happening, SandboxEvent::Opened | SandboxEvent::OpenedAgain | SandboxEvent::Clicked)
 }
 
-/// Whether it tells the address that the mail was sent from.
+/// Whether the event names the sending address.
 fn has_sending_ip(happening: SandboxEvent) -> bool {
     matches!(
         happening,
@@ -184,7 +184,7 @@ mod tests {
         };
     }
 
-    /// Every event, the recorded one, and the values that are ours to choose: what servers say.
+    /// Every event against the recorded one, with our values for server texts.
     #[test]
     fn webhook_events_match_recordings() {
         for (happening, recorded) in [
@@ -221,7 +221,7 @@ mod tests {
                 recorded.insert("reason".into(), got["reason"].clone());
             }
             assert_eq!(Value::Object(got.clone()), Value::Object(recorded.clone()), "{happening:?}");
-            // The statistics tell the same event.
+            // The statistics report the same event.
             got.insert("sender_email".into(), "sales@example.com".into());
             let event = brevo::decode_event(&Value::Object(got.clone()), at).unwrap();
             let statistics = to_statistics_event(&Value::Object(got));

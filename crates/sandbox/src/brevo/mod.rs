@@ -1,7 +1,7 @@
-//! Brevo: what it tells, to whom, and its API.
+//! Brevo: its events, their receivers, and its API.
 //!
-//! An event goes to the webhooks that ask for its kind, one to a request or gathered, each with the proof that it was
-//! made with. What is answered with anything but 200 and 429 is never told again.
+//! An event goes to the webhooks registered for its type, alone or in batches, each with its own authentication. After
+//! any response but 200 and 429 it is never repeated.
 
 mod batcher;
 mod blocked_contacts;
@@ -35,13 +35,13 @@ pub(crate) struct BrevoState {
     batcher: EventBatcher,
 }
 
-/// What a message without a Message-ID is called.
+/// Generates the Message-ID of a message without one.
 pub(crate) fn generate_message_id(now: Timestamp) -> String {
     let minute: String = time_zone::format_local(now)[..16].chars().filter(char::is_ascii_digit).collect();
     format!("{minute}.{}@smtp-relay.mailin.fr", fastrand::u64(10_000_000_000..100_000_000_000))
 }
 
-/// Tells an event to the configured address and to the webhooks that were made for its kind.
+/// Sends an event to the configured URL and to the webhooks registered for it.
 pub(crate) async fn deliver_event(
     state: &Arc<SandboxState>,
     lifecycle: &Arc<RecipientLifecycle>,

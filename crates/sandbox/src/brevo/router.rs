@@ -36,7 +36,7 @@ pub(crate) fn router(state: Arc<SandboxState>) -> Router {
         .with_state(state)
 }
 
-/// Only who knows the key.
+/// Rejects requests without the API key.
 async fn require_api_key(State(state): State<Arc<SandboxState>>, request: Request, next: Next) -> Response {
     let given = request.headers().get("api-key").map(|key| key.as_bytes()).unwrap_or_default();
     if given.ct_eq(state.api_key.expose().as_bytes()).into() {
@@ -45,7 +45,7 @@ async fn require_api_key(State(state): State<Arc<SandboxState>>, request: Reques
     api_error(StatusCode::UNAUTHORIZED, "unauthorized", "Key not found").into_response()
 }
 
-/// Only so many in an hour. Each answer says how many are left.
+/// Limits requests per hour. Each response has the number left.
 async fn limit_requests(State(state): State<Arc<SandboxState>>, request: Request, next: Next) -> Response {
     let most = state.faults.current().requests;
     let seen = state.request_counter.count_request(RATE_LIMIT_WINDOW);

@@ -24,7 +24,7 @@ pub(super) async fn list_events(
         (None, text) => {
             let days = text.map_or(Some(30), |text| text.parse().ok().filter(|days| (1..=90).contains(days)));
             let days = days.ok_or_else(|| invalid_parameter("days is not valid"))?;
-            // What has just happened may be ahead of the clock: no two events have the same time.
+            // The latest event may be ahead of the clock, because event times are unique.
             (now.saturating_sub(ONE_DAY * days), now.saturating_add(ONE_DAY))
         }
     };
@@ -52,7 +52,7 @@ pub(super) async fn list_events(
     Ok(Json(if events.is_empty() { json!({}) } else { json!({ "events": events }) }))
 }
 
-/// What can be asked for.
+/// Event names that can be requested.
 pub(super) const EVENT_NAMES: [&str; 14] = [
     "bounces",
     "hardBounces",

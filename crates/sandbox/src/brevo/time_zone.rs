@@ -1,4 +1,4 @@
-//! The account's time zone, which Brevo tells nobody: Central European Summer Time, all the year round here.
+//! The account's time zone, which Brevo does not report: here Central European Summer Time all year.
 
 use mailtrail_mail::Timestamp;
 use std::time::Duration;
@@ -8,7 +8,7 @@ pub(super) fn format_local(at: Timestamp) -> String {
     at.saturating_add(UTC_OFFSET).to_string()[..19].replace('T', " ")
 }
 
-/// `2026-09-14T14:00:03.000+02:00`: no fraction of a second is ever told.
+/// Formats `2026-09-14T14:00:03.000+02:00`; the fraction is always zero.
 pub(super) fn format_iso8601(at: Timestamp) -> String {
     let whole = Timestamp::from_secs(at.as_secs());
     whole.saturating_add(UTC_OFFSET).to_string().replace('Z', "+02:00")

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 #[derive(Debug, Default)]
 pub(crate) struct BrevoWebhookRegistry(Mutex<BTreeMap<u64, RegisteredWebhook>>);
 
-/// One of them.
+/// A registered webhook.
 #[derive(Clone, Debug)]
 pub(super) struct RegisteredWebhook {
     url: Arc<str>,
@@ -19,14 +19,14 @@ pub(super) struct RegisteredWebhook {
     batched: bool,
     /// What each request shows.
     headers: HeaderMap,
-    /// The same as it was given, under `auth` and `headers`.
+    /// The authentication as it was given, under `auth` and `headers`.
     auth_json: [Value; 2],
     created_at: String,
     modified_at: String,
 }
 
 impl BrevoWebhookRegistry {
-    /// Those that are told an event, and whether they take many at once.
+    /// Webhooks registered for an event, each with whether it accepts batches.
     pub(super) fn subscribers_of(&self, word: &str) -> Vec<(u64, bool)> {
         let all = self.lock();
         all.iter()
@@ -35,14 +35,14 @@ impl BrevoWebhookRegistry {
             .collect()
     }
 
-    /// Where one leads, and what it shows.
+    /// URL and authentication of a webhook.
     pub(crate) fn endpoint_of(&self, id: u64) -> Option<WebhookEndpoint> {
         let all = self.lock();
         let hook = all.get(&id)?;
         Some(WebhookEndpoint { url: hook.url.clone(), headers: hook.headers.clone() })
     }
 
-    /// Adds one and says its number; `None` when there are as many as may be.
+    /// Registers a webhook. Returns its id; `None` at the maximum number.
     pub(super) fn register(&self, hook: RegisteredWebhook) -> Option<u64> {
         let mut all = self.lock();
         let id = all.last_key_value().map_or(1, |(last, _)| last + 1);
@@ -73,7 +73,7 @@ impl BrevoWebhookRegistry {
 }
 
 impl RegisteredWebhook {
-    /// As a request describes it: a new one, or what it changes of one that is `known`.
+    /// Parses a registration, or a change of the `known` one.
     pub(super) fn from_json(asked: &Value, known: Option<Self>, now: String) -> Result<Self, String> {
         let mut hook = known.unwrap_or_else(|| Self {
             url: "".into(),
@@ -115,7 +115,7 @@ impl RegisteredWebhook {
         }
     }
 
-    /// Errors are not to be asked for: everybody is told.
+    /// Errors cannot be selected: every webhook gets them.
     fn is_subscribed_to(&self, word: &str) -> bool {
         let asked: &[&str] = match word {
             "request" => &["request", "sent"],

@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde_json::{Map, Value, json};
 
-/// What can happen to a recipient of a message that was taken.
+/// Event of a recipient of an accepted message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SandboxEvent {
     Accepted,
@@ -34,7 +34,7 @@ pub(crate) enum SandboxEvent {
     SenderUnverified,
 }
 
-/// The story of each recipient whose sender asked for test mode.
+/// Timeline of recipients in test mode.
 pub(crate) const TEST_MODE_TIMELINE: Timeline =
     &[(0, SandboxEvent::Accepted), (1, SandboxEvent::DeliveredInTestMode)];
 
@@ -43,7 +43,7 @@ pub(crate) fn micros_to_seconds(micros: u64) -> f64 {
     micros as f64 / 1e6
 }
 
-/// An event's `event-data`.
+/// Builds the `event-data` of an event.
 pub(crate) fn build_event_data(
     lifecycle: &RecipientLifecycle,
     happening: SandboxEvent,
@@ -150,7 +150,7 @@ fn accepted_fields(lifecycle: &RecipientLifecycle) -> Value {
     data.into()
 }
 
-/// Delivered or failed.
+/// Fields of delivered and failed events.
 fn delivery_fields(lifecycle: &RecipientLifecycle, happening: SandboxEvent) -> Value {
     let mut data = Map::new();
     if let Some((severity, reason)) = happening.severity_and_reason() {
@@ -184,7 +184,7 @@ fn delivery_fields(lifecycle: &RecipientLifecycle, happening: SandboxEvent) -> V
     data.into()
 }
 
-/// What the recipient's server said, or what Mailgun says in its place.
+/// Reply of the recipient's server, or Mailgun's own text.
 fn delivery_status(lifecycle: &RecipientLifecycle, happening: SandboxEvent) -> Value {
     let host = format!("mx1.{}", lifecycle.recipient.domain());
     let unknown = format!("5.1.1 <{}>: Recipient address rejected: User unknown", lifecycle.recipient);
@@ -246,7 +246,7 @@ fn attempt_number(lifecycle: &RecipientLifecycle) -> usize {
         .count()
 }
 
-/// Opened, clicked or unsubscribed: of the message only its id is known.
+/// Fields of opened, clicked and unsubscribed events, which have only the id of the message.
 fn engagement_fields(
     lifecycle: &RecipientLifecycle,
     happening: SandboxEvent,

@@ -20,7 +20,7 @@ pub(super) async fn list_events(
 ) -> ApiResult {
     check_domain(&state, &domain)?;
     let query = query.unwrap_or_default();
-    // What begins now goes on from now, however late its next page is asked for.
+    // A query without a start keeps its time on later pages.
     let query = format!("{query}&now={}", state.current_micros());
     render_page(&state, &headers, PageStart::First, &query)
 }
@@ -45,7 +45,7 @@ fn render_page(state: &SandboxState, headers: &HeaderMap, start: PageStart, quer
     Ok(Json(json!({ "items": items, "paging": { "next": url(next), "previous": url(previous) } })))
 }
 
-/// `begin` and `end` are where the reading begins and ends; without an end `ascending` says the direction.
+/// Parses `begin` and `end`, the limits in reading order; without an end, `ascending` gives the direction.
 fn parse_time_span(form: &Form) -> Result<TimeSpan, ApiError> {
     let time = |name: &str| match form.get(name) {
         None => Ok(None),
@@ -87,7 +87,7 @@ fn parse_time_micros(text: &str) -> Option<u64> {
     seconds.map(|seconds| (seconds * 1e6) as u64).or_else(date)
 }
 
-/// Whether an event is what each filter asks for; `a OR b` asks for one of several.
+/// Whether an event matches each filter; `a OR b` matches either.
 fn matches_filters(form: &Form, event: &Value) -> bool {
     let fields = [
         ("event", "/event"),

@@ -1,4 +1,4 @@
-//! What is posted as a form, in either encoding.
+//! Parses forms in both encodings.
 
 use crate::mailgun::router::ApiError;
 use axum::http::HeaderMap;

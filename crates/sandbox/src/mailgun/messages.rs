@@ -1,5 +1,5 @@
-//! Mailgun's side of `POST /v3/<domain>/messages.mime`, with the words of its documentation. The fates that SMTP decides
-//! at RCPT and DATA are decided for the whole request here: HTTP has one answer.
+//! Mailgun's `POST /v3/<domain>/messages.mime`, with the documented texts. Scenarios that SMTP decides at RCPT and DATA
+//! are decided for the whole request, because HTTP has one response.
 
 use crate::message_facts::SubmissionOrigin;
 use crate::profile::ProviderProfile;
@@ -27,7 +27,7 @@ use std::sync::Arc;
 use subtle::ConstantTimeEq;
 use tokio::net::TcpStream;
 
-/// Answers on one connection. An error cuts it, as the fates that lose an answer ask for.
+/// Serves one connection. An error closes it, for scenarios that lose the response.
 pub(crate) async fn serve_http(
     state: Arc<SandboxState>,
     management: Router,
@@ -75,14 +75,14 @@ pub(crate) fn is_authorized(state: &SandboxState, headers: &HeaderMap) -> bool {
     given.strip_prefix(b"Basic ").unwrap_or_default().ct_eq(login.as_bytes()).into()
 }
 
-/// What was posted.
+/// A posted message.
 struct MessageForm {
     envelope: Envelope,
     parameters: Vec<(String, String)>,
     raw: Bytes,
 }
 
-/// A status and Mailgun's words.
+/// Status and text of an error.
 type SendError = (StatusCode, &'static str);
 
 impl MessageForm {
@@ -245,7 +245,7 @@ fn build_response(status: StatusCode, kind: &'static str, body: String) -> Respo
     response
 }
 
-/// What a path that leads nowhere says, with 200.
+/// Text for unknown paths, with status 200.
 pub(crate) const NOT_FOUND_BODY: &str = "Mailgun Magnificent API";
 const INVALID_TO_ADDRESS: &str = "'to' parameter is not a valid address. please check documentation";
 /// Recipients of one request.

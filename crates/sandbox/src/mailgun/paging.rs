@@ -12,7 +12,7 @@ use std::ops::Bound::{self, Excluded, Included, Unbounded};
 pub(super) enum PageStart {
     /// At the query's beginning.
     First,
-    /// Behind an event.
+    /// After an event.
     After(u64),
     /// Before an event: the page ends there.
     Before(u64),
@@ -27,7 +27,7 @@ pub(super) struct TimeSpan {
 }
 
 impl PageStart {
-    /// As it stands in a URL, in front of what it belongs to.
+    /// Encodes the position in a URL, in front of the query.
     pub(super) fn encode(self, query: &str) -> String {
         let (direction, at) = match self {
             Self::First => ('f', 0),
@@ -53,7 +53,7 @@ impl PageStart {
 }
 
 impl TimeSpan {
-    /// A page in the order of the query, with the starts of the pages behind and before it.
+    /// Returns a page in the order of the query, with the positions of the next and previous page.
     pub(super) fn read_page(
         self,
         state: &SandboxState,
@@ -75,7 +75,7 @@ impl TimeSpan {
         if matches!(start, PageStart::Before(_)) {
             page.reverse();
         }
-        // An empty page lies between those around it.
+        // An empty page lies between its neighbours.
         let beside = |at: u64, on: bool| {
             if on == self.ascending { at.saturating_add(1) } else { at.saturating_sub(1) }
         };
@@ -89,7 +89,7 @@ impl TimeSpan {
     }
 }
 
-/// A place that somebody made up does not lead out of the span.
+/// An invented position does not leave the time span.
 fn clip_range(range: TimeRange, whole: TimeRange) -> TimeRange {
     let value = |bound: Bound<u64>| match bound {
         Included(at) | Excluded(at) => at,

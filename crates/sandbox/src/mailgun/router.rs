@@ -1,6 +1,6 @@
-//! Mailgun's management API: events, logs, suppressions, webhooks, the domain.
+//! Mailgun's management API: events, logs, suppressions, webhooks, domain.
 //!
-//! Shapes and words are those of the documentation; where it is silent, an error has plain words of our own.
+//! Forms and texts are the documented ones; undocumented errors have texts of our own.
 
 use crate::control_api;
 use crate::mailgun::messages;
@@ -82,7 +82,7 @@ impl IntoResponse for ApiError {
 
 pub(crate) type ApiResult = Result<Json<Value>, ApiError>;
 
-/// Only who knows the key.
+/// Rejects requests without the API key.
 async fn require_api_key(State(state): State<Arc<SandboxState>>, request: Request, next: Next) -> Response {
     if messages::is_authorized(&state, request.headers()) {
         return next.run(request).await;
@@ -90,7 +90,7 @@ async fn require_api_key(State(state): State<Arc<SandboxState>>, request: Reques
     ApiError(StatusCode::UNAUTHORIZED, json!({ "message": "Invalid private key" })).into_response()
 }
 
-/// Only so many in a minute.
+/// Limits requests per minute.
 async fn limit_requests(State(state): State<Arc<SandboxState>>, request: Request, next: Next) -> Response {
     if state.request_counter.count_request(RATE_LIMIT_WINDOW).count <= state.faults.current().requests {
         return next.run(request).await;

@@ -39,7 +39,7 @@ impl SuppressionList {
 }
 
 impl SuppressionLists {
-    /// What happens to mail for a recipient that stands on a list, if it does.
+    /// Event of a recipient that is on a list.
     pub(crate) fn suppression_event(&self, recipient: &Mailbox, tags: &[String]) -> Option<SandboxEvent> {
         let address = recipient.to_folded();
         let unsubscribed = |entry: &Value| {
@@ -76,7 +76,7 @@ impl SuppressionLists {
         self.put(list, address, entry, at);
     }
 
-    /// Adds an entry, or puts it in the place of another; only so many are kept.
+    /// Adds or replaces an entry, up to the maximum number.
     pub(crate) fn put(&self, list: SuppressionList, address: String, entry: Value, at: &str) {
         let mut whole = json!({});
         if list != SuppressionList::Allowed {
@@ -108,7 +108,7 @@ impl SuppressionLists {
         self.lock(list).clear();
     }
 
-    /// Entries behind `after`, or before it with the nearest first, whose addresses begin with `term`.
+    /// Entries after `after`, or before it with the nearest first, with addresses that begin with `term`.
     pub(crate) fn read_page(
         &self,
         list: SuppressionList,

@@ -141,7 +141,7 @@ fn put_entry(state: &SandboxState, list: SuppressionList, mut entry: Value) -> R
     Ok(key)
 }
 
-/// What an entry is found by.
+/// Key of an entry.
 fn entry_key(list: SuppressionList, entry: &Value) -> Option<String> {
     let address = entry["address"].as_str().and_then(|address| address.parse::<Mailbox>().ok());
     let domain =

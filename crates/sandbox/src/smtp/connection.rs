@@ -48,7 +48,7 @@ pub(crate) async fn accept_connections<S>(
     }
 }
 
-/// Speaks SMTP on one connection.
+/// Serves one connection.
 pub(crate) async fn serve_smtp(
     state: Arc<SandboxState>,
     stream: TcpStream,
@@ -59,14 +59,14 @@ pub(crate) async fn serve_smtp(
     let mut plain = Connection::new(state.clone(), stream, peer, false);
     plain.queue_reply(state.profile.smtp_texts().greeting);
     if let SessionEnd::StartTls = plain.run_session().await? {
-        // What was sent in clear behind STARTTLS goes away with its buffer.
+        // Plaintext after STARTTLS is discarded with its buffer.
         let stream = timeout(IDLE_TIMEOUT, acceptor.accept(plain.stream)).await??;
         Connection::new(state, stream, peer, true).run_session().await?;
     }
     Ok(())
 }
 
-/// Why a session ended.
+/// Reason for which a session ended.
 enum SessionEnd {
     Closed,
     StartTls,
@@ -183,7 +183,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.queue_reply(session::TEMPORARILY_UNAVAILABLE);
             return Ok(Flow::Continue);
         };
-        // What was said to earlier commands is not taken back.
+        // Replies to earlier commands are not affected.
         if drop_at_dot {
             self.flush().await?;
             return Ok(Flow::Close);
@@ -205,7 +205,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.queue_reply(text);
         self.flush().await?;
         timeout(IDLE_TIMEOUT, self.stream.shutdown()).await??;
-        // A socket closed over unread bytes is reset, and the client may never see what was said last.
+        // Closing a socket with unread input resets it, and the client might lose the last replies.
         self.read_buffer.clear();
         let drain = async {
             while self.stream.read_buf(&mut self.read_buffer).await.is_ok_and(|read| read > 0) {
@@ -216,7 +216,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(Flow::Close)
     }
 
-    /// Writes what is to be said, then reads more; false at the end.
+    /// Writes pending replies, then reads; false at the end.
     async fn read_more(&mut self) -> io::Result<bool> {
         self.flush().await?;
         self.read_buffer.reserve(READ_CHUNK_BYTES);

@@ -1,5 +1,5 @@
-//! The provider's side of SMTP without the socket: lines in, steps out. The texts are the observed ones; where nobody has
-//! seen the provider answer, the text is a plain one of RFC 5321.
+//! The provider's side of an SMTP session, without I/O: lines in, actions out. The texts are observed ones; where none
+//! was observed, the text is a plain one by RFC 5321.
 
 use crate::profile::SmtpTexts;
 use crate::scenario::Scenario;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use subtle::ConstantTimeEq;
 
-/// The login that the provider knows.
+/// Accepted login.
 #[derive(Debug)]
 pub(crate) struct Credentials {
     username: String,
@@ -60,21 +60,21 @@ impl Credentials {
 /// What to do next. A text may have several lines; none has its final CRLF.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum SessionAction {
-    /// Say this and read on.
+    /// Send a reply and read on.
     Reply(Cow<'static, str>),
-    /// Say this, then speak TLS and start anew.
+    /// Send a reply, then start TLS and a new session.
     StartTls(&'static str),
-    /// Say this, then read a message for this envelope.
+    /// Send a reply, then receive a message for this envelope.
     ReceiveMessage(&'static str, Envelope),
-    /// Say that the domain has to wait, then close.
+    /// Send the rate-limit reply of the domain, then close.
     RateLimited,
-    /// Say this and close.
+    /// Send a reply and close.
     Close(&'static str),
-    /// Close without a word.
+    /// Close without a reply.
     Disconnect,
 }
 
-/// One session's state.
+/// State of a session.
 #[derive(Debug)]
 pub(crate) struct SmtpSession {
     texts: &'static SmtpTexts,
@@ -92,7 +92,7 @@ enum SessionState {
     AuthLoginPassword {
         user: String,
     },
-    /// CRAM-MD5 (RFC 2195): what is to be signed.
+    /// CRAM-MD5 (RFC 2195): the challenge.
     AuthCramMd5(String),
     Transaction(Envelope),
 }
@@ -327,7 +327,7 @@ fn static_reply(text: &'static str) -> SessionAction {
     SessionAction::Reply(Cow::Borrowed(text))
 }
 
-/// A text with what belongs into it.
+/// Replaces the placeholder of a text.
 fn fill_placeholder(text: &'static str, what: &str) -> SessionAction {
     if text.contains("{}") {
         SessionAction::Reply(text.replace("{}", what).into())
@@ -337,7 +337,7 @@ fn fill_placeholder(text: &'static str, what: &str) -> SessionAction {
 }
 
 pub(crate) const LINE_TOO_LONG: &str = "500 Line too long";
-/// When more events wait than the sandbox keeps; nobody has seen Mailgun say it.
+/// Reply above the maximum number of active events; not observed at Mailgun.
 pub(crate) const TEMPORARILY_UNAVAILABLE: &str = "451 Temporarily unavailable, try again later";
 
 /// Where only some addresses may log in, at Brevo.
