@@ -2,7 +2,7 @@
 
 use crate::provider::sanitize;
 
-/// Whether a request's name is among those; a final `*` stands for any rest.
+/// Returns whether a request's name matches one of the allowed names; a final `*` matches any rest.
 pub fn is_allowed_request(request: &str, allowed: &[String]) -> bool {
     let names = allowed.iter().filter(|name| *name != SAFE_REQUESTS_KEYWORD);
     names.into_iter().any(|pattern| match pattern.strip_suffix('*') {
@@ -11,5 +11,5 @@ pub fn is_allowed_request(request: &str, allowed: &[String]) -> bool {
     })
 }
 
-/// Stands in a list of allowed requests for all that are safe, while what they say is.
+/// In a list of allowed requests: all requests that are safe with their value.
 pub const SAFE_REQUESTS_KEYWORD: &str = "safe";

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-/// Why there are no events.
+/// Error of splitting a body into events.
 #[derive(Debug, thiserror::Error)]
 pub enum ParseBatchError {
     /// The body is no JSON document.
@@ -18,8 +18,8 @@ pub enum ParseBatchError {
     TooMany,
 }
 
-/// The events of a body, each as it is written there: of a list, of a list that is called `items` or `events`, or the
-/// body itself. One that cannot be read is among them all the same.
+/// Splits a body into its events, unchanged: the items of a list, of a list named `items` or `events`, or the body
+/// itself. Unreadable events are included.
 pub fn split_events(body: &Bytes) -> Result<Vec<Bytes>, ParseBatchError> {
     let events = match split_valid_json(body) {
         Ok(events) => events.into_iter().map(|event| body.slice_ref(event.as_bytes())).collect(),
@@ -40,7 +40,7 @@ fn split_valid_json(body: &[u8]) -> Result<Vec<&str>, serde_json::Error> {
     Ok(events.into_iter().map(RawValue::get).collect())
 }
 
-/// The events of a body that is no JSON as it stands; `None` where it is none with any mending either.
+/// Splits a body that is not valid JSON; `None` if it cannot be repaired either.
 fn split_invalid_json(body: &Bytes, names: &[&str]) -> Option<Vec<Bytes>> {
     // In these no byte has its place.
     let is_wide = Encoding::for_bom(body).is_some_and(|(encoding, _)| !encoding.is_ascii_compatible());
@@ -54,7 +54,7 @@ fn split_invalid_json(body: &Bytes, names: &[&str]) -> Option<Vec<Bytes>> {
     }
 }
 
-/// A body taken apart by its brackets and quotes alone, whatever stands between them.
+/// A body split by its brackets and quotes alone.
 pub struct SplitBody<'a> {
     /// The items of its list.
     pub items: Vec<&'a [u8]>,
@@ -62,7 +62,7 @@ pub struct SplitBody<'a> {
     pub remainder: Vec<u8>,
 }
 
-/// Takes a body apart: its list is the body itself, or what one of `names` stands for in it.
+/// Splits a body: its list is the body itself, or the value of one of `names`.
 pub fn split_body<'a>(body: &'a [u8], names: &[&str]) -> Option<SplitBody<'a>> {
     let mut scan =
         BodyScanner { body, position: body.iter().position(|byte| matches!(byte, b'[' | b'{'))?, depth: 0 };
@@ -74,7 +74,7 @@ pub fn split_body<'a>(body: &'a [u8], names: &[&str]) -> Option<SplitBody<'a>> {
     Some(SplitBody { items, remainder: [&body[..start], &body[scan.position..]].concat() })
 }
 
-/// What a list whose brackets or quotes do not fit together is made of.
+/// Items of a list with unbalanced brackets or quotes.
 #[derive(Debug, Default, PartialEq)]
 pub struct Salvage<'a> {
     /// The items that can be read.
@@ -137,7 +137,7 @@ struct BodyScanner<'a> {
 }
 
 impl<'a> BodyScanner<'a> {
-    /// Goes on to the list that one of `names` stands for.
+    /// Moves to the list of one of `names`.
     fn find_list(&mut self, names: &[&str]) -> Option<()> {
         let mut named = false;
         while let Some(byte) = self.body.get(self.position) {
@@ -186,7 +186,7 @@ impl<'a> BodyScanner<'a> {
         None
     }
 
-    /// Goes behind the object that begins here.
+    /// Moves past the object that begins here.
     fn skip_object(&mut self) -> Option<()> {
         while let Some(byte) = self.body.get(self.position) {
             match byte {

@@ -11,7 +11,7 @@ pub enum DecodeError {
     /// It holds no event where one belongs.
     #[error("the body holds no event")]
     NoEvent,
-    /// Reports of this provider are not known.
+    /// Events of this provider are not supported.
     #[error("reports of the provider {0} are not understood by this version")]
     UnsupportedProvider(Provider),
 }

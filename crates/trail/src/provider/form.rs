@@ -10,8 +10,8 @@ use std::convert::Infallible;
 pub struct Form(Vec<(String, String)>);
 
 impl Form {
-    /// Reads either kind; they are told apart by how they begin. Uploaded files are left out. `None` for what is no form,
-    /// or one of more than [`Form::MAX_FIELDS`] fields.
+    /// Parses either encoding, recognized by its beginning. Uploaded files are skipped. `None` if it is no form, or has
+    /// more than [`Form::MAX_FIELDS`] fields.
     pub fn parse(body: &[u8]) -> Option<Self> {
         let body = body.strip_prefix(UTF8_BOM).unwrap_or(body);
         if body.starts_with(b"--") {
@@ -22,7 +22,7 @@ impl Form {
         (form.0.len() <= Self::MAX_FIELDS && body.contains(&b'=')).then_some(form)
     }
 
-    /// Everything is there already, so this never waits. The boundary is what the first line says.
+    /// Parses a complete body, so it never waits. The first line gives the boundary.
     async fn parse_multipart(body: &[u8]) -> Option<Self> {
         let line = body.split(|byte| *byte == b'\r').next()?;
         let boundary = std::str::from_utf8(line.strip_prefix(b"--")?).ok()?.to_owned();

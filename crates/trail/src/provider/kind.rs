@@ -1,12 +1,12 @@
 //! The supported providers.
 
-/// Whose words and stamps an upstream needs.
+/// Provider of an upstream, which determines replies, stamps and events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Provider {
     /// Mailgun.
     Mailgun,
     /// Brevo.
     Brevo,
-    /// Any SMTP server: nothing but our own id is stamped, no events come back.
+    /// Any SMTP server: only our own id is stamped, and no events return.
     Plain,
 }

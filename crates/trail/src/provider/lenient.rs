@@ -62,7 +62,7 @@ fn repair_document(text: &str) -> String {
     mended
 }
 
-/// Mends a string behind its opening quote; how many bytes it takes with its closing one.
+/// Repairs a string after its opening quote. Returns its length with the closing one.
 fn repair_string(text: &str, mended: &mut String) -> usize {
     let mut at = 0;
     while let Some(c) = text[at..].chars().next() {
@@ -80,7 +80,7 @@ fn repair_string(text: &str, mended: &mut String) -> usize {
     at
 }
 
-/// Mends an escape behind its backslash; how many bytes it takes.
+/// Repairs an escape after its backslash. Returns its length.
 fn repair_escape(text: &str, mended: &mut String) -> usize {
     match text.chars().next() {
         Some(plain @ ('"' | '\\' | '/' | 'b' | 'f' | 'n' | 'r' | 't')) => {
@@ -110,7 +110,7 @@ fn repair_escape(text: &str, mended: &mut String) -> usize {
                 0
             }
         },
-        // The backslash stands for itself.
+        // The backslash is kept as a character.
         _ => {
             mended.push_str("\\\\");
             0
@@ -124,7 +124,7 @@ fn parse_code_unit(text: &str) -> Option<u16> {
     digits.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| u16::from_str_radix(digits, 16).ok())?
 }
 
-/// `NaN`, `-Infinity`, `1e999`: what other programs write, and JSON has no number for.
+/// Returns whether the word is a number that other programs write but JSON does not have: `NaN`, `-Infinity`, `1e999`.
 fn is_invalid_number(word: &str) -> bool {
     word.parse::<f64>().is_ok_and(|number| !number.is_finite())
 }

@@ -31,10 +31,10 @@ use std::fmt;
 use std::str::FromStr;
 
 impl Provider {
-    /// Every provider.
+    /// All providers.
     pub const ALL: [Self; 3] = [Self::Mailgun, Self::Brevo, Self::Plain];
 
-    /// The word that configuration and trails use.
+    /// Returns the keyword of configuration and trails.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Mailgun => "mailgun",
@@ -54,9 +54,8 @@ impl Provider {
         }
     }
 
-    /// Where the provider's HTTP API begins, where there is one that takes a message as it is. Brevo's `POST
-    /// /v3/smtp/email` does not: it takes subject, texts and attachments apart and makes a message of its own, so ours
-    /// would be rendered anew and lose its signatures.
+    /// Returns the base URL of the HTTP API, if it accepts a complete message. Brevo's `POST /v3/smtp/email` does not:
+    /// it takes subject, texts and attachments and builds its own message, so ours would lose its signatures.
     pub const fn default_api_url(self, region: Region) -> Option<&'static str> {
         match (self, region) {
             (Self::Mailgun, Region::Us) => Some("https://api.mailgun.net"),
@@ -70,8 +69,8 @@ impl Provider {
         if implicit_tls { 465 } else { 587 }
     }
 
-    /// The header lines by which this provider carries `id` back with each event. Our own `X-Mailtrail-Id` is
-    /// not among them: it belongs to the accepted message, whichever provider takes it.
+    /// Returns the header lines that make this provider return `id` with each event. Our own `X-Mailtrail-Id` is not
+    /// among them: it belongs to the accepted message, whatever the provider.
     pub fn tracking_headers(self, id: TrackingId) -> Vec<HeaderLine> {
         match self {
             Self::Mailgun => vec![mailgun::tracking_header(id)],
@@ -94,8 +93,8 @@ impl Provider {
             }
     }
 
-    /// What the raw form of one report says by the rules of this version; whoever kept it has made sure that it is
-    /// genuine. It was `kept` then, which stands in for a time that it does not tell, and said that `before`, if anything.
+    /// Decodes the raw payload of a stored event with the rules of this version; it was authenticated when it was
+    /// stored. The time defaults to `kept`, and `before` is its earlier content, if any.
     pub fn decode_raw(
         self,
         raw: &[u8],
@@ -152,7 +151,7 @@ pub enum Region {
 }
 
 impl Region {
-    /// The word that configuration uses.
+    /// Returns the keyword of the configuration.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Us => "us",
@@ -180,7 +179,7 @@ impl FromStr for Region {
     }
 }
 
-/// The field that carries our own id on every message we send.
+/// Header field with our id on every relayed message.
 pub const TRACKING_ID_HEADER: &str = "X-Mailtrail-Id";
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 use mailtrail_mail::Timestamp;
 use std::time::Duration;
 
-/// When a provider wants to be asked again, if its words say so: `try again after Sun, 05 Oct 2025
-/// 19:22:44 UTC` or `try again after 120 seconds`, in any case.
+/// Returns the time of a retry in a provider's text: `try again after Sun, 05 Oct 2025 19:22:44 UTC` or `try again
+/// after 120 seconds`, case-insensitive.
 pub fn parse_retry_after(text: &str, now: Timestamp) -> Option<Timestamp> {
     let at = text.to_ascii_lowercase().find(RETRY_PREFIX)? + RETRY_PREFIX.len();
     let wish = text[at..].trim_end_matches('.');

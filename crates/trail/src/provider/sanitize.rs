@@ -23,7 +23,7 @@ pub fn parse_address(text: &str) -> Option<String> {
     fine.then(|| address.to_owned())
 }
 
-/// The first SMTP reply code (RFC 5321 section 4.2) that a text holds: as a word, or as `550-` before one.
+/// Returns the first SMTP reply code (RFC 5321 section 4.2) in a text: as a word, or as `550-` before one.
 pub fn find_reply_code(text: &str) -> Option<u16> {
     split_words(text).find_map(|word| {
         let (code, rest) = word.split_at_checked(3)?;
@@ -32,8 +32,8 @@ pub fn find_reply_code(text: &str) -> Option<u16> {
     })
 }
 
-/// The first enhanced status `x.y.z` (RFC 3463 section 2) that stands in its place in a text: at the beginning, behind a
-/// reply code or behind a colon. One that is only mentioned is none.
+/// Returns the first enhanced status `x.y.z` (RFC 3463 section 2) at its regular position: at the beginning, after a
+/// reply code or after a colon. A mention elsewhere does not count.
 pub fn find_enhanced_status(text: &str) -> Option<String> {
     let mut in_place = true;
     for raw in text.split_whitespace() {
@@ -63,7 +63,7 @@ fn trim_punctuation(word: &str) -> &str {
     word.trim_matches(['(', ')', '[', ']', ',', ';', ':', '<', '>', '"', '\''])
 }
 
-/// What stands for all the parts together and each in its place.
+/// Hashes several parts, each with its length, so that moving bytes between them changes the hash.
 pub fn hash_parts(parts: &[&str]) -> String {
     let mut digest = Sha256::new();
     for part in parts {
@@ -77,7 +77,7 @@ pub fn hash_parts(parts: &[&str]) -> String {
 pub const MAX_TEXT_BYTES: usize = 1024;
 /// Bytes of a link.
 pub const MAX_URL_BYTES: usize = 2048;
-/// Bytes of a word, a status or a host's name.
+/// Maximum bytes of a word, status or host name.
 pub const MAX_TOKEN_BYTES: usize = 255;
 /// Bytes of what names something.
 pub const MAX_KEY_BYTES: usize = 512;

@@ -1,8 +1,8 @@
-//! ActiveCampaign: a campaign tool that knows the same contacts. It sends none of our mail, and nothing in its webhooks
-//! leads to a send of ours: what it says is a `Hint` about a contact.
+//! ActiveCampaign: a campaign tool with the same contacts. It sends none of our messages, so its webhooks match no
+//! message: each is a hint about a contact.
 //!
-//! Nothing is signed, no header can be chosen, and nothing is ever sent twice on purpose: the secret is a part of the
-//! path, and a webhook that is not kept is lost. An answer of 410 would switch the webhook off for good.
+//! Webhooks are not signed, have no custom header, and are never repeated: the secret is part of the path, and a
+//! webhook that is not stored is lost. A 410 response would disable the webhook permanently.
 
 mod payload;
 

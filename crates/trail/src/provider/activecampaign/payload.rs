@@ -5,8 +5,8 @@ use crate::provider::sanitize::{MAX_TEXT_BYTES, MAX_TOKEN_BYTES, MAX_URL_BYTES};
 use crate::provider_event::Diagnostic;
 use mailtrail_mail::Timestamp;
 
-/// Reads a webhook, or the request of an automation, which names neither what happened nor when; `None` for what is
-/// neither. Without a time it happened when it was `reported`.
+/// Decodes a webhook, or the request of an automation, which has neither event nor time; `None` for anything else. The
+/// time defaults to `reported`.
 pub fn decode_hint(form: &Form, reported: Timestamp) -> Option<ContactHint> {
     let line =
         |name: &str, cap: usize| form.first_value(name).and_then(|value| sanitize::clip_line(value, cap));

@@ -1,8 +1,8 @@
-//! Brevo: the carrier of our id, and the webhooks.
+//! Brevo: tracking header, webhook authentication and payloads.
 //!
-//! Brevo signs nothing: who knows the secret that was given to it when the webhook was made is believed, and the same
-//! request may come again at any time. An event has no id either; what it says is its identity. Any answer but 200, 429
-//! and silence makes Brevo throw the event away.
+//! Brevo signs nothing: the secret given at registration authenticates a request, which may be repeated at any time. An
+//! event has no id either, so its content is its identity. After any response but 200 and 429, Brevo discards the
+//! event.
 
 mod headers;
 mod payload;

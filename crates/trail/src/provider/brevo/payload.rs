@@ -5,9 +5,8 @@ use crate::provider_event::{Diagnostic, EventKind, ProviderEvent};
 use mailtrail_mail::{MessageId, Timestamp, fold_address};
 use serde_json::Value;
 
-/// Reads an event of a transactional webhook; `None` for what is none. A field of an unexpected shape counts as absent,
-/// an unknown word is `Unknown`, and an event without a time that can be trusted happened when it was
-/// `reported`.
+/// Decodes an event of a transactional webhook; `None` for anything else. A field of an unexpected type counts as
+/// absent, an unknown event name is `Unknown`, and the time defaults to `reported` if it cannot be trusted.
 pub fn decode_event(data: &Value, reported: Timestamp) -> Option<ProviderEvent> {
     let payload = BrevoPayload(data);
     let word = payload.line_field("event", MAX_TOKEN_BYTES)?;
@@ -54,7 +53,7 @@ fn parse_kind(word: &str) -> (EventKind, bool) {
     (kind, false)
 }
 
-/// `blocked/unsubscribed`: with what put the address on the block list, as far as the reason tells.
+/// Event name of `blocked`, with the cause of the block if the reason reveals it, such as `blocked/unsubscribed`.
 fn event_name(word: String, kind: EventKind, reason: &str) -> String {
     let reason = reason.to_lowercase();
     let cause =
@@ -65,7 +64,7 @@ fn event_name(word: String, kind: EventKind, reason: &str) -> String {
 struct BrevoPayload<'a>(&'a Value);
 
 impl<'a> BrevoPayload<'a> {
-    /// `ts`, `ts_event` and `date` are in the account's time zone, which nobody tells.
+    /// `ts`, `ts_event` and `date` are in the account's time zone, which is unknown.
     fn occurred_at(&self) -> Option<Timestamp> {
         ["ts_epoch", "s_epoch"].into_iter().find_map(|name| match self.0.get(name)? {
             Value::String(text) => Timestamp::parse_any(text),
@@ -73,8 +72,8 @@ impl<'a> BrevoPayload<'a> {
         })
     }
 
-    /// There is no id: what counts as the same event says the same. The statistics tell seconds, and have other words for
-    /// what happened; both give the identity that the webhook's has.
+    /// Key of an event. There is no id, so equal content is the same event. The statistics have seconds and other event
+    /// names; both give the key of the webhook.
     fn dedup_key(&self, word: &str, kind: EventKind, by_machine: bool) -> String {
         let at = self.occurred_at().map(|at| at.as_secs().to_string());
         let at = at.or_else(|| self.0.get("ts").map(Value::to_string)).unwrap_or_default();
@@ -98,7 +97,7 @@ impl<'a> BrevoPayload<'a> {
     }
 }
 
-/// What reasons of `blocked` speak of.
+/// Causes in the reasons of `blocked`.
 const BLOCK_REASONS: [(&str, &str); 7] = [
     ("unsubscri", "unsubscribed"),
     ("hard bounce", "hard-bounce"),

@@ -6,8 +6,8 @@ pub fn tracking_header(id: TrackingId) -> HeaderLine {
     HeaderLine::new(TRACKING_HEADER, &format!("{TRACKING_KEY}={id}"))
 }
 
-/// The id in a value that came back, when we stamped it: also where Brevo, or whoever stamps the mail besides, made one
-/// value of several, be it text or JSON.
+/// Returns our id from a returned value, also if Brevo or another system merged several values into one, as text or
+/// JSON.
 pub fn parse_tracking_id(value: &str) -> Option<TrackingId> {
     value.match_indices(TRACKING_KEY).find_map(|(at, _)| {
         let rest = value[at + TRACKING_KEY.len()..].trim_start_matches(['"', '=', ':', ' ']);

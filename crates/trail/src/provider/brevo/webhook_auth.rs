@@ -9,12 +9,12 @@ pub struct WebhookAuth {
     pub tokens: Vec<Secret>,
     /// The header field that carries the token; without it the token comes as `Authorization: Bearer`.
     pub token_header: Option<String>,
-    /// User name and password, as Brevo sends what stands before the `@` of the webhook's address.
+    /// User name and password, sent by Brevo from the login in the webhook's URL.
     pub basic: Option<(String, Secret)>,
 }
 
 impl WebhookAuth {
-    /// Whether there is nothing that anybody could prove himself with.
+    /// Returns whether no credentials are configured.
     pub fn is_empty(&self) -> bool {
         self.tokens.is_empty() && self.basic.is_none()
     }
@@ -38,7 +38,7 @@ impl WebhookAuth {
     }
 }
 
-/// What follows the scheme, whose case does not matter (RFC 9110 section 11.1).
+/// Returns the part after the scheme, which is case-insensitive (RFC 9110 section 11.1).
 fn strip_auth_scheme<'a>(authorization: &'a [u8], name: &str) -> Option<&'a [u8]> {
     let (scheme, rest) = authorization.split_at_checked(name.len())?;
     rest.strip_prefix(b" ").filter(|_| scheme.eq_ignore_ascii_case(name.as_bytes()))

@@ -1,8 +1,8 @@
-//! Programs that report in mailtrail's own words, for providers that it does not know.
+//! The generic format: events from programs for providers without own support.
 //!
-//! A request is signed as Standard Webhooks has it: `webhook-signature` holds one or more `v1,<base64>`, each the
-//! HMAC-SHA256 of `<webhook-id>.<webhook-timestamp>.<body>`. The signature covers the body, so nobody can put another
-//! one in its place, and what an event says is its identity.
+//! A request is signed by Standard Webhooks: `webhook-signature` holds one or more `v1,<base64>`, each the HMAC-SHA256
+//! of `<webhook-id>.<webhook-timestamp>.<body>`. The signature covers the body, so it cannot be replaced, and the
+//! content of an event is its identity.
 
 mod payload;
 mod signature;

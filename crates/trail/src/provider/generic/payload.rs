@@ -4,8 +4,8 @@ use crate::provider_event::{Diagnostic, EventKind, ProviderEvent};
 use mailtrail_mail::{MessageId, Timestamp};
 use serde_json::Value;
 
-/// Reads an event in our own words; `None` for what is none. `otherwise` is the identity of one that brings no `id`, and
-/// one without a `time` happened when it was `reported`. A field of another shape counts as absent.
+/// Decodes an event in the generic format; `None` for anything else. `otherwise` is the key of an event without `id`,
+/// and `reported` the time of one without `time`. A field of another type counts as absent.
 pub fn decode_event(data: &Value, otherwise: &str, reported: Timestamp) -> Option<ProviderEvent> {
     let payload = GenericPayload(data);
     let word = payload.line_field("event", MAX_TOKEN_BYTES)?;
@@ -41,7 +41,7 @@ fn parse_time(value: &Value) -> Option<Timestamp> {
     }
 }
 
-/// What the identities of these events begin with.
+/// Prefix of the keys of these events.
 pub const DEDUP_KEY_PREFIX: &str = "generic/";
 
 struct GenericPayload<'a>(&'a Value);

@@ -8,7 +8,7 @@ use std::time::Duration;
 /// The three header fields of a signed request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SignedRequest<'a> {
-    /// `webhook-id`: the same with each repetition.
+    /// Header `webhook-id`, equal for each repetition.
     pub id: &'a str,
     /// `webhook-timestamp`: seconds since the epoch.
     pub timestamp: &'a str,
@@ -16,7 +16,7 @@ pub struct SignedRequest<'a> {
     pub signatures: &'a str,
 }
 
-/// Why a request is not believed. For the operator; the peer reads a status code.
+/// Error of verifying a request. For the operator; the peer gets a status code.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
     /// A field is missing or empty.
@@ -83,7 +83,7 @@ pub fn sign_request(secret: &Secret, id: &str, timestamp: &str, body: &[u8]) -> 
     Some(format!("v1,{}", BASE64_STANDARD.encode(digest)))
 }
 
-/// A secret is the key itself or, behind `whsec_`, its base64.
+/// A secret is the key itself, or its base64 after `whsec_`.
 fn new_mac(secret: &Secret, id: &str, timestamp: &str, body: &[u8]) -> Option<Hmac<Sha256>> {
     let key = match secret.expose().strip_prefix("whsec_") {
         Some(encoded) => BASE64_STANDARD.decode(encoded).ok()?,
@@ -100,10 +100,10 @@ fn new_mac(secret: &Secret, id: &str, timestamp: &str, body: &[u8]) -> Option<Hm
 /// A signature may be this old: time for repetitions.
 pub const MAX_SIGNATURE_AGE: Duration = Duration::from_secs(24 * 3600);
 
-/// A signature may be this far ahead of our clock.
+/// Maximum time by which a signature may be ahead of our clock.
 pub const MAX_CLOCK_SKEW: Duration = Duration::from_secs(10 * 60);
 
-/// Signatures of one request that are looked at.
+/// Maximum number of signatures of a request that are checked.
 const MAX_SIGNATURES: usize = 8;
 
 #[cfg(test)]

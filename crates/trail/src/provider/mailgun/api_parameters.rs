@@ -25,7 +25,7 @@ pub fn api_parameters<'a>(fields: impl Iterator<Item = HeaderField<'a>>) -> Vec<
     parameters
 }
 
-/// What one field asks for.
+/// Parameters that correspond to one header field.
 fn parameters_of(field: &HeaderField<'_>) -> Vec<(String, String)> {
     let Some(request) = strip_prefix_ignoring_case(field.name, REQUEST_PREFIX) else { return Vec::new() };
     let text = field.to_text();
@@ -50,7 +50,7 @@ fn parse_variables(json: &str) -> Vec<(String, String)> {
     parameters.collect()
 }
 
-/// What follows `X-Mailgun-`, and the parameter that means the same.
+/// Header field name after `X-Mailgun-`, and the parameter with the same meaning.
 const HEADER_TO_PARAMETER: [(&str, &str); 23] = [
     ("Tag", "o:tag"),
     ("Track", "o:tracking"),

@@ -8,8 +8,8 @@ use crate::provider::sanitize::{MAX_TEXT_BYTES, MAX_TOKEN_BYTES, MAX_URL_BYTES};
 use crate::provider_event::{Diagnostic, EventKind, ProviderEvent};
 use mailtrail_mail::{MessageId, Timestamp};
 
-/// Reads an event; `None` for a form without one. Users' variables stand among Mailgun's own fields, of which the first
-/// of a name is the true one.
+/// Decodes an event; `None` for a form without one. User variables are mixed with Mailgun's fields; the first field of
+/// a name is Mailgun's.
 pub fn decode_form(form: &Form, signed_at: Timestamp) -> Option<ProviderEvent> {
     let fields = FormFields(form);
     let word = fields.line_field("event", MAX_TOKEN_BYTES)?;
@@ -76,7 +76,7 @@ impl FormFields<'_> {
             .find_map(|name| self.0.first_value(name).and_then(sanitize::find_enhanced_status))
     }
 
-    /// There is no id. A retry may be signed anew, and is otherwise the same.
+    /// Key of an event. There is no id. A retry may have a new signature, but equal fields otherwise.
     fn dedup_key(&self, signed_at: Timestamp) -> String {
         let fields = self.0.iter().filter(|(name, _)| !matches!(*name, "token" | "signature"));
         let parts: Vec<_> = fields.flat_map(|(name, value)| [name, value]).collect();

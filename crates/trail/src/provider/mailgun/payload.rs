@@ -7,15 +7,14 @@ use serde_json_borrow::Value;
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 
-/// Reads an event as webhooks and the Events API write it. Nothing in it can be wrong enough to be an error:
-/// a field of an unexpected shape counts as absent, an unknown word is `Unknown`, and an event
-/// without a time happened when it was `reported`.
+/// Decodes an event of webhooks and of the Events API. No content is an error: a field of an unexpected type counts as
+/// absent, an unknown event name is `Unknown`, and the time defaults to `reported`.
 pub fn decode_event(data: &Value<'_>, reported: Timestamp) -> ProviderEvent {
     let payload = MailgunPayload(data);
     let at = payload.occurred_at().unwrap_or(reported);
     let diagnostic = payload.diagnostic();
     let kind = payload.event_kind(diagnostic.code);
-    // What names nobody and happened to one recipient did not happen to all.
+    // An event of one recipient without an address does not concern all recipients.
     let hidden = || is_per_recipient(kind).then(String::new);
     ProviderEvent {
         kind,
@@ -30,7 +29,7 @@ pub fn decode_event(data: &Value<'_>, reported: Timestamp) -> ProviderEvent {
     }
 }
 
-/// Why an event cannot be used where nothing else says when it happened, or that something did.
+/// Returns the reason for which an event is unusable without another source for its type and time.
 pub fn validate_payload(data: &Value<'_>) -> Option<&'static str> {
     let payload = MailgunPayload(data);
     match (payload.str_at("event"), payload.occurred_at()) {
@@ -44,8 +43,8 @@ const fn is_per_recipient(kind: EventKind) -> bool {
     !matches!(kind, EventKind::Accepted | EventKind::Rejected | EventKind::Stored | EventKind::Unknown)
 }
 
-/// The `event-data` object, read by paths: a step into what is no object finds nothing, so `null` and `[]` in an
-/// object's place need no rule.
+/// The `event-data` object, read by paths: a step into a value that is not an object finds nothing, so `null` and `[]`
+/// need no special case.
 struct MailgunPayload<'a>(&'a Value<'a>);
 
 impl<'a> MailgunPayload<'a> {
@@ -89,7 +88,8 @@ impl<'a> MailgunPayload<'a> {
         in_seconds().or_else(|| Timestamp::parse_any(&text))
     }
 
-    /// Mailgun's id is unique within a day of one account; webhook, retry and Events API report the same one.
+    /// Key of an event. Mailgun's id is unique within a day and account; webhook, retry and Events API have the same
+    /// one.
     fn dedup_key(&self, at: Timestamp) -> String {
         let account = ["domain/name", "account/id"].into_iter().find_map(|path| self.token_at(path));
         let account = account.unwrap_or("-");
@@ -97,7 +97,7 @@ impl<'a> MailgunPayload<'a> {
         format!("mailgun/{account}/{}/{id}", at.day_number())
     }
 
-    /// The members keep their order, so the same event gives the same hash whatever signature it came with.
+    /// The members keep their order, so an event has the same hash with any signature.
     fn content_hash(&self) -> String {
         let digest = Sha256::digest(self.0.to_string());
         let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -110,7 +110,7 @@ impl<'a> MailgunPayload<'a> {
             [only] => only.as_str(),
             _ => None,
         };
-        // One that is no address names somebody all the same, and not everybody.
+        // An invalid address still names one recipient, not all.
         self.str_at("recipient").or_else(only).map(|named| sanitize::parse_address(named).unwrap_or_default())
     }
 
@@ -141,7 +141,7 @@ impl<'a> MailgunPayload<'a> {
         }
     }
 
-    /// `failed/permanent/bounce`, as far as there is something to say.
+    /// Event name with its details, such as `failed/permanent/bounce`.
     fn event_name(&self) -> String {
         let parts = ["event", "severity", "reason", "reject/reason"];
         let parts: Vec<_> = parts.iter().filter_map(|path| self.text_at(path, MAX_TOKEN_BYTES)).collect();
@@ -186,7 +186,7 @@ impl<'a> MailgunPayload<'a> {
     }
 }
 
-/// What an object says under that name.
+/// Returns the value of a member of an object.
 pub(super) fn get_member<'a>(value: &'a Value<'a>, name: &str) -> Option<&'a Value<'a>> {
     value.as_object()?.get(name)
 }

@@ -29,8 +29,8 @@ fn is_client_variables(json: &str) -> bool {
     }
 }
 
-/// Whether a request can neither lose, redirect nor weaken mail. A value that Mailgun does not know counts as harmful:
-/// its HTTP API refuses the whole message for one. `Dkim: no` takes a signature away, `Require-TLS: no` encryption.
+/// Returns whether a request can neither lose nor redirect nor weaken a message. An unknown value counts as harmful,
+/// because Mailgun's HTTP API rejects the whole message. `Dkim: no` removes a signature, `Require-TLS: no` encryption.
 fn is_safe_request(request: &str, value: &str, now: Timestamp) -> bool {
     let is = |name: &str| request.eq_ignore_ascii_case(name);
     let one_of = |words: &[&str]| words.iter().any(|word| word.eq_ignore_ascii_case(value));

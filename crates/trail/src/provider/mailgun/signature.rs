@@ -9,8 +9,8 @@ pub fn sign_webhook(key: &Secret, timestamp: &str, token: &str) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Whether one of `signatures` was made with one of `keys`; compared in constant time. What is empty never
-/// verifies: neither key, timestamp, token nor signature.
+/// Returns whether one of `signatures` was made with one of `keys`, in constant time. An empty key, timestamp, token or
+/// signature never verifies.
 pub fn verify_signature(keys: &[Secret], timestamp: &str, token: &str, signatures: &[&str]) -> bool {
     if timestamp.is_empty() || token.is_empty() {
         return false;
@@ -29,7 +29,7 @@ fn new_mac(key: &Secret, timestamp: &str, token: &str) -> Hmac<Sha256> {
         .chain_update(token)
 }
 
-/// The 32 bytes that 64 hex digits stand for.
+/// Decodes 64 hexadecimal digits.
 fn decode_digest(hex: &str) -> Option<[u8; 32]> {
     let mut digest = [0; 32];
     let (pairs, rest) = hex.as_bytes().as_chunks::<2>();

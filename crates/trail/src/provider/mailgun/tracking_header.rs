@@ -9,5 +9,5 @@ pub fn tracking_header(id: TrackingId) -> HeaderLine {
 /// The field that holds user variables as a JSON object.
 pub(super) const VARIABLES_HEADER: &str = "X-Mailgun-Variables";
 
-/// Our variable.
+/// Name of our variable.
 pub(super) const TRACKING_VARIABLE: &str = "mailtrail";

@@ -7,19 +7,19 @@ use mailtrail_mail::{Secret, Timestamp};
 use serde_json_borrow::Value;
 use std::time::Duration;
 
-/// What a webhook brought, once its signature holds.
+/// Content of a webhook with a valid signature.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VerifiedEvent {
-    /// Makes the signature single-use: the same token with another body is a replay.
+    /// Makes the signature usable once: the same token with another body is a replay.
     pub token: String,
     /// When Mailgun signed it. A retry may carry the time of the first attempt.
     pub signed_at: Timestamp,
-    /// What happened.
+    /// Decoded event.
     pub event: ProviderEvent,
 }
 
-/// Reads the body of a webhook, JSON or a form of before 2018, and checks its signature against `keys`: our own, the
-/// parent account's, or the next one while they rotate.
+/// Decodes the body of a webhook, JSON or a form from before 2018, and verifies its signature with `keys`: our own, the
+/// parent account's, or both during a rotation.
 pub fn verify_and_decode(
     body: &[u8],
     keys: &[Secret],
@@ -41,7 +41,7 @@ pub fn verify_and_decode(
     }
 }
 
-/// Why a body that cannot be read is not taken: where it is signed all the same, it is genuine.
+/// Error of an unreadable body; it is authentic if it contains a valid signature.
 fn unreadable_body_error(
     body: &[u8],
     error: serde_json::Error,
@@ -58,7 +58,7 @@ fn unreadable_body_error(
     }
 }
 
-/// Checks the fields of a form that signs itself: whose token it is, and when it was signed.
+/// Verifies the fields of a signed form. Returns its token and time.
 pub fn verify_form(
     [timestamp, token, signature]: [&str; 3],
     keys: &[Secret],
@@ -77,8 +77,8 @@ pub fn verify_form(
     Ok((claim.token, signed_at))
 }
 
-/// Reads the body of a webhook, or an event as the Events API writes it, again; whoever kept it, and when, has checked
-/// its signature.
+/// Decodes the stored body of a webhook, or an event of the Events API, again; its signature was verified when it was
+/// stored.
 pub fn decode_raw(body: &[u8], kept: Timestamp) -> Result<ProviderEvent, DecodeError> {
     let mut mended = String::new();
     let body = match WebhookBody::parse(body, &mut mended) {
@@ -101,7 +101,7 @@ pub fn decode_raw(body: &[u8], kept: Timestamp) -> Result<ProviderEvent, DecodeE
     }
 }
 
-/// Why a webhook is not believed. For the operator; the peer reads a status code.
+/// Error of verifying a webhook. For the operator; the peer gets a status code.
 #[derive(Debug, thiserror::Error)]
 pub enum WebhookError {
     /// The body is neither JSON nor a form.
@@ -149,13 +149,13 @@ pub enum WebhookError {
         token: String,
         /// When it was signed.
         signed_at: Timestamp,
-        /// Why not.
+        /// Syntax error of the body.
         error: serde_json::Error,
     },
 }
 
 impl WebhookError {
-    /// Whether the same request can never be accepted. The others are for an operator to put right meanwhile.
+    /// Returns whether the same request can never be accepted. Other errors can be fixed by an operator before a retry.
     pub fn is_permanent(&self) -> bool {
         !matches!(self, Self::NoKey | Self::FromFuture { .. } | Self::InboundMessage)
     }
@@ -164,14 +164,14 @@ impl WebhookError {
 /// A signature may be this old: Mailgun retries for 8 h, possibly with the first signature each time.
 pub const MAX_SIGNATURE_AGE: Duration = Duration::from_secs(24 * 3600);
 
-/// A signature may be this far ahead of our clock.
+/// Maximum time by which a signature may be ahead of our clock.
 pub const MAX_CLOCK_SKEW: Duration = Duration::from_secs(10 * 60);
 
 const SIGNATURE_KEY: &[u8] = b"\"signature\"";
-/// Places of a damaged body that are looked at for a signature.
+/// Maximum number of positions of a damaged body that are checked for a signature.
 const MAX_SIGNATURE_CANDIDATES: usize = 16;
 
-/// What was posted.
+/// Body of a webhook.
 enum WebhookBody<'a> {
     Json(Value<'a>),
     Form(Form),
@@ -209,7 +209,7 @@ impl<'a> WebhookBody<'a> {
     }
 }
 
-/// What the sender says about its signature; nothing in it is empty.
+/// Signature fields, none of them empty.
 struct SignatureFields {
     timestamp: String,
     token: String,
@@ -220,7 +220,7 @@ impl SignatureFields {
     fn from_json(claim: &Value<'_>) -> Option<Self> {
         let text = |name| get_member(claim, name)?.as_str().filter(|text| !text.is_empty());
         let timestamp = match get_member(claim, "timestamp")? {
-            // Documented as a number, seen as text. What is signed is the characters as they came.
+            // Documented as a number, but observed as text. The signature covers the characters as sent.
             number if number.is_u64() => number.to_string(),
             other => other.as_str().filter(|text| !text.is_empty())?.to_owned(),
         };
@@ -238,7 +238,7 @@ impl SignatureFields {
         })
     }
 
-    /// A user's variable of the same name comes before.
+    /// A user variable of the same name comes first.
     fn from_form(form: &Form) -> Option<Self> {
         let text = |name| form.last_value(name).filter(|text| !text.is_empty());
         let signatures = [text("signature"), text("parent-signature")];
