@@ -3,9 +3,8 @@
 
 use mail_parser::{HeaderName, MessageParser};
 
-/// What a `List-Unsubscribe` field says, in one line, where it is in encoded words altogether and they hold nothing but
-/// well-formed addresses in brackets; `None` for any other, which may be right as it is or is beyond repair. `value` is
-/// what stands behind the field's colon.
+/// Decodes a `List-Unsubscribe` field that consists of encoded words with nothing but well-formed URLs in brackets,
+/// into one line. `None` for any other field, which may be correct or beyond repair. `value` follows the field's colon.
 pub fn decode_list_unsubscribe(value: &[u8]) -> Option<String> {
     let encoded = |word: &str| word.len() > 6 && word.starts_with("=?") && word.ends_with("?=");
     let mut words = std::str::from_utf8(value).ok()?.split_ascii_whitespace().peekable();

@@ -1,5 +1,5 @@
-/// Where in the value of an address field a domain is missing: behind each address that has none, as `root` and
-/// `Cron <root>`. A text of several words without brackets is left alone, as are names of groups.
+/// Returns the positions in the value of an address field where a domain is missing: after each address without one,
+/// such as `root` and `Cron <root>`. A text of several words without brackets is left unchanged, as are group names.
 pub fn find_missing_domains(value: &[u8]) -> Vec<usize> {
     let mut scan = AddressScanner::default();
     let (mut quoted, mut comments, mut at) = (false, 0usize, 0);

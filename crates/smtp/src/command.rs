@@ -333,8 +333,9 @@ fn parse_mailbox(text: &str, domain: Option<&str>) -> Option<Mailbox> {
     }
 }
 
-/// Splits `FROM:<path> parameters` into path and parameters. A blank behind the colon, missing brackets, doubled ones and
-/// a name in front of the address are tolerated: legacy applications write all of them. `None`: the keyword is missing.
+/// Splits `FROM:<path> parameters` into path and parameters. White space after the colon, missing or doubled brackets
+/// and a name in front of the address are accepted, because legacy applications write them. `None`: the keyword is
+/// missing.
 fn split_path<'a>(rest: &'a str, keyword: &str) -> Option<Result<(&'a str, &'a str), ()>> {
     let (head, rest) = rest.split_at_checked(keyword.len())?;
     if !head.eq_ignore_ascii_case(keyword) {

@@ -1,8 +1,8 @@
-//! The message between `354` and the final dot (RFC 5321 section 4.5.2).
+//! Decodes the message between `354` and the final dot (RFC 5321 section 4.5.2).
 //!
-//! The data ends at CRLF.CRLF and nothing else. A bare CR or LF becomes CRLF, and what follows it is never taken
-//! for the end: a line that held only a dot behind a bare line end stays a line with a dot (and is stuffed again on
-//! the way out), so no sequence that one side reads as an end and the other does not can pass through.
+//! The data ends at CRLF.CRLF and nothing else. A bare CR or LF becomes CRLF, and the bytes after it are never the end:
+//! a line with only a dot after a bare line end stays a line with a dot (and is stuffed again on output). So no
+//! sequence that only one of two servers reads as the end can pass through.
 
 use memchr::{memchr2, memmem};
 

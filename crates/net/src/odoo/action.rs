@@ -1,8 +1,8 @@
-//! Server actions of mailtrail's in a database, and how their numbers are found.
+//! Server actions of mailtrail in a database, and the lookup of their ids.
 //!
-//! An integration user may run an action when it knows the number, and may not search for it: Odoo refuses that to all
-//! but administrators. So `mailtrail setup odoo` writes the numbers into the comment of the group whose members may run
-//! the actions, which every internal user may read.
+//! An integration user may run an action by its id, but may not search for it: Odoo permits that to administrators
+//! only. So `mailtrail setup odoo` writes the ids into the comment of the group that may run the actions, which every
+//! internal user may read.
 
 use crate::odoo::client::OdooClient;
 use crate::odoo::error::OdooError;

@@ -1,9 +1,7 @@
-//! A client of Odoo's external API (JSON-RPC 2.0 on `/jsonrpc`, XML-RPC where raw bytes must pass), and where people
-//! find its records.
+//! Client of Odoo's external API (JSON-RPC 2.0 on `/jsonrpc`, XML-RPC for raw bytes), and the URLs of records.
 //!
-//! It knows how Odoo speaks, and decides nothing about mail. Every fault says what may be done; no key, and no
-//! password, is in any of them. A call that was not answered in time may have been done all the same: whoever repeats
-//! it makes sure that twice does no harm.
+//! It implements Odoo's protocols and makes no decision about mail. Every error has a remedy; none contains a key or
+//! password. A call without a response may have been executed, so a caller that repeats it has to be idempotent.
 
 mod action;
 mod client;

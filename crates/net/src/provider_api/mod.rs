@@ -1,8 +1,8 @@
-//! A client of the providers' management APIs: what happened, and whom they send nothing.
+//! Client of the providers' management APIs: events and suppression lists.
 //!
-//! Each API's shapes end here: events leave in the shape of the same provider's webhooks, page by page, so that whoever
-//! reads webhooks reads them. An error names what was asked for, the cause and the remedy, and never a key. It decides
-//! nothing about mail.
+//! The formats of each API end here: events are returned page by page in the form of the provider's webhooks, so that
+//! one decoder handles both. An error names operation, cause and remedy, and never a key. No decision about mail is
+//! made here.
 
 mod brevo;
 mod domain;

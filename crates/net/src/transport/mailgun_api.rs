@@ -24,21 +24,21 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-/// Speaks to one upstream's API; a connection that is not in use is kept for the next message.
+/// Client of one upstream's API; an idle connection is kept for the next message.
 pub struct MailgunClient {
     http: reqwest::Client,
     messages_url: Url,
     api_key: Secret,
 }
 
-/// What the upstream answered.
+/// Response of the upstream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ApiResponse {
     /// The HTTP status.
     pub status: u16,
     /// Its words, in one line.
     pub text: String,
-    /// Its id for the message, as it wrote it; only who took a message gives one.
+    /// Provider's id of the message, unchanged; only an accepted message has one.
     pub id: Option<String>,
     /// `Retry-After` (RFC 9110 section 10.2.3), as it was written.
     pub retry_after: Option<String>,
@@ -49,13 +49,13 @@ pub struct ApiResponse {
 /// Why there is no answer.
 #[derive(Debug)]
 pub enum RequestError {
-    /// Nobody there: the request was not begun.
+    /// No connection; the request was not started.
     Unreachable(TransportError),
     /// The message itself could not be read to its end: the upstream cannot have taken it.
     BodyUnreadable(io::Error),
     /// Before the end of the request: the upstream cannot have taken it.
     BeforeEnd(TransportError),
-    /// After it: nobody knows.
+    /// Failed after the last byte: acceptance unknown.
     AfterEnd(TransportError),
 }
 
@@ -63,7 +63,8 @@ impl MailgunClient {
     /// Recipients that one request may have; Mailgun refuses more.
     pub const MAX_RECIPIENTS: usize = 1000;
 
-    /// A client without connection. Proxies of the environment are not used: mail goes where the configuration says.
+    /// Creates a client without connecting. Proxies of the environment are not used, because the configuration
+    /// determines the destination.
     pub fn new(
         settings: &Settings,
         api: &Api,
@@ -71,7 +72,7 @@ impl MailgunClient {
         addresses: &Arc<HostAddresses>,
     ) -> Result<Self, TransportError> {
         let client = reqwest::Client::builder()
-            // Without it the client asks for a process-wide default, which nothing here sets.
+            // Otherwise the client would require a process-wide default, which is not set.
             .tls_backend_preconfigured((**tls.config()).clone())
             .no_proxy()
             .redirect(redirect::Policy::none())
@@ -84,7 +85,7 @@ impl MailgunClient {
         Ok(Self { http: client.map_err(transport_error)?, messages_url, api_key: api.key.clone() })
     }
 
-    /// What can be said before a request: Mailgun refuses one above 52.4 MB (52,428,800 bytes).
+    /// Known limits before a request: Mailgun rejects more than 52.4 MB (52,428,800 bytes).
     pub fn capabilities() -> Capabilities {
         Capabilities {
             size: Some(MAX_MESSAGE_BYTES),
@@ -143,7 +144,7 @@ impl ApiResponse {
     pub fn upstream_failure(&self) -> Option<TransportError> {
         let response = || Response { code: self.status, enhanced_status: None, text: self.text.clone() };
         let out_of_order = match self.status {
-            // How it is asked is an operator's matter.
+            // The form of the request needs an operator.
             501 | 505 | 511 => false,
             status => status >= 500 || matches!(status, 408 | 421),
         };
@@ -173,7 +174,7 @@ impl UploadProgress {
         }
     }
 
-    /// Keeps why the message broke off; the request ends with it.
+    /// Stores the error that ended the body; the request ends with it.
     fn record_body_error(&self, error: io::Error) -> io::Error {
         let kind = error.kind();
         *self.body_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
@@ -239,7 +240,7 @@ impl MultipartFrame {
     }
 }
 
-/// Reads an answer. The status of a refusal says enough where its words break off; of a success they do not.
+/// Reads a response. An error status suffices if its text is cut off; a success needs its text.
 async fn read_response(
     mut response: reqwest::Response,
     progress: &UploadProgress,
@@ -270,7 +271,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(600);
 /// Bytes of an answer that are read; Mailgun's are short.
 const MAX_RESPONSE_BYTES: usize = 64 << 10;
-/// Characters of an answer's words that are kept.
+/// Maximum characters of a response text.
 const MAX_ERROR_CHARS: usize = 512;
 const MAX_MESSAGE_BYTES: u64 = 52_428_800;
 

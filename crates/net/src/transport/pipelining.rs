@@ -2,22 +2,22 @@ use crate::transport::settings::Pipelining;
 use mailtrail_mail::Timestamp;
 use std::time::Duration;
 
-/// How boldly commands are grouped with an upstream that promises PIPELINING and does not keep it: firewalls and
-/// filters in between drop what rides behind another command, answer it out of step, or hang up on it. It costs time
-/// and, behind a final dot, a message whose end is unknown; so after a few times in a row fewer commands ride together,
-/// and after an hour one more try shows whether that is still so.
+/// Degree of pipelining with an upstream that offers PIPELINING but may not support it: firewalls and filters in
+/// between drop pipelined commands, answer them out of order, or close the connection. That costs time and, after a
+/// final dot, leaves a message with an unknown result. So after a few failures in a row fewer commands are grouped, and
+/// after an hour one attempt tests the configured degree again.
 #[derive(Debug)]
 pub struct PipeliningLevel {
     configured: Pipelining,
     current: Pipelining,
     lowered_until: Timestamp,
-    /// Failures in a row of envelopes behind a final dot, and of envelopes said in one go.
+    /// Failures in a row of envelopes that followed a final dot, and of grouped envelopes.
     full_failures: u32,
     group_failures: u32,
 }
 
 impl PipeliningLevel {
-    /// As configured, until experience says otherwise.
+    /// Starts with the configured degree.
     pub fn new(configured: Pipelining) -> Self {
         Self {
             configured,
@@ -43,7 +43,7 @@ impl PipeliningLevel {
         }
     }
 
-    /// An envelope that went like that was not, or the connection broke over it; what is left when that is too much.
+    /// Records a failure of an envelope sent in this way. Returns the reduced degree if there were too many.
     pub fn on_failure(&mut self, how: Pipelining, now: Timestamp) -> Option<Pipelining> {
         let failures = self.failures_at(how)?;
         *failures = failures.saturating_add(1);

@@ -3,7 +3,7 @@
 use mailtrail_mail::Timestamp;
 use std::ops::Range;
 
-/// What a plan allows.
+/// Limit of a quota: recipients per period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct QuotaLimit {
     /// Recipients; at least one.
@@ -15,7 +15,7 @@ pub struct QuotaLimit {
 /// The time that a plan is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum QuotaPeriod {
-    /// An hour. The ledger knows what an upstream took by the day only: none of an upstream has this one.
+    /// An hour; not for upstreams, because the ledger counts relayed recipients by day.
     Hour,
     /// A day (UTC).
     Day,
@@ -30,7 +30,7 @@ pub struct Quota {
     /// When its period is over.
     period_end: Timestamp,
     used: u64,
-    /// When it was asked last: a clock that was set back since does not make its period longer.
+    /// Time of the last use: setting the clock back does not extend the period.
     last_seen: Timestamp,
 }
 
@@ -54,24 +54,24 @@ impl QuotaPeriod {
 }
 
 impl Quota {
-    /// What is used at `now`; `used` says what was in some time.
+    /// Creates a quota at `now`; `used` returns the usage in a time range.
     pub fn new(limit: QuotaLimit, now: Timestamp, used: impl FnOnce(Range<Timestamp>) -> u64) -> Self {
         let period = limit.period.containing(now);
         Self { limit, period_end: period.end, used: used(period), last_seen: now }
     }
 
-    /// What it is counted against.
+    /// Returns the limit.
     pub fn limit(&self) -> QuotaLimit {
         self.limit
     }
 
-    /// So many recipients were taken.
+    /// Counts accepted recipients.
     pub fn consume(&mut self, recipients: u64, now: Timestamp) {
         self.roll_over(now);
         self.used = self.used.saturating_add(recipients);
     }
 
-    /// So many were not taken after all.
+    /// Takes back recipients that were not accepted.
     pub fn refund(&mut self, recipients: u64) {
         self.used = self.used.saturating_sub(recipients);
     }

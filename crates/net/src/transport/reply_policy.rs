@@ -1,4 +1,4 @@
-//! What an upstream's reply means, over SMTP and over HTTP. All of this policy is here; an unknown reply is a temporary
+//! Classifies an upstream's replies over SMTP and HTTP. The whole policy is here; an unknown reply is a temporary
 //! failure.
 
 use crate::transport::mailgun_api::ApiResponse;
@@ -8,7 +8,7 @@ use mailtrail_trail::Diagnostic;
 use mailtrail_trail::provider::{Provider, parse_retry_after};
 use std::time::Duration;
 
-/// Where in a transaction a reply came, and so what it can be about.
+/// Position of a reply in a transaction, which determines its subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// The sender, or all mail of the account.
@@ -26,33 +26,33 @@ pub enum Step {
     EndOfData,
 }
 
-/// What a reply means for the recipients it is about.
+/// Classification of a reply for its recipients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplyClass {
     /// The upstream took them.
     Accepted,
     /// For good: never to be tried again.
     Permanent,
-    /// For good by this upstream, for a limit of its own: another may take them.
+    /// Permanent for this upstream because of a limit of its own; another may accept them.
     Unsupported,
     /// For now.
     Temporary,
-    /// For now, because so much comes at once: less of it helps.
+    /// Transient, because of the rate.
     Throttled {
-        /// The upstream's own wish.
+        /// Time requested by the upstream.
         until: Option<Timestamp>,
     },
-    /// Not these recipients but the account or the whole upstream is refused for now: leave it alone, until then
-    /// if it said when.
+    /// The account or the whole upstream rejects for now, not these recipients; pause it, until a time if the reply
+    /// names one.
     AccountRefused {
-        /// The upstream's own wish.
+        /// Time requested by the upstream.
         until: Option<Timestamp>,
     },
-    /// The same, unless it is about this message after all: the replies to others show that.
+    /// Like `AccountRefused`, but the reply may concern this message only, which the replies to other messages show.
     AccountSuspected {
         /// How much this reply shows by itself.
         certainty: Certainty,
-        /// The upstream's own wish.
+        /// Time requested by the upstream.
         until: Option<Timestamp>,
     },
 }
@@ -68,7 +68,8 @@ pub enum Certainty {
     Certain,
 }
 
-/// The meaning of a reply at `now`. What was refuted by replies to others (`is_refuted`) is about this message.
+/// Classifies a reply at `now`. A text that replies to other messages have refuted (`is_refuted`) concerns this
+/// message.
 pub fn classify_reply(
     step: Step,
     response: &Response,
@@ -92,7 +93,7 @@ pub fn classify_reply(
         }
     }
     match response.code {
-        // It did not understand us, or answers something else: nobody's address is wrong.
+        // The server did not understand the command, or is out of step; the address is not at fault.
         _ if response.is_command_error() => ReplyClass::Temporary,
         // Recipients were taken with this login before: neither it nor the message is surely at fault.
         _ if is_login_refusal(response, provider, &text)
@@ -105,8 +106,8 @@ pub fn classify_reply(
     }
 }
 
-/// Whether the account is refused and not the mail. MAIL, or every RCPT alike, may show that (RFC 4954 section 6); the
-/// words are those of Mailgun's and Brevo's captures, at the steps where they were seen.
+/// Returns whether the account is rejected, not the message. MAIL, or every RCPT alike, may show that (RFC 4954 section
+/// 6); the texts are those observed at Mailgun and Brevo, at the same steps.
 fn classify_account_refusal(
     step: Step,
     response: &Response,
@@ -121,8 +122,8 @@ fn classify_account_refusal(
     }
 }
 
-/// Whether a refusal of a recipient says no more than that this transaction has enough of them, once some were `taken`:
-/// the others go in another (RFC 5321 section 4.5.3.1.10, by which 552 means the same as 452).
+/// Returns whether a rejected recipient, after others were `taken`, only belongs to the next transaction (RFC 5321
+/// section 4.5.3.1.10, where 552 means the same as 452).
 pub fn is_for_next_transaction(response: &Response, taken: bool) -> bool {
     taken
         && response.is_negative()
@@ -133,8 +134,8 @@ pub fn is_for_next_transaction(response: &Response, taken: bool) -> bool {
         }
 }
 
-/// Whether a refusal of a whole transaction says that it has too many recipients: fewer in each of several may be taken.
-/// RFC 5321 section 4.5.3.1.10 gives 552 for that; without a status of its own it may mean the size, too.
+/// Returns whether a rejected transaction has too many recipients, so that smaller ones may be accepted. RFC 5321
+/// section 4.5.3.1.10 uses 552; without an enhanced status it may also mean the size.
 pub fn is_too_many_recipients(refusal: &Diagnostic) -> bool {
     let Some(code @ (400..=420 | 422..600)) = refusal.code else { return false };
     let text = refusal.text.as_deref().unwrap_or_default().to_ascii_lowercase();
@@ -156,7 +157,7 @@ fn is_login_refusal(response: &Response, provider: Provider, text: &str) -> bool
     }
 }
 
-/// Mailgun refuses a domain with 421 to DATA, in the words of its API's errors; a lost login with 550 to RCPT.
+/// Mailgun rejects a domain with 421 to DATA, with the texts of its API, and a lost login with 550 to RCPT.
 fn classify_mailgun_refusal(step: Step, response: &Response, text: &str) -> Option<Certainty> {
     match step {
         Step::Body | Step::EndOfData => None,
@@ -165,7 +166,7 @@ fn classify_mailgun_refusal(step: Step, response: &Response, text: &str) -> Opti
             lost_login.then_some(Certainty::Possible)
         }
         Step::Mail | Step::Data if response.code == 421 && is_mailgun_account_error(text) => {
-            // A sandbox's domain sends to authorized recipients, and refuses the others with these words.
+            // A sandbox domain sends to authorized recipients only; this text rejects the others.
             let of_recipients = text.contains("authorized recipients");
             Some(if of_recipients { Certainty::Likely } else { Certainty::Certain })
         }
@@ -176,28 +177,28 @@ fn classify_mailgun_refusal(step: Step, response: &Response, text: &str) -> Opti
     }
 }
 
-/// Whether Mailgun's words are about the domain or the account, over SMTP and over HTTP.
+/// Returns whether a text of Mailgun concerns the domain or the account, over SMTP and HTTP.
 fn is_mailgun_account_error(text: &str) -> bool {
     let domain = text.starts_with("domain ") && text.contains(" is not allowed to send");
     domain || MAILGUN_ACCOUNT_PHRASES.iter().any(|phrase| text.contains(phrase))
 }
 
-/// What the answer to a message over HTTP means.
+/// Classification of the response to a message over HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ApiVerdict {
-    /// The same for everybody it is about.
+    /// One class for all recipients.
     Uniform(ReplyClass),
-    /// The upstream had the whole message and did not clearly say no, so it may have taken it; for everybody else the
-    /// answer means this.
+    /// The upstream had the whole message and did not clearly reject it, so it may have accepted it; otherwise this
+    /// class applies.
     Ambiguous(ReplyClass),
-    /// An address is at fault, and the answer does not say whose: each half is to be tried on its own.
+    /// One of the addresses is invalid, but the response does not name it: each half is sent separately.
     Bisect,
 }
 
-/// The meaning of an answer to a message for so many `recipients` at `now`. What is about account, key or address of the
-/// API, or about how we ask, is an operator's matter: it is the same for every message. Only what is about the message
-/// itself is for good (400, 413); any other 4xx is a clear no for now. A gateway's failure (5xx), a success without an
-/// id and a redirection leave open whether the message was taken.
+/// Classifies the response to a message with this number of `recipients` at `now`. Errors of account, key, URL or
+/// request form need an operator: they affect every message. Errors of the message itself (400, 413) are permanent; any
+/// other 4xx is a clear transient rejection. A gateway error (5xx), a success without an id and a redirect leave the
+/// result open.
 pub fn classify_api_response(answer: &ApiResponse, recipients: usize, now: Timestamp) -> ApiVerdict {
     let wish = || retry_after_header(answer, now).or_else(|| parse_retry_after(&answer.text, now));
     let text = answer.text.to_ascii_lowercase();
@@ -228,8 +229,8 @@ pub fn classify_api_response(answer: &ApiResponse, recipients: usize, now: Times
     })
 }
 
-/// Whether a refusal of a message is for a limit of the upstream's own: its size, or what SMTP's extensions it has. The
-/// same message may go by another upstream.
+/// Returns whether a message exceeds a limit of the upstream: its size or its SMTP extensions. Another upstream may
+/// accept it.
 pub fn is_upstream_limit(response: &Response) -> bool {
     let limits = ["5.3.4", "5.6.3", "5.6.7"];
     response.code == 555 || response.enhanced_status.as_deref().is_some_and(|status| limits.contains(&status))
@@ -242,8 +243,8 @@ fn retry_after_header(answer: &ApiResponse, now: Timestamp) -> Option<Timestamp>
     seconds.or_else(|| Timestamp::parse_rfc5322(wish))
 }
 
-/// Whether less mail at once is what the upstream wants. Too many recipients of one transaction are none: the rest
-/// goes in the next (RFC 5321 section 4.5.3.1.10); neither is a full mailbox (4.2.2).
+/// Returns whether the upstream requests a lower rate. Too many recipients of a transaction do not count, because the
+/// rest follows in the next (RFC 5321 section 4.5.3.1.10); nor does a full mailbox (4.2.2).
 fn is_throttling(response: &Response, text: &str) -> bool {
     match response.enhanced_status.as_deref() {
         Some("4.4.5" | "4.7.28") => true,
@@ -270,7 +271,7 @@ const THROTTLE_PHRASES: [&str; 9] = [
     "quota limit",
     "slow down",
 ];
-/// How long a limit lasts that does not say so: those of Mailgun that say it are of seconds to minutes.
+/// Duration of a throttling reply without one: Mailgun's range from seconds to minutes.
 const DEFAULT_THROTTLE: Duration = Duration::from_secs(30);
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! One SMTP connection to an upstream (RFC 5321 section 3), login and transactions.
+//! SMTP connection to an upstream (RFC 5321 section 3): login and transactions.
 //!
-//! Written on the raw stream and not on a client library's connection: the next message's envelope rides behind
-//! this one's final dot (RFC 2920), after STARTTLS there is no second greeting and nothing heard before counts
-//! (RFC 3207), every wait has an end, and it must be known whether a failure came before or after the final dot.
+//! Implemented on the raw stream instead of a client library, because the envelope of the next message follows the
+//! final dot of the current one (RFC 2920), plaintext before STARTTLS must be discarded without a second greeting (RFC
+//! 3207), every wait needs a timeout, and a failure before the final dot must be distinguished from one after it.
 
 use crate::host_addresses::HostAddresses;
 use crate::transport::error::{DataError, TransportError};

@@ -23,9 +23,9 @@ impl UpstreamSelection {
         Self { upstreams, routes }
     }
 
-    /// In the order of preference; none for what is held. A route that is no more leads everywhere, and so does mail that
-    /// may be at an upstream that is no more: it takes its route. Those that are not able to take it come after all
-    /// others fail: see [`UpstreamSelection::unable_candidates`].
+    /// Returns the candidates in the order of preference; none for a held message. A message of a removed route may use
+    /// any upstream; one with an unknown result at a removed upstream uses its route. Upstreams that could not
+    /// transport the message come after all others have failed: see [`UpstreamSelection::unable_candidates`].
     pub fn candidates(&self, waits: &QueueKey) -> Vec<usize> {
         match waits {
             QueueKey::Held => Vec::new(),

@@ -1,9 +1,9 @@
-//! JSON as it comes, which is not always as RFC 8259 has it.
+//! Parses JSON that may violate RFC 8259.
 //!
-//! What is valid is read as it is. Otherwise the text is mended and read once more: a byte order mark is dropped, other
-//! charsets are decoded, half a surrogate pair and bytes of no charset become U+FFFD, control characters and backslashes
-//! that stand in strings as they are get escaped, numbers that are none become `null`. Signatures are checked over the
-//! bytes that came, never over what is made of them here.
+//! Valid text is parsed unchanged. Otherwise it is repaired and parsed again: a byte order mark is dropped, other
+//! charsets are decoded, half a surrogate pair and invalid bytes become U+FFFD, control characters and unescaped
+//! backslashes in strings are escaped, invalid numbers become `null`. Signatures are verified over the original bytes,
+//! never over the repaired ones.
 
 use encoding_rs::{Encoding, UTF_8, WINDOWS_1252};
 use serde::Deserialize;

@@ -1,8 +1,7 @@
-//! What each provider needs and says: hosts, stamps, request headers, signatures, payloads.
+//! Rules of each provider: hosts, stamps, request headers, signatures, payloads.
 //!
-//! Pure rules over bytes that are handed in: no IO, no clock, no configuration. A provider's shapes end here;
-//! what leaves is a header line, a span of a message or an `Event`. Nothing here may
-//! fail because a provider says something new.
+//! Pure functions over bytes: no I/O, no clock, no configuration. The formats of a provider end here; the results are
+//! header lines, ranges of a message, or events. Unknown content of a provider is never an error.
 
 pub mod activecampaign;
 mod allowed_requests;
@@ -79,11 +78,12 @@ impl Provider {
         }
     }
 
-    /// Whether a client's header field may not reach this provider: an [`TRACKING_ID_HEADER`], since ours replaces it, or a
-    /// request to the provider that is not `allowed`.
+    /// Returns whether a client's header field must not reach this provider: a [`TRACKING_ID_HEADER`], because ours
+    /// replaces it, or a request to the provider that is not `allowed`.
     ///
-    /// `allowed` has names of requests without the provider's prefix, without regard to case; a final `*` stands for any
-    /// rest (`Tag`, `Track*`), [`SAFE_REQUESTS_KEYWORD`] for those that can neither lose, redirect nor weaken mail.
+    /// `allowed` has names of requests without the provider's prefix, case-insensitive; a final `*` matches any rest
+    /// (`Tag`, `Track*`), [`SAFE_REQUESTS_KEYWORD`] matches those that can neither lose nor redirect nor weaken a
+    /// message.
     pub fn is_forbidden_header(self, field: &HeaderField<'_>, allowed: &[String], now: Timestamp) -> bool {
         field.name.eq_ignore_ascii_case(TRACKING_ID_HEADER)
             || match self {

@@ -3,11 +3,11 @@ use crate::provider::brevo::tracking_header::{TRACKING_HEADER, parse_tracking_id
 use crate::provider::sanitize::strip_prefix_ignoring_case;
 use mailtrail_mail::HeaderField;
 
-/// Whether a client's field is a request that may not reach Brevo: `X-Sib-Sandbox` silences mail, `sender.ip` spends
-/// money. In `allowed` stands what follows `X-Mailin-` or `X-Sib-`; `sender.ip` is among them as `*` only.
+/// Returns whether a client's field is a request that must not reach Brevo: `X-Sib-Sandbox` drops mail, `sender.ip`
+/// costs money. `allowed` holds names after `X-Mailin-` or `X-Sib-`; `sender.ip` only matches `*`.
 ///
-/// A tag always passes, and so does an `X-Mailin-custom`, unless it claims our own id, which would join the events to
-/// another send, or is not ASCII, which can make the mail undeliverable.
+/// A tag always passes, and so does an `X-Mailin-custom`, unless it contains our own id, which would match the events
+/// to another message, or is not ASCII, which can make the message undeliverable.
 pub fn is_forbidden_request(field: &HeaderField<'_>, allowed: &[String]) -> bool {
     if field.name.eq_ignore_ascii_case(TRACKING_HEADER) {
         return !field.value.is_ascii() || parse_tracking_id(&field.to_text()).is_some();

@@ -4,11 +4,11 @@ use crate::provider::sanitize::strip_prefix_ignoring_case;
 use mailtrail_mail::HeaderField;
 use serde_json::{Map, Value};
 
-/// The parameters of `POST /v3/<domain>/messages.mime` that ask for what the request headers of a message ask for:
-/// over HTTP Mailgun's documentation knows the parameters only. The headers stay in the message.
+/// Converts the request headers of a message to parameters of `POST /v3/<domain>/messages.mime`: over HTTP, Mailgun
+/// documents the parameters only. The headers stay in the message.
 ///
-/// Of a variable, or an option that is no list, the first one counts. Mailgun refuses a message with more than 16 kB of
-/// parameters: what is beyond that stands in its header alone, and our own stamp is in front of everything.
+/// The first of several variables, or of several options that are no list, counts. Mailgun rejects a message with more
+/// than 16 kB of parameters: the excess stays in the header only, and our own stamp comes first.
 pub fn api_parameters<'a>(fields: impl Iterator<Item = HeaderField<'a>>) -> Vec<(String, String)> {
     let mut parameters: Vec<(String, String)> = Vec::new();
     let mut room = MAX_PARAMETER_BYTES;

@@ -1,8 +1,8 @@
-//! Mailgun: the carrier of our id, the request headers, and the webhooks.
+//! Mailgun: tracking header, request headers, webhook signatures and payloads.
 //!
-//! A webhook's signature covers its timestamp and token, **not its body**. `receive` therefore only says
-//! that the caller has seen a signature that Mailgun made. Whoever stores the event uses each token once, and
-//! lets an event that matches no send change nothing.
+//! The signature of a webhook covers its timestamp and token, **not its body**. Verification therefore only shows that
+//! Mailgun made the signature. The store accepts each token once, and an event without a matching message changes
+//! nothing.
 
 mod api_parameters;
 mod legacy_payload;

@@ -5,11 +5,11 @@ use mailtrail_mail::{HeaderField, Timestamp};
 use serde_json::Value;
 use std::time::Duration;
 
-/// Whether a client's field is a request that may not reach Mailgun. Such a field can copy mail out (`Archive-To`),
-/// silence it (`Drop-Message`) or spend money, and whoever can inject a header line could use it.
+/// Returns whether a client's field is a request that must not reach Mailgun. Such a field can copy mail
+/// (`Archive-To`), drop it (`Drop-Message`) or cost money, and an injected header line could use it.
 ///
-/// User variables always pass, unless they are no JSON object (Mailgun would not read them either) or claim our own
-/// variable, which would join the events to another send. Mailgun combines what several such fields say.
+/// User variables always pass, unless they are no JSON object (Mailgun ignores those, too) or contain our own variable,
+/// which would match the events to another message. Mailgun merges several such fields.
 pub fn is_forbidden_request(field: &HeaderField<'_>, allowed: &[String], now: Timestamp) -> bool {
     if field.name.eq_ignore_ascii_case(VARIABLES_HEADER) {
         return !is_client_variables(&field.to_text());
